@@ -1,0 +1,41 @@
+// Argument checks of the core: an error names the argument, what was wanted and what came.
+#pragma once
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+
+#include "core/tensor_view.h"
+
+namespace chronorec {
+
+// Bad shape or value (ValueError in Python) and bad dtype or device (TypeError).
+struct ShapeError : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+struct DTypeError : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+const char* name_of(DType dtype);
+std::string shape_of(const TensorView& view);
+
+constexpr int64_t kAnySize = -1;
+
+// The view must be there, on the CPU, of this dtype and shape (kAnySize matches every size), with its last
+// dimension contiguous and its rows not overlapping; the leading strides are free.
+void expect(const TensorView& view, const char* name, DType dtype, std::initializer_list<int64_t> shape);
+// As expect, and fully contiguous.
+void expect_packed(const TensorView& view, const char* name, DType dtype,
+                   std::initializer_list<int64_t> shape);
+// As expect_packed, and writable.
+void expect_output(const TensorView& view, const char* name, DType dtype,
+                   std::initializer_list<int64_t> shape);
+// Scratch: a writable, contiguous uint8 array of at least `bytes`, aligned to 64.
+void expect_scratch(const TensorView& view, const char* name, int64_t bytes);
+// int64 [rows + 1], starting at 0, never falling, ending at `total`. Returns rows.
+int64_t expect_offsets(const TensorView& view, const char* name, int64_t total);
+// Every id (int32 or int64) in [0, bound).
+void expect_ids(const TensorView& view, const char* name, int64_t bound);
+void expect_that(bool holds, const char* name, const std::string& wanted, const std::string& came);
+
+}  // namespace chronorec

@@ -1,0 +1,238 @@
+#include "core/parallel.h"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+// Built on futexes and atomics alone: std::condition_variable would bind the wheel to a newer libstdc++,
+// and workers that sleep on leaked memory need no shutdown at exit.
+
+namespace chronorec {
+namespace {
+
+constexpr int kMaxThreads = 256;
+constexpr int kSpins = 2000;  // about 20-40 us: the gap between two calls of one training step
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  asm volatile("yield");
+#endif
+}
+
+void futex_wait(std::atomic<uint32_t>* word, uint32_t value) {
+  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+}
+
+void futex_wake_all(std::atomic<uint32_t>* word) {
+  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
+}
+
+// Spins, then sleeps, until the word differs from `value`; returns what it became.
+uint32_t wait_for_change(std::atomic<uint32_t>* word, uint32_t value) {
+  for (int i = 0; i < kSpins; ++i) {
+    const uint32_t now = word->load(std::memory_order_acquire);
+    if (now != value) return now;
+    pause_cpu();
+  }
+  uint32_t now;
+  while ((now = word->load(std::memory_order_acquire)) == value) futex_wait(word, value);
+  return now;
+}
+
+int64_t now_ns() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+  return int64_t{1000000000} * t.tv_sec + t.tv_nsec;
+}
+
+std::atomic<bool (*)()> interrupt_hook{nullptr};
+thread_local bool thread_interrupted = false;
+thread_local int64_t last_asked = 0;
+thread_local bool inside_pool = false;
+
+struct Pool {
+  std::atomic<uint32_t> epoch{0};    // raised once per job; workers sleep on it
+  std::atomic<uint32_t> pending{0};  // workers that have not left the current job
+  std::atomic<bool> busy{false};
+  std::atomic<bool> stop{false};  // the job was interrupted
+  std::atomic<int64_t> next{0};
+  int64_t count = 0;
+  Task task = nullptr;
+  void* context = nullptr;
+  int workers = 0;  // started so far, not counting callers
+  int active = 0;   // workers that take part in the current job; the others only check in
+
+  void work(int thread) {
+    for (int64_t i; !stop.load(std::memory_order_relaxed) &&
+                    (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+      task(context, i, thread);
+  }
+
+  void work_and_listen() {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+      task(context, i, 0);
+      if (interrupted()) {
+        stop.store(true, std::memory_order_relaxed);
+        return;
+      }
+    }
+  }
+};
+
+Pool* pool = nullptr;
+std::atomic<int> wanted_threads{0};
+
+struct WorkerStart {
+  Pool* pool;
+  int thread;
+  uint32_t epoch;
+};
+
+void* worker_main(void* raw) {
+  const WorkerStart start = *static_cast<WorkerStart*>(raw);
+  delete static_cast<WorkerStart*>(raw);
+  inside_pool = true;
+  uint32_t seen = start.epoch;
+  for (;;) {
+    seen = wait_for_change(&start.pool->epoch, seen);
+    if (start.thread <= start.pool->active) start.pool->work(start.thread);
+    if (start.pool->pending.fetch_sub(1, std::memory_order_acq_rel) == 1) futex_wake_all(&start.pool->pending);
+  }
+  return nullptr;
+}
+
+void make_pool() { pool = new Pool; }
+
+void make_first_pool() {
+  make_pool();
+  pthread_atfork(nullptr, nullptr, make_pool);  // a child has the pool's memory but none of its threads
+}
+
+void start_workers(int count) {
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);  // signals belong to the interpreter's threads
+  while (pool->workers < count) {
+    pthread_t id;
+    auto* start = new WorkerStart{pool, pool->workers + 1, pool->epoch.load()};
+    if (pthread_create(&id, nullptr, worker_main, start) != 0) {
+      delete start;
+      break;
+    }
+    pthread_detach(id);
+    ++pool->workers;
+  }
+  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+}
+
+int cgroup_quota() {
+  long quota = 0, period = 0;
+  if (FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
+    if (std::fscanf(file, "%ld %ld", &quota, &period) != 2) quota = 0;
+    std::fclose(file);
+  } else if (FILE* v1 = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r")) {
+    if (std::fscanf(v1, "%ld", &quota) != 1) quota = 0;
+    std::fclose(v1);
+    if (FILE* p = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r")) {
+      if (std::fscanf(p, "%ld", &period) != 1) period = 0;
+      std::fclose(p);
+    }
+  }
+  return quota > 0 && period > 0 ? static_cast<int>((quota + period - 1) / period) : kMaxThreads;
+}
+
+int default_threads() {
+  if (const char* text = std::getenv("CHRONOREC_THREADS"); text != nullptr && *text != '\0') {
+    char* end = nullptr;
+    const long n = std::strtol(text, &end, 10);
+    if (*end != '\0' || n < 1 || n > kMaxThreads)
+      throw std::invalid_argument("CHRONOREC_THREADS: wanted a whole number from 1 to 256, got '" +
+                                  std::string(text) + "'");
+    return static_cast<int>(n);
+  }
+  cpu_set_t set;
+  int cpus = 1;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) cpus = CPU_COUNT(&set);
+  const int quota = cgroup_quota();
+  const int threads = cpus < quota ? cpus : quota;
+  return threads < 1 ? 1 : threads > kMaxThreads ? kMaxThreads : threads;
+}
+
+void run_alone(int64_t count, Task task, void* context) {
+  for (int64_t i = 0; i < count && !interrupted(); ++i) task(context, i, 0);
+}
+
+}  // namespace
+
+int num_threads() {
+  int threads = wanted_threads.load(std::memory_order_relaxed);
+  if (threads == 0) {
+    threads = default_threads();
+    wanted_threads.store(threads, std::memory_order_relaxed);
+  }
+  return threads;
+}
+
+void set_num_threads(int n) {
+  if (n < 1 || n > kMaxThreads)
+    throw std::invalid_argument("num_threads: wanted 1 to 256, got " + std::to_string(n));
+  wanted_threads.store(n, std::memory_order_relaxed);
+}
+
+void set_interrupt_hook(bool (*hook)()) { interrupt_hook.store(hook); }
+
+bool interrupted() {
+  if (thread_interrupted || inside_pool) return thread_interrupted;
+  const auto hook = interrupt_hook.load(std::memory_order_relaxed);
+  if (hook == nullptr) return false;
+  const int64_t now = now_ns();
+  if (last_asked == 0) last_asked = now;
+  if (now - last_asked < 50 * 1000000) return false;
+  last_asked = now;
+  return thread_interrupted = hook();
+}
+
+bool clear_interrupt() {
+  const bool was = thread_interrupted;
+  thread_interrupted = false;
+  last_asked = 0;
+  return was;
+}
+
+void run_parallel(int64_t count, Task task, void* context) {
+  if (count <= 0 || interrupted()) return;
+  const int threads = num_threads();
+  if (count == 1 || threads == 1 || inside_pool) return run_alone(count, task, context);
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, make_first_pool);
+  Pool& p = *pool;
+  if (p.busy.exchange(true, std::memory_order_acquire)) return run_alone(count, task, context);
+  if (p.workers < threads - 1) start_workers(threads - 1);
+  p.task = task;
+  p.context = context;
+  p.count = count;
+  p.stop.store(false, std::memory_order_relaxed);
+  p.next.store(0, std::memory_order_relaxed);
+  p.active = p.workers < threads - 1 ? p.workers : threads - 1;
+  p.pending.store(static_cast<uint32_t>(p.workers), std::memory_order_relaxed);
+  p.epoch.fetch_add(1, std::memory_order_release);
+  futex_wake_all(&p.epoch);
+  p.work_and_listen();
+  for (uint32_t left; (left = p.pending.load(std::memory_order_acquire)) != 0;)
+    wait_for_change(&p.pending, left);
+  p.busy.store(false, std::memory_order_release);
+}
+
+}  // namespace chronorec

@@ -1,0 +1,34 @@
+// The one thread pool of the process. Freestanding: per-level kernel files include it.
+#pragma once
+#include <stdint.h>
+
+namespace chronorec {
+
+using Task = void (*)(void* context, int64_t index, int thread);
+
+// Runs task(context, i, thread) for every i in [0, count), in any order, thread in [0, num_threads()).
+// The caller takes part; if the pool is busy with somebody else's work, the caller does it all alone.
+// Results may not depend on which thread ran what: reductions go over indices, in order.
+void run_parallel(int64_t count, Task task, void* context);
+
+int num_threads();           // CHRONOREC_THREADS, else the CPUs of the affinity mask and the cgroup quota
+void set_num_threads(int n);  // n >= 1; takes effect with the next call
+
+// Long work stops early when the process was asked to (Ctrl-C): between two tasks the calling thread asks
+// the hook a few times a second, and once it answers true the rest of this thread's tasks are skipped until
+// clear_interrupt(). Serial loops of unbounded length poll interrupted() themselves.
+void set_interrupt_hook(bool (*hook)());
+bool interrupted();
+bool clear_interrupt();  // returns whether the thread was interrupted
+
+template <typename Body>
+static inline void parallel_for(int64_t count, Body&& body) {
+  struct Call {
+    static void run(void* context, int64_t index, int thread) {
+      (*static_cast<Body*>(context))(index, thread);
+    }
+  };
+  run_parallel(count, &Call::run, const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+}  // namespace chronorec

@@ -1,0 +1,31 @@
+// The kernels that every level provides, and the table through which one level is chosen.
+// A kernel file implements `void name(const Args&)` inside namespace chronorec::CHRONOREC_LEVEL; its
+// arguments were checked by csrc/ops/<op>.cc.
+#pragma once
+#include "ops.h"
+
+// One line per kernel: X(function, args struct).
+#define CHRONOREC_KERNELS(X) \
+  X(dense, DenseArgs)        \
+  X(pack_panels, PackPanelsArgs) \
+  X(layer_norm, LayerNormArgs)
+
+namespace chronorec {
+
+struct KernelTable {
+#define CHRONOREC_ENTRY(name, Args) void (*name)(const Args&);
+  CHRONOREC_KERNELS(CHRONOREC_ENTRY)
+#undef CHRONOREC_ENTRY
+};
+
+const KernelTable& kernels();  // of the level selected for this process
+
+#ifdef CHRONOREC_LEVEL
+namespace CHRONOREC_LEVEL {
+#define CHRONOREC_DECLARE(name, Args) void name(const Args&);
+CHRONOREC_KERNELS(CHRONOREC_DECLARE)
+#undef CHRONOREC_DECLARE
+}  // namespace CHRONOREC_LEVEL
+#endif
+
+}  // namespace chronorec

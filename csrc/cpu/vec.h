@@ -1,0 +1,123 @@
+// Vectors of the level this file is compiled for, on GNU vector extensions. Everything here has internal
+// linkage, so that no level's code can be picked for another level by the linker.
+#pragma once
+#include <stdint.h>
+
+namespace chronorec {
+namespace CHRONOREC_LEVEL {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
+#else
+constexpr int kLanes = 4;
+#if defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+#endif
+
+typedef float vf __attribute__((vector_size(kLanes * 4)));
+typedef int32_t vi __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t vh __attribute__((vector_size(kLanes * 2)));
+
+struct bf16 {
+  uint16_t bits;
+};
+
+inline float to_float(float x) { return x; }
+inline float to_float(bf16 x) {
+  const uint32_t wide = static_cast<uint32_t>(x.bits) << 16;
+  float y;
+  __builtin_memcpy(&y, &wide, 4);
+  return y;
+}
+
+// Round to nearest even; NaN stays NaN.
+inline void from_float(float x, float* y) { *y = x; }
+inline void from_float(float x, bf16* y) {
+  uint32_t u;
+  __builtin_memcpy(&u, &x, 4);
+  y->bits = static_cast<uint16_t>(x != x ? (u >> 16) | 0x40 : (u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+inline vf splat(float x) { return x - vf{}; }
+inline vi splat_int(int32_t x) { return x - vi{}; }
+
+inline vf load(const float* p) {
+  vf v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline vf load(const bf16* p) {
+  vh h;
+  __builtin_memcpy(&h, p, sizeof h);
+  const vi wide = __builtin_convertvector(h, vi) << 16;
+  return reinterpret_cast<vf>(wide);
+}
+inline void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+inline void store(bf16* p, vf v) {
+  const vi u = reinterpret_cast<vi>(v);
+  const vi odd = (u >> 16) & 1;
+  const vi rounded = ((u + 0x7fff + odd) >> 16) & 0xffff;
+  const vi nan = ((u >> 16) & 0xffff) | 0x40;
+  const vi picked = v != v ? nan : rounded;
+  const vh h = __builtin_convertvector(picked, vh);
+  __builtin_memcpy(p, &h, sizeof h);
+}
+
+// The first n of kLanes; the others read as zero and are not touched in memory.
+template <typename T>
+inline vf load_some(const T* p, int64_t n) {
+  if (n >= kLanes) return load(p);
+  float lanes[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = to_float(p[i]);
+  return load(lanes);
+}
+template <typename T>
+inline void store_some(T* p, vf v, int64_t n) {
+  if (n >= kLanes) return store(p, v);
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int64_t i = 0; i < n; ++i) from_float(lanes[i], p + i);
+}
+
+inline vf fma(vf a, vf b, vf c) { return a * b + c; }  // contracted where the level has the instruction
+inline vf max(vf a, vf b) { return a > b ? a : b; }
+inline vf min(vf a, vf b) { return a < b ? a : b; }
+
+// Horizontal folds in a fixed order.
+inline float sum(vf v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+inline float max_of(vf v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  float m = lanes[0];
+  for (int i = 1; i < kLanes; ++i) m = lanes[i] > m ? lanes[i] : m;
+  return m;
+}
+
+template <typename T>
+inline float dot(const T* a, const T* b, int64_t n) {
+  vf acc = splat(0);
+  for (int64_t i = 0; i < n; i += kLanes) acc = fma(load_some(a + i, n - i), load_some(b + i, n - i), acc);
+  return sum(acc);
+}
+
+inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+}  // namespace
+}  // namespace CHRONOREC_LEVEL
+}  // namespace chronorec

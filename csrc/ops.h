@@ -1,0 +1,45 @@
+// The contract of the core: one args struct per function, every pointer with its shape.
+//
+// Legend: B sequences or queries, N events in all, T steps, I input size, H hidden size, D head or state width,
+// A attention heads, V items, K results kept or negatives drawn, M targets or list entries in all.
+// Arrays are C-contiguous unless "rows may be strided" is said. Offsets are int64 [B + 1], ascending from 0 to the total.
+// float means fp32; "float/bf16" arrays of one call share one dtype. Outputs and scratch belong to the
+// caller, are written in full (scratch: no promise on its content) and may not overlap anything else.
+// `scratch` is uint8, aligned to 64, of at least <function>_scratch(...) bytes.
+// Bad arguments throw ShapeError or DTypeError (core/check.h) before anything is written.
+#pragma once
+#include "core/tensor_view.h"
+
+namespace chronorec {
+
+// ---- dense: output = activation(input weight^T + bias) ------------------------------------------------
+enum class Activation : int64_t { none = 0, relu = 1, gelu = 2, silu = 3, sigmoid = 4, tanh = 5 };
+
+struct DenseArgs {
+  TensorView input;    // float [N, I], rows may be strided
+  TensorView weight;   // float, packed by pack_panels from [O, I]: [ceil(O / 16), I, 16]
+  TensorView bias;     // float [O] or none
+  TensorView residual; // float [N, O] or none: added after the activation
+  int64_t activation;  // Activation
+  TensorView output;   // float [N, O]
+};
+void dense(const DenseArgs& args);
+
+// Packs rows (an item table or a weight matrix) for `dense`, `item_topk` and `item_rank`.
+struct PackPanelsArgs {
+  TensorView rows;    // float/bf16 [V, D], rows may be strided
+  TensorView packed;  // float [ceil(V / 16), D, 16], zero padded
+};
+void pack_panels(const PackPanelsArgs& args);
+
+// ---- layer_norm: output = (input - mean) / sqrt(variance + epsilon) * weight + bias, over the last dimension
+struct LayerNormArgs {
+  TensorView input;   // float [N, D]
+  TensorView weight;  // float [D]
+  TensorView bias;    // float [D] or none
+  double epsilon;
+  TensorView output;  // float [N, D]
+};
+void layer_norm(const LayerNormArgs& args);
+
+}  // namespace chronorec
