@@ -32,6 +32,18 @@ struct PackPanelsArgs {
 };
 void pack_panels(const PackPanelsArgs& args);
 
+// ---- embed: output[n] = scale * mean of table[item] over the items of bag n (+ position[place of n in its sequence])
+struct EmbedArgs {
+  TensorView table;             // float [V, D]
+  TensorView items;             // int32 [M], ids in [0, V)
+  TensorView bag_offsets;       // int64 [N + 1] or none: one item per bag; an empty bag gives zeros
+  double scale;
+  TensorView position;          // float [P, D] or none
+  TensorView sequence_offsets;  // int64 [B + 1], sequences of bags, none longer than P; given with position
+  TensorView output;            // float [N, D]
+};
+void embed(const EmbedArgs& args);
+
 // ---- layer_norm: output = (input - mean) / sqrt(variance + epsilon) * weight + bias, over the last dimension
 struct LayerNormArgs {
   TensorView input;   // float [N, D]

@@ -39,6 +39,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_num_threads", &set_num_threads);
 
   define(m, "dense", dense);
+  define(m, "embed", embed);
   define(m, "layer_norm", layer_norm);
   define(m, "pack_panels", pack_panels);
 }

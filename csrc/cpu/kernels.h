@@ -8,6 +8,7 @@
 #define CHRONOREC_KERNELS(X) \
   X(dense, DenseArgs)        \
   X(pack_panels, PackPanelsArgs) \
+  X(embed, EmbedArgs)        \
   X(layer_norm, LayerNormArgs)
 
 namespace chronorec {
