@@ -1,0 +1,5 @@
+import sys
+
+from chronorec.cli import main
+
+sys.exit(main())

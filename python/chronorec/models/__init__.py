@@ -1,0 +1,18 @@
+"""Models: one family, one file; :mod:`chronorec.models.base` says what a model is."""
+
+from chronorec.models.base import CountingModel, SequenceModel
+from chronorec.models.frequency import PersonalFrequency
+from chronorec.models.gru4rec import GRU4Rec
+from chronorec.models.markov import Markov
+from chronorec.models.popularity import Popularity
+from chronorec.models.sasrec import SASRec
+
+__all__ = [
+    "GRU4Rec",
+    "CountingModel",
+    "Markov",
+    "PersonalFrequency",
+    "Popularity",
+    "SASRec",
+    "SequenceModel",
+]

@@ -1,0 +1,111 @@
+"""What a model is.
+
+A :class:`SequenceModel` is a torch module that turns jagged token sequences into one state per token and
+can write itself down as a program for the engine. A :class:`CountingModel` has no gradient: it counts
+events. Both end as an :class:`~chronorec.artifact.Artifact`, and everything after that (validation,
+evaluation, serving) knows only the artifact.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chronorec.artifact import Artifact
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from chronorec.data.histories import Histories
+
+
+class SequenceModel(nn.Module, ABC):
+    """Item embedding -> encoder -> states, scored against the same item table.
+
+    Args:
+        num_items: catalogue size V.
+        width: embedding and state size D.
+        max_length: how many of the last tokens a sequence may have.
+        dropout: probability of dropping an element of the embedded tokens in training.
+        item_bias: whether every item has a learned bias in the scores.
+    """
+
+    name: str
+
+    def __init__(self, num_items: int, width: int, max_length: int, dropout: float, item_bias: bool) -> None:
+        super().__init__()
+        self.max_length = max_length
+        self.item_embedding = nn.Parameter(torch.empty(num_items, width))
+        nn.init.normal_(self.item_embedding, std=0.02)
+        self.item_bias = nn.Parameter(torch.zeros(num_items)) if item_bias else None
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def embedding_scale(self) -> float:
+        """The factor on item embeddings at the input: the table itself stays small for the output."""
+        return float(self.item_embedding.shape[1] ** 0.5)
+
+    def embed(self, items: Tensor, bag_offsets: Tensor | None) -> Tensor:
+        """Tokens [N, D] from int64 items [N], or the mean over bags (baskets) given int64 offsets [N + 1]."""
+        if bag_offsets is None:
+            return F.embedding(items, self.item_embedding) * self.embedding_scale
+        bags = F.embedding_bag(
+            items, self.item_embedding, bag_offsets, mode="mean", include_last_offset=True
+        )
+        return bags * self.embedding_scale
+
+    @abstractmethod
+    def forward(self, items: Tensor, offsets: Tensor, bag_offsets: Tensor | None = None) -> Tensor:
+        """States [N, D] after each token.
+
+        Args:
+            items: int64 [N], or [M] where tokens are bags.
+            offsets: int64 [B + 1], tokens of each sequence.
+            bag_offsets: int64 [N + 1] items of each token, or None where a token is one item.
+        """
+
+    @abstractmethod
+    def program(self) -> list[dict[str, Any]]:
+        """The steps of the encoder for the engine; see :mod:`chronorec.artifact`."""
+
+    def export(self, items: Any, *, name: str | None = None, **fields: Any) -> Artifact:
+        """The model as an artifact that owns a copy of the weights.
+
+        Args:
+            items: vocabulary table of the histories the model was trained on.
+            fields: further fields of the artifact, such as ``basket`` or ``provenance``.
+        """
+        weights: dict[str, np.ndarray] = {
+            key: value.detach().to(torch.float32).numpy().copy() for key, value in self.state_dict().items()
+        }
+        return Artifact(
+            name=name or self.name,
+            items=items,
+            weights=weights,
+            program=self.program(),
+            table="item_embedding",
+            bias="item_bias" if self.item_bias is not None else None,
+            max_length=self.max_length,
+            **fields,
+        )
+
+
+class CountingModel(ABC):
+    """A model that is counted, not trained."""
+
+    name: str
+
+    @abstractmethod
+    def fit(self, histories: Histories, end: np.ndarray, *, basket: bool, exclude_seen: bool) -> Artifact:
+        """Counts the events ``offsets[b]:end[b]`` of every user b, and nothing after them.
+
+        Args:
+            histories: the events.
+            end: int64 [B], one past the last event of each user that may be looked at.
+            basket: whether the next basket is asked for rather than the next event.
+            exclude_seen: whether a user's earlier items leave the candidates.
+        """

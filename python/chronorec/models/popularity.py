@@ -1,0 +1,58 @@
+"""Popularity: what most people took, lately or ever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chronorec.artifact import Artifact
+from chronorec.data.jagged import ranges
+from chronorec.models.base import CountingModel
+
+if TYPE_CHECKING:
+    from chronorec.data.histories import Histories
+
+_DAY = 86_400_000_000  # microseconds
+
+
+def item_counts(histories: Histories, end: np.ndarray, days: float | None = None) -> np.ndarray:
+    """Events per item, float64 [V]; with ``days`` only those in that many days before the last counted one."""
+    begin = histories.offsets[:-1]
+    events = ranges(begin, end - begin)
+    if days is not None and len(events):
+        time = histories.time
+        assert time is not None
+        events = events[time[events] > time[events].max() - days * _DAY]
+    return np.bincount(histories.item[events], minlength=histories.num_items).astype(np.float64)
+
+
+def filler_bias(histories: Histories, end: np.ndarray) -> np.ndarray:
+    """float32 [V] in [0, 1e-6]: ranks by popularity what an adjustment left unscored, and breaks its ties."""
+    counts = item_counts(histories, end)
+    return (1e-6 * counts / max(counts.max(initial=0), 1)).astype(np.float32)
+
+
+class Popularity(CountingModel):
+    """Events per item among the counted ones.
+
+    Args:
+        days: only the last so many days before the newest counted event; None counts all.
+    """
+
+    def __init__(self, days: float | None = None) -> None:
+        self.days = days
+        self.name = "popularity" if days is None else f"popularity, {days:g} days"
+
+    def fit(self, histories: Histories, end: np.ndarray, *, basket: bool, exclude_seen: bool) -> Artifact:
+        if self.days is not None:
+            histories.require_time("recent popularity")
+        counts = item_counts(histories, end, self.days)
+        return Artifact(
+            name=self.name,
+            items=histories.items,
+            weights={"popularity": counts.astype(np.float32)},
+            bias="popularity",
+            basket=basket,
+            exclude_seen=exclude_seen,
+        )

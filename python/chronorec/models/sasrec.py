@@ -1,0 +1,102 @@
+"""SASRec: a causal transformer over the items of a history (Kang and McAuley, ICDM 2018)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chronorec.models.base import SequenceModel
+from chronorec.nn import TransformerBlock
+
+
+class SASRec(SequenceModel):
+    """Embedding + learned position -> pre-norm transformer blocks -> layer norm.
+
+    Args:
+        num_items: catalogue size.
+        width: size of item embeddings and tokens.
+        blocks: number of transformer blocks.
+        heads: attention heads of a block.
+        inner_factor: width of the feed-forward layer over the width of a token.
+        dropout: on embeddings and on every branch of a block.
+        max_length: longest sequence of tokens; positions count from the start of the cut history.
+        item_bias: whether items have a learned bias.
+    """
+
+    name = "sasrec"
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        width: int = 64,
+        blocks: int = 2,
+        heads: int = 2,
+        inner_factor: int = 4,
+        dropout: float = 0.2,
+        max_length: int = 200,
+        item_bias: bool = False,
+    ) -> None:
+        super().__init__(num_items, width, max_length, dropout, item_bias)
+        self.position = nn.Parameter(torch.empty(max_length, width))
+        nn.init.normal_(self.position, std=0.02)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, heads, inner_factor * width, dropout) for _ in range(blocks)
+        )
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, items: Tensor, offsets: Tensor, bag_offsets: Tensor | None = None) -> Tensor:
+        tokens = self.embed(items, bag_offsets)
+        lengths = offsets.diff()
+        places = torch.arange(tokens.shape[0]) - torch.repeat_interleave(offsets[:-1], lengths)
+        tokens = self.dropout(tokens + self.position[places])
+        for block in self.blocks:
+            tokens = block(tokens, offsets)
+        normed: Tensor = self.norm(tokens)
+        return normed
+
+    def program(self) -> list[dict[str, Any]]:
+        embed = {"call": "embed", "table": "item_embedding", "scale": self.embedding_scale, "out": "x"}
+        steps: list[dict[str, Any]] = [{**embed, "position": "position"}]
+        for index in range(len(self.blocks)):
+            steps += _block_steps(f"blocks.{index}", self.heads)
+        steps.append({"call": "last", "in": "x", "out": "x"})
+        steps.append(_norm("norm", "x", "x"))
+        return steps
+
+
+def _norm(weights: str, source: str, out: str) -> dict[str, Any]:
+    return {
+        "call": "layer_norm",
+        "in": source,
+        "weight": f"{weights}.weight",
+        "bias": f"{weights}.bias",
+        "epsilon": 1e-5,
+        "out": out,
+    }
+
+
+def _dense(weights: str, source: str, out: str, **more: str) -> dict[str, Any]:
+    return {
+        "call": "dense",
+        "in": source,
+        "weight": f"{weights}.weight",
+        "bias": f"{weights}.bias",
+        "out": out,
+        **more,
+    }
+
+
+def _block_steps(block: str, heads: int) -> list[dict[str, Any]]:
+    return [
+        _norm(f"{block}.attention_norm", "x", "y"),
+        _dense(f"{block}.attention.query_key_value", "y", "y"),
+        {"call": "causal_attention", "in": "y", "heads": heads, "out": "y"},
+        _dense(f"{block}.attention.output", "y", "x", residual="x"),
+        _norm(f"{block}.feed_norm", "x", "y"),
+        _dense(f"{block}.expand", "y", "y", activation="gelu"),
+        _dense(f"{block}.contract", "y", "x", residual="x"),
+    ]

@@ -1,0 +1,79 @@
+"""Checkpoints: one safetensors file, replaced atomically, from which a killed run goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+FORMAT = "chronorec.checkpoint.1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be resumed; the message says what to do."""
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    state: dict[str, Any],
+) -> None:
+    """Writes weights, optimiser moments, the best weights so far, torch's generator and ``state`` (JSON).
+
+    A kill at any moment leaves either the old or the new file.
+    """
+    tensors = {f"model.{name}": value.detach() for name, value in model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    tensors["generator"] = torch.get_rng_state()
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{key}.{name}"] = value.detach()
+    partial = path.with_name(path.name + ".partial")
+    save_file(
+        {name: value.contiguous().clone() for name, value in tensors.items()},
+        partial,
+        metadata={"format": FORMAT, "state": json.dumps(state)},
+    )
+    with open(partial, "rb") as written:
+        os.fsync(written.fileno())
+    os.replace(partial, path)
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Restores model, optimiser and generator in place; returns the best weights and the state.
+
+    Raises:
+        CheckpointError: the file is damaged or belongs to another model.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged checkpoint ({error}); delete it to start again") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of this version; delete it to start again")
+    try:
+        model.load_state_dict(_group(tensors, "model."))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: belongs to another model; delete it to start again") from error
+    for name, parameter in model.named_parameters():
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            if (value := tensors.get(f"optimizer.{key}.{name}")) is not None:
+                optimizer.state[parameter][key] = value
+    torch.set_rng_state(tensors["generator"])
+    return _group(tensors, "best."), json.loads(metadata["state"])
+
+
+def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

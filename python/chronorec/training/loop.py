@@ -1,0 +1,252 @@
+"""The gradient loop, readable from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chronorec.data.batches import BasketBatch, Batch
+from chronorec.models import SequenceModel
+from chronorec.ops.item_cross_entropy import item_cross_entropy
+from chronorec.progress import Progress, scaled
+from chronorec.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from chronorec.training.config import LossConfig, TrainingConfig
+from chronorec.training.negatives import NegativeSampler
+
+if TYPE_CHECKING:
+    from chronorec.data.batches import BasketBatches, EventBatches
+
+
+@dataclass
+class LoopState:
+    """Where the loop is; everything a resumed run needs besides tensors.
+
+    Attributes:
+        epoch, batch, step: the next epoch, the next batch inside it, optimiser steps done.
+        best_score, best_epoch: the best validation so far and how many epochs it took; -1 before the first.
+        bad: validations since the best one.
+        loss_sum, loss_batches: running mean of the epoch's loss.
+        seconds: training time so far.
+        curve: one entry per epoch: epoch, loss, validation score, seconds.
+        fingerprint: hash of configuration and data, so that no other run's checkpoint is resumed.
+    """
+
+    fingerprint: str
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best_score: float = -1.0
+    best_epoch: int = 0
+    bad: int = 0
+    loss_sum: float = 0.0
+    loss_batches: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+class Loop:
+    """Trains one model on one set of batches.
+
+    Args:
+        model: the module.
+        batches: training batches, a pure function of (seed, epoch).
+        counts: training events per item [V], for sampled negatives.
+        loss, training: configuration.
+        validate: gives the score to maximise, or None to train for exactly ``epochs``.
+        checkpoint: where checkpoints go, or None for none.
+        fingerprint: identifies the run; see :class:`LoopState`.
+        label: what the progress line says.
+        quiet: no progress line.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        batches: EventBatches | BasketBatches,
+        counts: np.ndarray,
+        loss: LossConfig,
+        training: TrainingConfig,
+        *,
+        validate: Callable[[SequenceModel], float] | None,
+        checkpoint: Path | None,
+        fingerprint: str,
+        label: str,
+        quiet: bool = False,
+    ) -> None:
+        self.model, self.batches, self.loss, self.config = model, batches, loss, training
+        self.validate, self.checkpoint, self.label, self.quiet = validate, checkpoint, label, quiet
+        self.sampler = NegativeSampler(counts, loss.popularity_exponent, training.seed)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(model, training.weight_decay), lr=training.learning_rate, fused=True
+        )
+        self.best: dict[str, Tensor] = {}
+        self.state = LoopState(fingerprint)
+        self.saved_at = time.monotonic()
+        self.writer = _tensorboard(training.tensorboard, label)
+
+    def run(self) -> LoopState:
+        """Trains to the end, resuming a checkpoint where there is one; leaves the best weights in the model."""
+        if self.checkpoint is not None and self.checkpoint.exists():
+            self._resume(self.checkpoint)
+        state = self.state
+        while state.epoch < self.config.epochs and state.bad <= self.config.patience:
+            self._run_epoch()
+            self._finish_epoch()
+        if self.best:
+            self.model.load_state_dict(self.best)
+        if self.writer is not None:
+            self.writer.close()
+        return state
+
+    def _run_epoch(self) -> None:
+        state, config = self.state, self.config
+        total = self.batches.num_targets
+        progress = Progress(
+            f"{self.label}  epoch {state.epoch + 1}/{config.epochs}", total, "events", shown=not self.quiet
+        )
+        steps_per_epoch = self.batches.num_batches(state.epoch)
+        self.model.train()
+        started = time.monotonic()
+        for batch in self.batches.epoch(state.epoch, state.batch):
+            rate = learning_rate_share(state.step, config, steps_per_epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.batch_loss(batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+            self.optimizer.step()
+            state.loss_sum += loss.item()
+            state.loss_batches += 1
+            state.step += 1
+            state.batch += 1
+            progress.advance(int(batch.offsets[-1]), f"loss {loss.item():.3f}")
+            if time.monotonic() - self.saved_at > config.checkpoint_seconds:
+                now = time.monotonic()
+                state.seconds += now - started
+                started = now
+                self._save()
+        state.seconds += time.monotonic() - started
+        progress.close()
+
+    def batch_loss(self, batch: Batch | BasketBatch) -> Tensor:
+        """Mean loss of one batch: every token predicts the next item, or the items of the next basket."""
+        bags = target_offsets = None
+        if isinstance(batch, BasketBatch):
+            bags = torch.from_numpy(batch.basket_offsets)
+            target_offsets = torch.from_numpy(batch.target_offsets)
+        with _autocast(self.config.precision):
+            hidden = self.model(
+                torch.from_numpy(batch.items).long(), torch.from_numpy(batch.offsets), bags
+            )
+        table, bias = self.model.item_embedding, self.model.item_bias
+        if self.config.precision == "bf16":
+            hidden, table = hidden.bfloat16(), table.bfloat16()
+            bias = None if bias is None else bias.bfloat16()
+        negatives = log_expected = None
+        if self.loss.kind == "sampled":
+            negatives, log_expected = self.sampler.draw(self.state.step, self.loss.negatives)
+        return item_cross_entropy(
+            hidden,
+            table,
+            torch.from_numpy(batch.targets).long(),
+            target_offsets=target_offsets,
+            bias=bias,
+            negatives=negatives,
+            negative_log_q=log_expected,
+        )
+
+    def _finish_epoch(self) -> None:
+        state = self.state
+        state.epoch += 1
+        state.batch = 0
+        loss = state.loss_sum / max(state.loss_batches, 1)
+        state.loss_sum, state.loss_batches = 0.0, 0
+        entry = {"epoch": state.epoch, "loss": loss, "seconds": state.seconds}
+        last = state.epoch == self.config.epochs
+        if self.validate is not None and (last or state.epoch % self.config.validate_every == 0):
+            score = self.validate(self.model)
+            entry["ndcg@10"] = score
+            self._keep_best(score)
+        state.curve.append(entry)
+        self._report(entry)
+        self._save()
+
+    def _keep_best(self, score: float) -> None:
+        state = self.state
+        if score > state.best_score:
+            state.best_score, state.best_epoch, state.bad = score, state.epoch, 0
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        else:
+            state.bad += 1
+
+    def _report(self, entry: dict[str, float]) -> None:
+        if self.writer is not None:
+            for name, value in entry.items():
+                if name != "epoch":
+                    self.writer.add_scalar(name, value, int(entry["epoch"]))
+        if not self.quiet:
+            validated = f"  validation ndcg@10 {entry['ndcg@10']:.4f}" if "ndcg@10" in entry else ""
+            rate = scaled(self.batches.num_targets * entry["epoch"] / max(entry["seconds"], 1e-9))
+            Progress(self.label, 1, "").close(
+                f"{self.label}  epoch {entry['epoch']:.0f}  loss {entry['loss']:.4f}{validated}"
+                f"  {entry['seconds']:.1f} s  {rate} events/s"
+            )
+
+    def _save(self) -> None:
+        if self.checkpoint is not None:
+            save_checkpoint(self.checkpoint, self.model, self.optimizer, self.best, asdict(self.state))
+        self.saved_at = time.monotonic()
+
+    def _resume(self, path: Path) -> None:
+        self.best, values = load_checkpoint(path, self.model, self.optimizer)
+        if values.get("fingerprint") != self.state.fingerprint:
+            raise CheckpointError(
+                f"{path}: belongs to a run with another configuration or other data; delete it to start again"
+            )
+        self.state = LoopState(**values)
+        if not self.quiet:
+            Progress(self.label, 1, "").close(
+                f"{self.label}  resumed at epoch {self.state.epoch + 1}, batch {self.state.batch + 1}"
+            )
+
+
+def learning_rate_share(step: int, config: TrainingConfig, steps_per_epoch: int) -> float:
+    """Linear warm-up, then a cosine from 1 to ``final_rate`` at the last step."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    total = max(config.epochs * steps_per_epoch - config.warmup_steps, 1)
+    share = min((step - config.warmup_steps) / total, 1.0)
+    return config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Only matrices of linear maps decay; embeddings, positions, biases and norms do not."""
+    decayed, kept = [], []
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.dim() == 2 and name not in ("item_embedding", "position")
+        (decayed if is_matrix else kept).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+@contextlib.contextmanager
+def _autocast(precision: str) -> Iterator[None]:
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+def _tensorboard(folder: str, label: str) -> Any:
+    if not folder:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(Path(folder) / label.replace(" ", "-")))
