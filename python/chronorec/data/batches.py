@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -139,7 +140,7 @@ class _Batches(Generic[BatchType]):
         if not 0 <= start < len(plan.batches):
             raise ValueError(f"start: wanted 0 to {len(plan.batches) - 1}, got {start}")
         bounds = plan.batches[start:].tolist()
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, last in pairwise(bounds):
             yield self._gather(plan.user[first:last], plan.begin[first:last], plan.end[first:last])
 
     def _gather(self, user: Int64s, begin: Int64s, end: Int64s) -> BatchType:

@@ -1,0 +1,235 @@
+"""A comparison that people read: a table on the screen, Markdown or JSON, with a sentence on who wins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chronorec.evaluation.metrics import Floats, mean_difference
+from chronorec.evaluation.protocols import EvaluationResult
+
+_MARK = "*"
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """One model: the mean over its seeds."""
+
+    name: str
+    baseline: bool
+    seeds: list[int]
+    metrics: dict[str, float]
+    deviation: dict[str, float]
+    seconds: float
+    per_query: Floats | None
+
+
+class Report:
+    """Results of several models on the same queries, best first.
+
+    Results of one name and several seeds become one row, their mean.
+
+    Args:
+        results: of ``evaluate_split``, all on the same part of the same split.
+        baselines: the names among them that are baselines.
+        primary: the metric that decides the order and the verdict; by default ndcg at 10, or at the first k.
+        columns: the metrics of the table; by default recall and ndcg at every k, then mrr, map, coverage and
+            novelty at the first. JSON holds all.
+
+    Raises:
+        ValueError: there are no results, they belong to different queries or differ in their metrics, or a
+            baseline, the primary metric or a column is not among them.
+    """
+
+    def __init__(
+        self,
+        results: Sequence[EvaluationResult],
+        *,
+        baselines: Collection[str] = (),
+        primary: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        if not results:
+            raise ValueError("results: wanted at least one evaluation result, got none")
+        first = results[0]
+        for result in results:
+            for name in ("split_hash", "part", "num_queries"):
+                if getattr(result, name) != getattr(first, name):
+                    raise ValueError(
+                        f"results: wanted one {name}, got {getattr(first, name)!r} ({first.name}) "
+                        f"and {getattr(result, name)!r} ({result.name})"
+                    )
+            if result.metrics.keys() != first.metrics.keys():
+                raise ValueError(f"results: {first.name} and {result.name} have different metrics")
+        names = list(dict.fromkeys(result.name for result in results))
+        if unknown := sorted(set(baselines) - set(names)):
+            raise ValueError(f"baselines: wanted names among {names}, got {unknown}")
+        self.protocol, self.part, self.split_hash = first.protocol, first.part, first.split_hash
+        self.num_queries, self.num_targets = first.num_queries, first.num_targets
+        self.primary = primary or _default_primary(first.metrics)
+        self.columns = list(columns) if columns is not None else _default_columns(first.metrics)
+        for name in (self.primary, *self.columns):
+            if name not in first.metrics:
+                raise ValueError(f"metrics: wanted one of {sorted(first.metrics)}, got {name!r}")
+        self._user: npt.NDArray[np.integer] = first.user
+        rows = [self._row([r for r in results if r.name == name], name in baselines) for name in names]
+        self._rows = sorted(rows, key=lambda row: -row.metrics[self.primary])
+
+    def _row(self, results: Sequence[EvaluationResult], baseline: bool) -> _Row:
+        table = {name: np.array([r.metrics[name] for r in results]) for name in results[0].metrics}
+        known = all(self.primary in r.per_query for r in results)
+        return _Row(
+            name=results[0].name,
+            baseline=baseline,
+            seeds=[r.seed for r in results if r.seed is not None],
+            metrics={name: float(values.mean()) for name, values in table.items()},
+            deviation={
+                name: float(values.std(ddof=1)) if len(results) > 1 else 0.0 for name, values in table.items()
+            },
+            seconds=sum(r.seconds for r in results) / len(results),
+            per_query=np.mean([r.per_query[self.primary] for r in results], axis=0) if known else None,
+        )
+
+    def verdict(self) -> str:
+        """Who wins, by how much, whether that is more than chance, and which baselines beat which models."""
+        best = self._rows[0]
+        if len(self._rows) == 1:
+            return f"Only {best.name} was evaluated: {self.primary} {best.metrics[self.primary]:.4f}."
+        return " ".join([self._winner(), *self._against_baselines()])
+
+    def _winner(self) -> str:
+        best, second = self._rows[:2]
+        high, low = best.metrics[self.primary], second.metrics[self.primary]
+        if high == low:
+            return f"{best.name} and {second.name} are equal on {self.primary}: {high:.4f}."
+        kind = "baseline" if best.baseline else "model"
+        gap = f"{100 * (high / low - 1):.1f} % above" if low > 0 else "above"
+        text = f"{best.name} ({kind}) wins on {self.primary}: {high:.4f}, {gap} {second.name} ({low:.4f})"
+        if best.per_query is None or second.per_query is None:
+            return text + "."
+        difference, width = mean_difference(best.per_query, second.per_query, self._user)
+        users = len(np.unique(self._user))
+        sure = "clear of chance" if difference > width else "not told apart from chance"
+        return f"{text}, a lead of {difference:.4f} ± {width:.4f} over {users:,} users: {sure}."
+
+    def _against_baselines(self) -> list[str]:
+        models = [row for row in self._rows if not row.baseline]
+        baselines = [row for row in self._rows if row.baseline]
+        if not models or not baselines:
+            return []
+        sentences, beaten = [], []
+        for baseline in baselines:
+            value = baseline.metrics[self.primary]
+            losers = [model.name for model in models if model.metrics[self.primary] <= value]
+            if not losers:
+                beaten.append(baseline.name)
+            elif len(losers) == len(models) > 1:
+                sentences.append(f"No model beats {baseline.name}, a baseline.")
+            else:
+                verb = "does" if len(losers) == 1 else "do"
+                sentences.append(f"{_and(losers)} {verb} not beat {baseline.name}, a baseline.")
+        if beaten:
+            whom = "Every model beats" if len(models) > 1 else f"{models[0].name} beats"
+            sentences.append(f"{whom} {_and(beaten)}.")
+        return sentences
+
+    def text(self) -> str:
+        """The table for the screen."""
+        cells = self._cells(_MARK, "")
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [self._title()]
+        for number, row in enumerate(cells):
+            padded = [row[0].ljust(widths[0])] + [
+                c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)
+            ]
+            lines.append("  ".join(padded).rstrip())
+            if number == 0:
+                lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
+        return "\n".join([*lines, *self._footer(f"{_MARK} highest of its column"), self.verdict()]) + "\n"
+
+    def markdown(self) -> str:
+        """The same as a Markdown table."""
+        header, *body = self._cells("**", "**")
+        lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+        lines += ["| " + " | ".join(row) + " |" for row in body]
+        footer = self._footer("**bold**: highest of its column")
+        return "\n\n".join([self._title(), "\n".join(lines), " ".join(footer), self.verdict()]) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything: all metrics of every model, their deviation over seeds, the verdict."""
+        return {
+            "protocol": self.protocol,
+            "part": self.part,
+            "split": self.split_hash,
+            "queries": self.num_queries,
+            "targets": self.num_targets,
+            "primary": self.primary,
+            "models": [
+                {
+                    "name": row.name,
+                    "baseline": row.baseline,
+                    "seeds": row.seeds,
+                    "metrics": row.metrics,
+                    "deviation": row.deviation,
+                    "seconds": row.seconds,
+                }
+                for row in self._rows
+            ],
+            "verdict": self.verdict(),
+        }
+
+    def json(self) -> str:
+        """``to_dict`` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def _title(self) -> str:
+        return (
+            f"{self.protocol}, {self.part}: {self.num_queries:,} queries, {self.num_targets:,} targets, "
+            f"full ranking, split {self.split_hash[:12]}"
+        )
+
+    def _cells(self, before: str, after: str) -> list[list[str]]:
+        best = {name: max(row.metrics[name] for row in self._rows) for name in self.columns}
+        table = [["model", *self.columns, "seconds"]]
+        for row in self._rows:
+            cells = [f"{row.name} (baseline)" if row.baseline else row.name]
+            for name in self.columns:
+                value = _number(name, row.metrics[name])
+                cells.append(f"{before}{value}{after}" if row.metrics[name] == best[name] else value)
+            table.append([*cells, f"{row.seconds:.1f}"])
+        return table
+
+    def _footer(self, mark: str) -> list[str]:
+        lines = [f"{mark}; coverage and novelty describe the lists, more is not better by itself."]
+        seeds = [f"{row.name} {', '.join(map(str, row.seeds))}" for row in self._rows if row.seeds]
+        return [*lines, f"Seeds: {'; '.join(seeds)}."] if seeds else lines
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.2f}" if name.startswith("novelty") else f"{value:.4f}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _cutoffs(metrics: Collection[str]) -> list[int]:
+    return sorted({int(name.split("@")[1]) for name in metrics if "@" in name})
+
+
+def _default_primary(metrics: Collection[str]) -> str:
+    return (
+        "ndcg@10" if "ndcg@10" in metrics else next((n for n in metrics if n.startswith("ndcg@")), "ndcg@10")
+    )
+
+
+def _default_columns(metrics: Collection[str]) -> list[str]:
+    cutoffs = _cutoffs(metrics)
+    names = [f"{name}@{k}" for k in cutoffs for name in ("recall", "ndcg")]
+    names += [f"{name}@{cutoffs[0]}" for name in ("mrr", "map", "coverage", "novelty") if cutoffs]
+    return [name for name in names if name in metrics]
