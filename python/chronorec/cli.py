@@ -174,13 +174,13 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
 
     histories = Histories.open(arguments.data)
     artifacts = [Artifact.load(folder) for folder in arguments.models]
-    report = compare(artifacts, histories, on=arguments.on, ks=tuple(arguments.k))
+    report = compare(artifacts, histories, part=arguments.on, ks=tuple(arguments.k))
     if arguments.json == "-":
-        print(report.to_json())
+        print(report.json())
         return
-    print(report.to_text())
+    print(report.text())
     if arguments.json:
-        Path(arguments.json).write_text(report.to_json(), encoding="utf-8")
+        Path(arguments.json).write_text(report.json(), encoding="utf-8")
 
 
 # --- recommend --------------------------------------------------------------------------------------
@@ -268,22 +268,22 @@ def parse_id(text: str, arrow_type: Any) -> Any:
     return text
 
 
-def describe_items(engine: Any, items: list[Any], scores: Any) -> str:
-    """A table of recommended items with whatever text the item table has."""
-    table = engine.artifact.items
+def describe_items(engine: Any, items: list[Any], scores: Any = None) -> str:
+    """A table of items, with scores if given, and with whatever text the item table has."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    names = [f.name for f in table.schema if f.name != "item" and pa.types.is_string(f.type)][:3]
-    codes = pc.index_in(pa.array(items, table.column("item").type), value_set=table.column("item"))
-    rows = table.select(["item", *names]).take(codes).to_pylist()
-    cells = [["", "item", "score", *names]]
-    for place, (row, score) in enumerate(zip(rows, scores, strict=True), 1):
-        cells.append([str(place), str(row["item"]), f"{score:.3f}", *(str(row[n] or "") for n in names)])
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-    )
+    table = engine.artifact.items
+    ids = table.column("item")
+    names = [f.name for f in table.schema if f.name != "item" and pa.types.is_string(f.type)][:4]
+    rows = table.select(["item", *names]).take(pc.index_in(pa.array(items, ids.type), value_set=ids)).to_pylist()
+    cells = [["", "item", *([] if scores is None else ["score"]), *names]]
+    for place, row in enumerate(rows):
+        score = [] if scores is None else [f"{scores[place]:.3f}"]
+        cells.append([str(place + 1), str(row["item"]), *score, *(str(row[name] or "") for name in names)])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 # --- demo and doctor --------------------------------------------------------------------------------

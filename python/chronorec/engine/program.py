@@ -133,7 +133,8 @@ def _causal_attention(step: dict[str, Any], weights: dict[str, np.ndarray]) -> S
         query, key, value = packed.reshape(rows, 3, heads, width // heads).swapaxes(0, 1)
         out = np.empty((rows, heads, width // heads), np.float32)
         scale = (width // heads) ** -0.5
-        _core.jagged_attention_forward(query, key, value, tokens.offsets, scale, out, None)
+        room = scratch(_core.jagged_attention_forward_scratch(len(tokens.offsets) - 1, rows, width // heads))
+        _core.jagged_attention_forward(query, key, value, tokens.offsets, scale, out, None, room)
         registers[step["out"]] = out.reshape(rows, width)
 
     return run

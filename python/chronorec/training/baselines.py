@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from chronorec.artifact import Artifact
 from chronorec.engine import Engine
-from chronorec.evaluation.protocols import evaluate
-from chronorec.models import Markov, PersonalFrequency, Popularity
+from chronorec.evaluation.protocols import evaluate_split
+from chronorec.models import CountingModel, Markov, PersonalFrequency, Popularity
 
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
@@ -18,30 +17,26 @@ RECENT_DAYS = 7.0
 DECAY_DAYS = (7.0, 14.0, 30.0, 60.0, 90.0, 180.0, 365.0, None)
 
 
-def fit_baselines(histories: Histories, split: Split) -> list[Artifact]:
+def fit_baselines(histories: Histories, split: Split, *, part: Literal["validation", "test"]) -> list[Artifact]:
     """Popularity (recent, where times are known), personal frequency and a first-order Markov chain.
 
-    They are counted over all events before the test targets; the decay of personal frequency is the one with
-    the best validation ndcg@10 when counted over the training events alone.
+    They are counted over all events before the targets of ``part``; the decay of personal frequency is the
+    one with the best validation ndcg@10 when counted over the training events alone.
     """
+    end = split.refit_end if part == "test" else split.train_end
     temporal = histories.time is not None and split.protocol.startswith("temporal")
-    models = [Popularity(RECENT_DAYS if temporal else None), Markov()]
-    artifacts = [
-        model.fit(histories, split.refit_end, basket=split.basket, exclude_seen=split.exclude_seen)
-        for model in models
-    ]
+    models: list[CountingModel] = [Popularity(RECENT_DAYS if temporal else None), Markov()]
     if not split.exclude_seen:  # without its own items personal frequency is popularity
-        artifacts.insert(1, _personal_frequency(histories, split, timed=temporal))
-    return artifacts
+        models.append(_best_frequency(histories, split) if temporal else PersonalFrequency(None))
+    return [m.fit(histories, end, basket=split.basket, exclude_seen=split.exclude_seen) for m in models]
 
 
-def _personal_frequency(histories: Histories, split: Split, *, timed: bool) -> Artifact:
-    best_score, best = -1.0, PersonalFrequency(None)
-    for decay in DECAY_DAYS if timed else (None,):
-        model = PersonalFrequency(decay)
+def _best_frequency(histories: Histories, split: Split) -> PersonalFrequency:
+    def score(model: PersonalFrequency) -> float:
         artifact = model.fit(histories, split.train_end, basket=split.basket, exclude_seen=False)
-        result = evaluate(Engine(artifact), histories, split.validation, ks=(10,), exclude_seen=False)
-        if result.metrics["ndcg@10"] > best_score:
-            best_score, best = float(result.metrics["ndcg@10"]), model
-    artifact = best.fit(histories, split.refit_end, basket=split.basket, exclude_seen=False)
-    return dataclasses.replace(artifact, provenance={"validation": {"ndcg@10": best_score}})
+        result = evaluate_split(
+            Engine(artifact), histories, split, name=model.name, part="validation", ks=(10,)
+        )
+        return result.metrics["ndcg@10"]
+
+    return max((PersonalFrequency(days) for days in DECAY_DAYS), key=score)

@@ -142,11 +142,9 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            values = _parse_toml(Path(path).read_text(encoding="utf-8"), str(path))
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}") from error
     for override in overrides:
         key, equals, text = override.partition("=")
         section, dot, name = key.strip().partition(".")
@@ -154,6 +152,11 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             raise ConfigError(f"--set {override}: wanted section.key=value, such as training.epochs=3")
         values.setdefault(section, {})[name] = _parse_value(text.strip())
     return config_from(values)
+
+
+def config_from_text(text: str, name: str) -> Config:
+    """Reads a configuration from TOML text; ``name`` says in errors whose it is."""
+    return config_from(_parse_toml(text, name))
 
 
 def config_from(values: dict[str, Any]) -> Config:
@@ -187,6 +190,13 @@ def to_toml(config: Config) -> str:
         lines += [f"{k} = {json.dumps(v)}" for k, v in dataclasses.asdict(content).items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _parse_toml(text: str, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not valid TOML: {error}") from error
 
 
 def _parse_value(text: str) -> Any:

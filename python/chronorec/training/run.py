@@ -18,7 +18,7 @@ from chronorec.artifact import Artifact
 from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.splits import Split, leave_one_out, temporal_basket, temporal_event
 from chronorec.engine import Engine
-from chronorec.evaluation.protocols import evaluate
+from chronorec.evaluation.protocols import evaluate_split
 from chronorec.models import GRU4Rec, SASRec, SequenceModel
 from chronorec.models.popularity import item_counts
 from chronorec.training.config import Config, ConfigError, GRU4RecConfig, SplitConfig, to_toml
@@ -117,10 +117,10 @@ def _fit(
 
     def validate(trained: SequenceModel) -> float:
         engine = Engine(_export(trained, config, histories, split))
-        result = evaluate(
-            engine, histories, split.validation, ks=(10,), exclude_seen=split.exclude_seen
+        result = evaluate_split(
+            engine, histories, split, name=trained.name, part="validation", ks=(10,)
         )
-        return float(result.metrics["ndcg@10"])
+        return result.metrics["ndcg@10"]
 
     batches = (BasketBatches if split.basket else EventBatches)(
         histories,

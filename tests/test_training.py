@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chronorec.engine import Engine
+from chronorec.training import Config, load_config, train
+from chronorec.training.checkpoint import CheckpointError
+from chronorec.training.comparison import compare
+from chronorec.training.loop import learning_rate_share
+from chronorec.training.negatives import NegativeSampler
+from tests.support.logs import basket_log, cycle_log, histories_of
+
+SMALL = ["training.epochs=4", "training.batch_tokens=128", "training.warmup_steps=5", "model.width=16"]
+BASKETS = [
+    "split.protocol=temporal-basket",
+    "split.cut=1970-01-11",
+    "split.validation_cut=1970-01-10",
+    "loss.kind=sampled",
+    "loss.negatives=64",
+]
+
+
+def config_of(*overrides: str) -> Config:
+    return load_config(overrides=[*SMALL, *overrides])
+
+
+def same_weights(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("loss", ["full", "sampled"])
+def test_learns_the_cycle(kind: str, loss: str) -> None:
+    histories = histories_of(cycle_log())
+    config = config_of(f"model.kind={kind}", f"loss.kind={loss}", "loss.negatives=32", "training.epochs=40")
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, learning_rate=1e-2))
+    run = train(config, histories, quiet=True)
+    assert run.validation > 0.95
+    assert Engine(run.artifact).recommend(["item 3", "item 4", "item 5"], k=1).items == ["item 6"]
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+def test_learns_staples_of_baskets(kind: str) -> None:
+    histories = histories_of(basket_log(users=80))
+    config = config_of(*BASKETS, f"model.kind={kind}", "training.epochs=30", "training.learning_rate=0.01")
+    run = train(config, histories, quiet=True)
+    report = compare([run.artifact], histories)
+    rows = {row["name"]: row["metrics"]["ndcg@10"] for row in report.to_dict()["models"]}
+    assert rows[kind] > rows["popularity, 7 days"] + 0.1
+    assert "personal frequency" in report.text()
+
+
+def test_bf16_trains() -> None:
+    histories = histories_of(cycle_log())
+    settings = ("training.precision=bf16", "training.epochs=20", "training.learning_rate=0.01")
+    assert train(config_of(*settings), histories, quiet=True).validation > 0.8
+
+
+def test_a_seed_reproduces_a_run_bitwise() -> None:
+    histories = histories_of(cycle_log())
+    first = train(config_of(), histories, quiet=True)
+    torch.manual_seed(99)  # whatever happened before must not matter
+    again = train(config_of(), histories, quiet=True)
+    other = train(config_of("training.seed=1"), histories, quiet=True)
+    assert same_weights(first.artifact.weights, again.artifact.weights)
+    assert not same_weights(first.artifact.weights, other.artifact.weights)
+    assert [entry["loss"] for entry in first.curve] == [entry["loss"] for entry in again.curve]
+
+
+def test_refit_sees_the_validation_events() -> None:
+    histories = histories_of(cycle_log())
+    plain = train(config_of(), histories, quiet=True)
+    refit = train(config_of("training.refit=true"), histories, quiet=True)
+    assert plain.validation == refit.validation
+    assert refit.artifact.provenance["trained_on"] == "training and validation events"
+    assert not same_weights(plain.artifact.weights, refit.artifact.weights)
+
+
+def test_early_stopping_keeps_the_best_epoch() -> None:
+    histories = histories_of(cycle_log())
+    run = train(config_of("training.epochs=60", "training.patience=2", "training.learning_rate=0.01"), histories, quiet=True)
+    scores = [entry["ndcg@10"] for entry in run.curve]
+    assert run.validation == max(scores)
+    assert run.best_epoch == scores.index(max(scores)) + 1
+    assert len(scores) <= run.best_epoch + 3
+
+
+_KILLED = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from chronorec.training import load_config, train
+from tests.support.logs import cycle_log, histories_of
+config = load_config(overrides={overrides!r})
+train(config, histories_of(cycle_log(users=300)), checkpoint=Path({checkpoint!r}), quiet=True)
+print("finished")
+"""
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    overrides = [*SMALL, "training.epochs=12", "training.checkpoint_seconds=0.01"]
+    config = load_config(overrides=overrides)
+    histories = histories_of(cycle_log(users=300))
+    checkpoint = tmp_path / "checkpoint"
+    root = str(Path(__file__).parents[1])
+    code = _KILLED.format(root=root, overrides=overrides, checkpoint=str(checkpoint))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    output, _ = process.communicate()
+    assert "finished" not in output, "the run must be killed in its middle for this test to mean anything"
+    resumed = train(config, histories, checkpoint=checkpoint, quiet=True)
+    straight = train(config, histories, quiet=True)
+    assert same_weights(resumed.artifact.weights, straight.artifact.weights)
+    assert [e["loss"] for e in resumed.curve] == [e["loss"] for e in straight.curve]
+    assert not checkpoint.exists()
+
+
+def test_a_foreign_or_damaged_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    histories = histories_of(cycle_log())
+    checkpoint = tmp_path / "checkpoint"
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)  # keep the finished checkpoint
+    train(config_of(), histories, checkpoint=checkpoint, quiet=True)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        train(config_of("training.seed=5"), histories, checkpoint=checkpoint, quiet=True)
+    with pytest.raises(CheckpointError, match="another model"):
+        train(config_of("model.width=32"), histories, checkpoint=checkpoint, quiet=True)
+    os.truncate(checkpoint, 1000)
+    with pytest.raises(CheckpointError, match="damaged"):
+        train(config_of(), histories, checkpoint=checkpoint, quiet=True)
+
+
+def test_models_of_other_data_are_not_compared() -> None:
+    run = train(config_of("training.epochs=1"), histories_of(cycle_log()), quiet=True)
+    with pytest.raises(ValueError, match="trained on another split"):
+        compare([run.artifact], histories_of(cycle_log(seed=1)))
+
+
+def test_negatives_depend_on_seed_and_step_alone_and_follow_popularity() -> None:
+    counts = np.array([0.0, 9.0, 99.0])
+    sampler = NegativeSampler(counts, 1.0, seed=3)
+    items, log_expected = sampler.draw(step=5, count=20_000)
+    again, _ = NegativeSampler(counts, 1.0, seed=3).draw(step=5, count=20_000)
+    assert torch.equal(items, again)
+    assert not torch.equal(items, sampler.draw(step=6, count=20_000)[0])
+    share = np.bincount(items.numpy(), minlength=3) / 20_000
+    np.testing.assert_allclose(share, np.array([1, 10, 100]) / 111, atol=0.01)
+    np.testing.assert_allclose(log_expected.exp().numpy(), 20_000 * np.array([1, 10, 100])[items] / 111, rtol=1e-5)
+
+
+def test_the_sampled_loss_estimates_the_full_one() -> None:
+    from chronorec.ops.item_cross_entropy import item_cross_entropy
+
+    torch.manual_seed(0)
+    hidden, table = torch.randn(64, 8), torch.randn(500, 8)
+    targets = torch.randint(0, 500, (64,))
+    full = item_cross_entropy(hidden, table, targets)
+    sampler = NegativeSampler(np.arange(500.0), 0.75, seed=0)
+    draws = []
+    for step in range(20):
+        negatives, log_expected = sampler.draw(step, 4000)
+        draws.append(item_cross_entropy(hidden, table, targets, negatives=negatives, negative_log_q=log_expected))
+    assert torch.stack(draws).mean().item() == pytest.approx(full.item(), rel=0.02)
+
+
+def test_learning_rate_rises_then_falls() -> None:
+    config = load_config(overrides=["training.warmup_steps=10", "training.epochs=10", "training.final_rate=0.1"]).training
+    shares = [learning_rate_share(step, config, steps_per_epoch=20) for step in range(200)]
+    assert shares[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert (np.diff(shares[10:]) < 0).all()
+    assert shares[-1] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_tensorboard_scalars(tmp_path: Path) -> None:
+    train(config_of(f"training.tensorboard={tmp_path}"), histories_of(cycle_log()), quiet=True)
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
