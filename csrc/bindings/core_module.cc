@@ -1,7 +1,9 @@
 // Table of contents of chronorec._core: one line per function. Arguments are the fields of the function's
 // args struct in csrc/ops.h, positional, in their order.
 #include "bindings/call.h"
+#include "bindings/id_encoder.h"
 #include "core/cpu_isa.h"
+#include "events/events.h"
 #include "ops.h"
 
 namespace chronorec {
@@ -42,6 +44,13 @@ PYBIND11_MODULE(_core, m) {
   define(m, "embed", embed);
   define(m, "layer_norm", layer_norm);
   define(m, "pack_panels", pack_panels);
+
+  // events
+  define_encoders(m);
+  define(m, "group_events", group_events);
+  define(m, "gather_events", gather_events);
+  define(m, "count_codes", count_codes);
+  define(m, "count_duplicates", count_duplicates);
 }
 
 }  // namespace chronorec

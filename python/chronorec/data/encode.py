@@ -1,0 +1,100 @@
+"""Ids of any Arrow kind to dense codes, in order of first appearance."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chronorec import _core
+from chronorec.data.errors import DataError
+
+Codes = npt.NDArray[np.int32]
+
+
+def id_type(given: pa.DataType, name: str) -> pa.DataType:
+    """The type in which ids of this Arrow type are kept: their integer type, or string.
+
+    Raises:
+        DataError: the type cannot hold ids.
+    """
+    kept = given.value_type if pa.types.is_dictionary(given) else given
+    if pa.types.is_integer(kept):
+        return kept
+    if pa.types.is_null(kept) or is_text(kept):
+        return pa.string()
+    hint = ""
+    if pa.types.is_floating(kept):
+        hint = " (integers with gaps become floats in pandas: cast the column to 'Int64')"
+    raise DataError(f"{name}: wanted ids as integers, strings or a dictionary of these, got {given}{hint}")
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether this is one of Arrow's string types."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+class IdEncoder:
+    """Gives each different id the next code. Takes a log piece by piece.
+
+    Args:
+        given: Arrow type of the column.
+        name: of the column, for errors.
+    """
+
+    def __init__(self, given: pa.DataType, name: str) -> None:
+        self.type = id_type(given, name)
+        self._is_text = not pa.types.is_integer(self.type)
+        self._integers = _core.IntEncoder()
+        self._texts = _core.TextEncoder()
+
+    def __len__(self) -> int:
+        return len(self._texts) if self._is_text else len(self._integers)
+
+    def encode(self, ids: pa.Array, *, insert: bool = True) -> Codes:
+        """Codes of ids without nulls. Unknown ids get new codes, or -1 if ``insert`` is false."""
+        codes = np.empty(len(ids), np.int32)
+        if pa.types.is_dictionary(ids.type):
+            ids = ids.dictionary_decode()
+        if self._is_text:
+            offsets, data = text_buffers(ids)
+            self._texts.encode(offsets, data, codes, insert)
+        else:
+            self._integers.encode(integer_keys(ids, self.type), codes, insert)
+        return codes
+
+    def ids(self) -> pa.Array:
+        """The ids by code, in their integer type or as strings."""
+        if not self._is_text:
+            keys = np.empty(len(self), np.int64)
+            self._integers.copy_keys(keys)
+            if pa.types.is_uint64(self.type):
+                return pa.array(keys.view(np.uint64))
+            return pa.array(keys).cast(self.type)
+        offsets = np.empty(len(self) + 1, np.int64)
+        data = np.empty(self._texts.num_bytes, np.uint8)
+        self._texts.copy_keys(offsets, data)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        texts = pa.Array.from_buffers(pa.large_string(), len(self), buffers)
+        return texts.cast(pa.string()) if len(data) < 2**31 - 1 else texts
+
+
+def integer_keys(ids: pa.Array, kind: pa.DataType) -> npt.NDArray[np.int64]:
+    """Integers without nulls as int64, without a copy where they are int64; uint64 keeps its bits."""
+    if ids.type != kind:
+        ids = ids.cast(kind)
+    ids = ids.view(pa.int64()) if pa.types.is_uint64(kind) else ids.cast(pa.int64())
+    if len(ids) == 0:
+        return np.empty(0, np.int64)
+    return np.frombuffer(ids.buffers()[1], np.int64, len(ids), ids.offset * 8)
+
+
+def text_buffers(ids: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Offsets int64 [N + 1] and UTF-8 bytes of texts without nulls."""
+    texts = pc.cast(ids, pa.large_string())
+    _, ends, data = texts.buffers()
+    if ends is None or len(texts) == 0:
+        return np.zeros(1, np.int64), np.empty(0, np.uint8)
+    offsets = np.frombuffer(ends, np.int64, len(texts) + 1, texts.offset * 8)
+    return offsets, np.frombuffer(data, np.uint8) if data is not None and data.size else np.empty(0, np.uint8)

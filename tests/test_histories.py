@@ -1,0 +1,174 @@
+"""Histories equal a slow grouping in plain Python, and survive the disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from chronorec import _core
+from chronorec.data import EventLog, FormatError, Histories
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+Row = tuple[Any, Any, int]
+
+
+def slow_histories(rows: list[Row]) -> tuple[list[Any], list[Any], list[list[tuple[int, int]]]]:
+    """Users and items in order of first appearance; each user's (item code, time), stably sorted by time."""
+    users = list(dict.fromkeys(user for user, _, _ in rows))
+    items = list(dict.fromkeys(item for _, item, _ in rows))
+    histories = [
+        sorted(((items.index(item), time) for user, item, time in rows if user == wanted), key=lambda e: e[1])
+        for wanted in users
+    ]
+    return users, items, histories
+
+
+def as_lists(histories: Histories) -> list[list[tuple[int, int]]]:
+    pairs = list(zip(histories.item.tolist(), histories.time.tolist(), strict=True))  # type: ignore[union-attr]
+    return [
+        pairs[a:b] for a, b in zip(histories.offsets.tolist(), histories.offsets[1:].tolist(), strict=False)
+    ]
+
+
+def log_of(rows: list[Row], cut: int = 10**9) -> pa.Table:
+    table = pa.table(
+        {
+            "user_id": [r[0] for r in rows],
+            "item_id": [r[1] for r in rows],
+            "timestamp": pa.array([r[2] for r in rows], pa.timestamp("us")),
+        }
+    )
+    return pa.Table.from_batches(table.to_batches(max_chunksize=cut))
+
+
+ids = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(ids, ids, st.integers(-5, 5)), min_size=1, max_size=60), st.integers(1, 70))
+def test_equals_slow_grouping(rows: list[Row], cut: int) -> None:
+    histories = EventLog.read(log_of(rows, cut)).histories()
+    users, items, wanted = slow_histories(rows)
+    assert histories.users["user"].to_pylist() == users
+    assert histories.items["item"].to_pylist() == items
+    assert as_lists(histories) == wanted
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=20), st.text(max_size=3), st.integers(-5, 5)), min_size=1, max_size=60
+    ),
+    st.integers(1, 70),
+)
+def test_equals_slow_grouping_of_texts(rows: list[Row], cut: int) -> None:
+    histories = EventLog.read(log_of(rows, cut)).histories()
+    users, items, wanted = slow_histories(rows)
+    assert histories.users["user"].to_pylist() == users
+    assert histories.items["item"].to_pylist() == items
+    assert as_lists(histories) == wanted
+
+
+def big_log(events: int, users: int, seed: int = 0) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    return pa.table(
+        {
+            "user_id": rng.integers(0, users, events) * 7919,
+            "item_id": rng.zipf(1.3, events) % 5000,
+            "timestamp": pa.array(rng.integers(0, 10**6, events), pa.timestamp("s")),
+        }
+    )
+
+
+@pytest.mark.parametrize("users", [1, 3, 700, 60_000])
+def test_large_log_equals_numpy(users: int) -> None:
+    """Several windows, blocks and partitions; a single user is large enough for the radix sort."""
+    table = big_log(400_000, users)
+    histories = EventLog.read(table).histories()
+    ids, first, codes = np.unique(table["user_id"].to_numpy(), return_index=True, return_inverse=True)
+    rank = np.empty(len(ids), np.int64)
+    rank[np.argsort(first)] = np.arange(len(ids))
+    time = table["timestamp"].cast(pa.int64()).to_numpy() * 1_000_000
+    order = np.lexsort((time, rank[codes]))
+    assert np.array_equal(histories.users["user"].to_numpy(), ids[np.argsort(first)])
+    assert np.array_equal(histories.time, time[order])
+    items = histories.items["item"].to_numpy()
+    assert np.array_equal(items[histories.item], table["item_id"].to_numpy()[order])
+
+
+def test_does_not_depend_on_thread_count() -> None:
+    table = big_log(300_000, 5000)
+    before = _core.num_threads()
+    hashes = set()
+    try:
+        for threads in (1, 2, 5):
+            _core.set_num_threads(threads)
+            hashes.add(EventLog.read(table).histories().content_hash)
+    finally:
+        _core.set_num_threads(before)
+    assert len(hashes) == 1
+
+
+def test_save_and_open(tmp_path: Path) -> None:
+    histories = EventLog.read(big_log(10_000, 100)).histories()
+    histories.save(tmp_path / "data")
+    opened = Histories.open(tmp_path / "data", verify=True)
+    assert opened.content_hash == histories.content_hash
+    assert np.array_equal(opened.item, histories.item)
+    assert np.array_equal(opened.offsets, histories.offsets)
+    assert opened.users.equals(histories.users)
+    assert not opened.item.flags.owndata
+    opened._content_hash = None
+    assert opened.content_hash == histories.content_hash
+    opened.save(tmp_path / "data")  # onto itself, while mapped
+    assert Histories.open(tmp_path / "data", verify=True).num_events == 10_000
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_list_arrays_share_memory() -> None:
+    histories = EventLog.read(big_log(1000, 10)).histories()
+    lists = histories.as_list_arrays()
+    assert lists["item"].values.buffers()[1].address == histories.item.ctypes.data
+    assert len(lists["time"]) == histories.num_users
+
+
+def damage_manifest(folder: Path, **changes: Any) -> None:
+    path = folder / "histories.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda d: (d / "histories.json").unlink(), "has no histories.json"),
+        (lambda d: (d / "histories.json").write_text("{"), "damaged"),
+        (lambda d: damage_manifest(d, format="other"), "not written by chronorec"),
+        (lambda d: damage_manifest(d, format_number=99), "newer"),
+        (lambda d: damage_manifest(d, num_items=3), "counts"),
+        (lambda d: damage_manifest(d, bytes={}), "damaged"),
+        (lambda d: (d / "items.arrow").unlink(), "items.arrow is missing"),
+        (lambda d: (d / "events.arrow").write_bytes((d / "events.arrow").read_bytes()[:-100]), "bytes"),
+        (lambda d: (d / "events.arrow").write_bytes(bytes((d / "events.arrow").stat().st_size)), "damaged"),
+    ],
+)
+def test_damaged_folder_is_refused(tmp_path: Path, change: Any, reason: str) -> None:
+    folder = tmp_path / "data"
+    EventLog.read(big_log(1000, 10)).histories().save(folder)
+    change(folder)
+    with pytest.raises(FormatError, match=reason):
+        Histories.open(folder)
+
+
+def test_changed_bytes_are_found_by_verify(tmp_path: Path) -> None:
+    EventLog.read(big_log(1000, 10)).histories().save(tmp_path / "data")
+    path = tmp_path / "data" / "events.arrow"
+    raw = bytearray(path.read_bytes())
+    raw[2000] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(FormatError, match="content differs"):
+        Histories.open(tmp_path / "data", verify=True)
