@@ -41,6 +41,13 @@ PYBIND11_MODULE(_core, m) {
   define(m, "dense", dense);
   define(m, "layer_norm", layer_norm);
   define(m, "pack_panels", pack_panels);
+
+  // items: best of all, rank among all, scores of some
+  define(m, "item_topk", item_topk);
+  m.def("item_topk_scratch", &item_topk_scratch);
+  define(m, "item_rank", item_rank);
+  m.def("item_rank_scratch", &item_rank_scratch);
+  define(m, "item_score", item_score);
 }
 
 }  // namespace chronorec

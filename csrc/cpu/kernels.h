@@ -8,7 +8,11 @@
 #define CHRONOREC_KERNELS(X) \
   X(dense, DenseArgs)        \
   X(pack_panels, PackPanelsArgs) \
-  X(layer_norm, LayerNormArgs)
+  X(layer_norm, LayerNormArgs)   \
+  /* items */ \
+  X(item_topk, ItemTopkArgs)     \
+  X(item_rank, ItemRankArgs)     \
+  X(item_score, ItemScoreArgs)
 
 namespace chronorec {
 
