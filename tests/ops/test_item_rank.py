@@ -98,11 +98,8 @@ def test_a_target_that_was_taken_out_is_a_miss() -> None:
 
 @pytest.mark.parametrize(("batch", "items", "depth"), [(61, 1000, 64), (13, 20001, 37)])
 def test_one_query_and_a_batch_agree(batch: int, items: int, depth: int) -> None:
-    queries, table, bias = (
-        normal(batch, depth),
-        pack_items(normal(items, depth, seed=1)),
-        normal(items, seed=2),
-    )
+    queries, table = normal(batch, depth), pack_items(normal(items, depth, seed=1))
+    bias = normal(items, seed=2)
     targets, adjust = ids(batch, items), adjustment(batch, items, 50)
     together = item_rank(queries, table, targets, bias=bias, adjust=adjust)
     assert (together.equal == 0).all()  # a score that differed in its last bit would not find itself
@@ -178,8 +175,6 @@ def test_errors() -> None:
     ]:
         with pytest.raises(error, match=words):
             item_rank(queries, table, some, target_offsets=limits)
+    counts, none, panels = torch.empty(3, dtype=torch.int64), [None] * 4, pack_items(table).panels
     with pytest.raises(ValueError, match="scratch: wanted"):
-        counts = torch.empty(3, dtype=torch.int64)
-        none = [None] * 4
-        panels = pack_items(table).panels
         _core.item_rank(queries, panels, 9, *none, targets.int(), offsets, counts, counts.clone(), None)

@@ -26,9 +26,8 @@ def test_edge_lengths(items: int, depth: int) -> None:
     listed, adjust = ids(sum(lengths), items), adjustment(batch, items, 40)
     listed[0], listed[-1] = 0, items - 1
     extra = {"item_offsets": offsets_of(lengths), "bias": bias, "adjust": adjust}
-    assert torch.equal(
-        item_score(queries, table, listed, **extra), reference(queries, table, listed, **extra)
-    )
+    wanted = reference(queries, table, listed, **extra)
+    assert torch.equal(item_score(queries, table, listed, **extra), wanted)
     one = listed[:batch]
     assert torch.equal(item_score(queries, table, one), reference(queries, table, one))
 
@@ -44,9 +43,8 @@ def test_draws(data: st.DataObject) -> None:
     adjust = adjustment(batch, items, 60, values=data.draw(st.booleans()), seed=seed)
     listed = ids(sum(lengths), items, seed)
     extra = {"item_offsets": offsets_of(lengths), "bias": bias, "adjust": adjust}
-    assert torch.equal(
-        item_score(queries, table, listed, **extra), reference(queries, table, listed, **extra)
-    )
+    wanted = reference(queries, table, listed, **extra)
+    assert torch.equal(item_score(queries, table, listed, **extra), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -134,7 +132,7 @@ def test_errors() -> None:
     ]:
         with pytest.raises(error, match=words):
             item_score(queries, table, some, item_offsets=limits)
-    with pytest.raises(TypeError, match="queries: wanted .*float64"):
+    with pytest.raises(TypeError, match=r"queries: wanted .*float64"):
         item_score(queries.double(), table, listed, item_offsets=offsets)
-    with pytest.raises(ValueError, match="adjust.offsets: wanted shape \\[3\\]"):
+    with pytest.raises(ValueError, match=r"adjust.offsets: wanted shape \[3\]"):
         item_score(queries, table, listed, item_offsets=offsets, adjust=ItemAdjustment(offsets[1:], listed))

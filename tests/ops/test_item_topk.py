@@ -69,11 +69,8 @@ def test_organ_pipe_keys_do_not_break_the_selection() -> None:
 @given(st.data())
 def test_draws(data: st.DataObject) -> None:
     batch, items = data.draw(st.integers(0, 60)), data.draw(st.integers(0, 1200))
-    depth, k, seed = (
-        data.draw(st.integers(0, 20)),
-        data.draw(st.integers(1, 1300)),
-        data.draw(st.integers(0, 99)),
-    )
+    depth, k = data.draw(st.integers(0, 20)), data.draw(st.integers(1, 1300))
+    seed = data.draw(st.integers(0, 99))
     queries, table = integers(batch, depth, seed=seed), integers(items, depth, seed=seed + 1)
     bias = integers(items, seed=seed) if data.draw(st.booleans()) else None
     adjust = None
@@ -151,11 +148,8 @@ def test_well_separated_scores_give_the_order_of_float64() -> None:
 
 @pytest.mark.parametrize(("batch", "items", "depth"), [(61, 1000, 64), (13, 20001, 37), (8, 777, 0)])
 def test_one_query_and_a_batch_agree_bitwise(batch: int, items: int, depth: int) -> None:
-    queries, table, bias = (
-        normal(batch, depth),
-        pack_items(normal(items, depth, seed=1)),
-        normal(items, seed=2),
-    )
+    queries, table = normal(batch, depth), pack_items(normal(items, depth, seed=1))
+    bias = normal(items, seed=2)
     adjust = adjustment(batch, items, 50)
     together = item_topk(queries, table, 200, bias=bias, adjust=adjust)
     for row in range(batch):

@@ -69,7 +69,8 @@ def item_rank(
         was itself taken out is a miss: greater is the number of items left, equal is 0.
 
     Raises:
-        TypeError, ValueError: as ``item_topk``; also targets outside [0, V) and offsets that do not ascend from 0 to M.
+        TypeError, ValueError: as ``item_topk``; also targets outside [0, V), and offsets that do
+            not ascend from 0 to M.
     """
     scoring = check_scoring(queries, table, bias, adjust)
     offsets = check_list(targets, "targets", target_offsets, queries)

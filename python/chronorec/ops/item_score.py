@@ -62,7 +62,8 @@ def item_score(
         float32 [M]; ``-inf`` (or NaN, where the score was infinite) for an item that was taken out.
 
     Raises:
-        TypeError, ValueError: as ``item_topk``; also items outside [0, V) and offsets that do not ascend from 0 to M.
+        TypeError, ValueError: as ``item_topk``; also items outside [0, V), and offsets that do
+            not ascend from 0 to M.
     """
     scoring = check_scoring(queries, table, bias, adjust)
     offsets = check_list(items, "items", item_offsets, queries)

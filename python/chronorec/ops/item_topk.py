@@ -59,12 +59,12 @@ def item_topk(
 
     Returns:
         scores float32 [B, k], descending, ties by ascending item; items int64 [B, k]. An item whose score is
-        ``-inf`` or NaN is never returned; where fewer than k items are left the item is -1 with score ``-inf``.
+        ``-inf`` or NaN is never returned; where fewer than k are left the item is -1, its score ``-inf``.
 
     Raises:
         TypeError: wrong dtype (float64 has only the reference).
-        ValueError: wrong shape, k < 1, adjusted items outside [0, V) or not strictly ascending within a query,
-            offsets that do not ascend from 0 to the number of adjusted items.
+        ValueError: wrong shape, k < 1, adjusted items outside [0, V) or not strictly ascending within a
+            query, offsets that do not ascend from 0 to the number of adjusted items.
     """
     if k < 1:
         raise ValueError(f"k: wanted at least 1, got {k}")
