@@ -54,4 +54,60 @@ struct LayerNormArgs {
 };
 void layer_norm(const LayerNormArgs& args);
 
+// ---- item_topk, item_rank, item_score: score(b, v) = queries[b] . table[v] + bias[v] + adjustment(b, v) ----
+// The product adds over d = 0, 1, ... in the order of gemm.h, then comes the bias, then the adjustment, so all
+// three functions and every batch size agree bitwise. Query b adjusts the items adjust_items[adjust_offsets[b]
+// .. adjust_offsets[b + 1]], strictly ascending, by adjust_values, or takes them out where there are no values.
+// An item is left if its score > -inf: a score of -inf or NaN, wherever it came from, means taken out.
+// The adjust_* arrays are all none, or offsets and items are given (and values if wanted). D may be 0.
+struct ItemTopkArgs {
+  TensorView queries;         // float [B, D], rows may be strided
+  TensorView table;           // float, packed by pack_panels from [V, D]: [ceil(V / 16), D, 16]
+  int64_t num_items;          // V, below 2^31
+  TensorView bias;            // float [V] or none
+  TensorView adjust_offsets;  // int64 [B + 1] or none
+  TensorView adjust_items;    // int32 [N] or none
+  TensorView adjust_values;   // float [N] or none
+  int64_t k;                  // K >= 1, may exceed V
+  TensorView top_scores;      // float [B, K], descending, ties by ascending item; -inf where no item is left
+  TensorView top_items;       // int32 [B, K]; -1 where no item is left
+  TensorView scratch;
+};
+void item_topk(const ItemTopkArgs& args);
+int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k);
+
+// For each target of a query: how many other items that are left score more, and how many exactly as much.
+// A target that was itself taken out is a miss: greater = number of items left, equal = 0.
+struct ItemRankArgs {
+  TensorView queries;         // as in ItemTopkArgs, down to adjust_values
+  TensorView table;
+  int64_t num_items;
+  TensorView bias;
+  TensorView adjust_offsets;
+  TensorView adjust_items;
+  TensorView adjust_values;
+  TensorView targets;         // int32 [M], in [0, V)
+  TensorView target_offsets;  // int64 [B + 1]
+  TensorView greater;         // int64 [M]
+  TensorView equal;           // int64 [M]
+  TensorView scratch;
+};
+void item_rank(const ItemRankArgs& args);
+int64_t item_rank_scratch(int64_t targets);
+
+// The scores of listed items; -inf where the adjustment takes an item out.
+struct ItemScoreArgs {
+  TensorView queries;       // as in ItemTopkArgs, down to adjust_values
+  TensorView table;
+  int64_t num_items;
+  TensorView bias;
+  TensorView adjust_offsets;
+  TensorView adjust_items;
+  TensorView adjust_values;
+  TensorView list_items;    // int32 [M], in [0, V)
+  TensorView list_offsets;  // int64 [B + 1]
+  TensorView scores;        // float [M]
+};
+void item_score(const ItemScoreArgs& args);
+
 }  // namespace chronorec

@@ -51,6 +51,12 @@ PYBIND11_MODULE(_core, m) {
   define(m, "gather_events", gather_events);
   define(m, "count_codes", count_codes);
   define(m, "count_duplicates", count_duplicates);
+  // items: best of all, rank among all, scores of some
+  define(m, "item_topk", item_topk);
+  m.def("item_topk_scratch", &item_topk_scratch);
+  define(m, "item_rank", item_rank);
+  m.def("item_rank_scratch", &item_rank_scratch);
+  define(m, "item_score", item_score);
 }
 
 }  // namespace chronorec

@@ -10,6 +10,11 @@
   X(pack_panels, PackPanelsArgs) \
   X(embed, EmbedArgs)        \
   X(layer_norm, LayerNormArgs)
+  X(layer_norm, LayerNormArgs)   \
+  /* items */ \
+  X(item_topk, ItemTopkArgs)     \
+  X(item_rank, ItemRankArgs)     \
+  X(item_score, ItemScoreArgs)
 
 namespace chronorec {
 

@@ -46,4 +46,48 @@ def gather_events(values: Array, order: Array, output: Array, /) -> None: ...
 def count_codes(codes: Array, counts: Array, /) -> None: ...
 def count_duplicates(
     offsets: Array, key: Array, item: Array, extra: Array | None, duplicates: Array, /
+# items: best of all, rank among all, scores of some
+def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, /) -> int: ...
+def item_topk(
+    queries: Array,
+    table: Array,
+    num_items: int,
+    bias: Array | None,
+    adjust_offsets: Array | None,
+    adjust_items: Array | None,
+    adjust_values: Array | None,
+    k: int,
+    top_scores: Array,
+    top_items: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def item_rank_scratch(targets: int, /) -> int: ...
+def item_rank(
+    queries: Array,
+    table: Array,
+    num_items: int,
+    bias: Array | None,
+    adjust_offsets: Array | None,
+    adjust_items: Array | None,
+    adjust_values: Array | None,
+    targets: Array,
+    target_offsets: Array,
+    greater: Array,
+    equal: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def item_score(
+    queries: Array,
+    table: Array,
+    num_items: int,
+    bias: Array | None,
+    adjust_offsets: Array | None,
+    adjust_items: Array | None,
+    adjust_values: Array | None,
+    list_items: Array,
+    list_offsets: Array,
+    scores: Array,
+    /,
 ) -> None: ...

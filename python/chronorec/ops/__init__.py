@@ -1,1 +1,11 @@
 """Public ops: one function per op, which owns its meaning, its checks and the choice of backend."""
+
+# items: best of all, rank among all, scores of some
+from chronorec.ops._items import PackedItems as PackedItems
+from chronorec.ops._items import pack_items as pack_items
+from chronorec.ops.item_rank import item_rank as item_rank
+from chronorec.ops.item_score import item_score as item_score
+from chronorec.ops.item_topk import item_topk as item_topk
+from chronorec.ops.reference.item_rank import Rank as Rank
+from chronorec.ops.reference.item_score import ItemAdjustment as ItemAdjustment
+from chronorec.ops.reference.item_topk import TopK as TopK

@@ -1,0 +1,52 @@
+// What item_topk, item_rank and item_score check alike.
+#pragma once
+#include "core/check.h"
+#include "ops.h"
+
+namespace chronorec {
+
+// Strictly ascending ids in [0, bound) within every [offsets[b], offsets[b + 1]).
+inline void expect_ascending(const TensorView& view, const char* name, const int64_t* offsets, int64_t rows) {
+  const int32_t* ids = view.as<int32_t>();
+  for (int64_t b = 0; b < rows; ++b)
+    for (int64_t i = offsets[b] + 1; i < offsets[b + 1]; ++i)
+      if (ids[i] <= ids[i - 1])
+        throw ShapeError(std::string(name) + ": must ascend strictly within a query, got " +
+                         std::to_string(ids[i]) + " after " + std::to_string(ids[i - 1]) + " in query " +
+                         std::to_string(b));
+}
+
+inline void expect_rows(int64_t rows, const char* name, int64_t queries) {
+  expect_that(rows == queries, name, "one more offset than queries (" + std::to_string(queries + 1) + ")",
+              std::to_string(rows + 1));
+}
+
+// One list of item ids per query.
+inline void expect_lists(const TensorView& items, const char* items_name, const TensorView& offsets,
+                         const char* offsets_name, int64_t queries, int64_t num_items) {
+  expect_packed(items, items_name, DType::i32, {kAnySize});
+  expect_rows(expect_offsets(offsets, offsets_name, items.shape[0]), offsets_name, queries);
+  expect_ids(items, items_name, num_items);
+}
+
+template <typename Args>
+inline void expect_scoring(const Args& args) {
+  expect(args.queries, "queries", DType::f32, {kAnySize, kAnySize});
+  const int64_t queries = args.queries.shape[0], depth = args.queries.shape[1];
+  expect_that(args.num_items >= 0 && args.num_items < int64_t{1} << 31, "num_items", "0 to 2^31 - 1",
+              std::to_string(args.num_items));
+  expect_packed(args.table, "table", DType::f32, {(args.num_items + 15) / 16, depth, 16});
+  if (args.bias) expect_packed(args.bias, "bias", DType::f32, {args.num_items});
+  if (!args.adjust_offsets) {
+    expect_that(!args.adjust_items && !args.adjust_values, "adjust_offsets", "an array beside adjust_items",
+                "None");
+    return;
+  }
+  expect_lists(args.adjust_items, "adjust_items", args.adjust_offsets, "adjust_offsets", queries,
+               args.num_items);
+  expect_ascending(args.adjust_items, "adjust_items", args.adjust_offsets.template as<int64_t>(), queries);
+  if (args.adjust_values)
+    expect_packed(args.adjust_values, "adjust_values", DType::f32, {args.adjust_items.shape[0]});
+}
+
+}  // namespace chronorec

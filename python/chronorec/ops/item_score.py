@@ -1,0 +1,71 @@
+"""The scores of listed items."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from chronorec import _core
+from chronorec.ops._items import (
+    SCORING_SCHEMA,
+    PackedItems,
+    check_list,
+    check_scoring,
+    core_arguments,
+    narrow_ids,
+)
+from chronorec.ops._register import define_op
+from chronorec.ops.reference.item_score import ItemAdjustment
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+def _cpu(*args: Any) -> Tensor:
+    *scoring, items, offsets = args
+    scores = _fake(*args)
+    _core.item_score(*core_arguments(*scoring), narrow_ids(items, "items"), offsets.contiguous(), scores)
+    return scores
+
+
+def _fake(*args: Any) -> Tensor:
+    items: Tensor = args[-2]
+    return items.new_empty(items.shape, dtype=torch.float32)
+
+
+_item_score = define_op(
+    f"item_score({SCORING_SCHEMA}, Tensor items, Tensor item_offsets) -> Tensor", cpu=_cpu, fake=_fake
+)
+
+
+def item_score(
+    queries: Float[Tensor, "B D"],
+    table: Float[Tensor, "V D"] | PackedItems,
+    items: Int[Tensor, " M"],
+    *,
+    item_offsets: Int[Tensor, " B_plus_1"] | None = None,
+    bias: Float[Tensor, " V"] | None = None,
+    adjust: ItemAdjustment | None = None,
+) -> Float[Tensor, " M"]:
+    """Returns the scores of listed items, bitwise those that ``item_topk`` and ``item_rank`` see.
+
+    The result has no gradient; training goes through ``item_cross_entropy``.
+
+    Args:
+        queries, table, bias, adjust: as in :func:`chronorec.ops.item_topk`.
+        items: int32 or int64 [M], in any order; those of query b are ``item_offsets[b]:item_offsets[b + 1]``.
+        item_offsets: int64 [B + 1]; by default every query has one item and M = B.
+
+    Returns:
+        float32 [M]; ``-inf`` (or NaN, where the score was infinite) for an item that was taken out.
+
+    Raises:
+        TypeError, ValueError: as ``item_topk``; also items outside [0, V), and offsets that do
+            not ascend from 0 to M.
+    """
+    scoring = check_scoring(queries, table, bias, adjust)
+    offsets = check_list(items, "items", item_offsets, queries)
+    scores: Tensor = _item_score(*scoring, items, offsets)
+    return scores

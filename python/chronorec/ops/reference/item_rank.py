@@ -1,0 +1,40 @@
+"""The exact rank of targets among all items, in plain PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from chronorec.ops.reference.item_score import ItemAdjustment, all_scores, owners
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+class Rank(NamedTuple):
+    """Per target, int64 [M]: how many other items score more, and how many exactly as much."""
+
+    greater: Tensor
+    equal: Tensor
+
+
+def item_rank(
+    queries: Float[Tensor, "B D"],
+    table: Float[Tensor, "V D"],
+    targets: Int[Tensor, " M"],
+    *,
+    target_offsets: Int[Tensor, " B_plus_1"] | None = None,
+    bias: Float[Tensor, " V"] | None = None,
+    adjust: ItemAdjustment | None = None,
+) -> Rank:
+    """Specification of :func:`chronorec.ops.item_rank`."""
+    rows = torch.arange(len(queries)) if target_offsets is None else owners(target_offsets)
+    scores = all_scores(queries, table, bias, adjust)
+    own = scores[rows, targets.long()]
+    left = own > -torch.inf
+    own = torch.where(left, own, -torch.inf).unsqueeze(1)
+    greater = (scores[rows] > own).sum(1)
+    equal = (scores[rows] == own).sum(1) - 1
+    return Rank(greater, torch.where(left, equal, 0))
