@@ -73,7 +73,9 @@ def test_every_kind_of_array_is_read(wrap: Any) -> None:
     np.testing.assert_allclose(output, expected(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("wrap", [np.asarray, torch.from_numpy, OnlyDLPack, OldDLPack], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "wrap", [np.asarray, torch.from_numpy, OnlyDLPack, OldDLPack], ids=lambda f: f.__name__
+)
 def test_every_kind_of_array_is_written(wrap: Any) -> None:
     x, output = sample(), np.empty((ROWS, WIDTH), np.float32)
     norm(x, wrap(output))
@@ -92,7 +94,9 @@ def test_parameter_and_subclass_are_read() -> None:
     np.testing.assert_allclose(output.numpy(), expected(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("wrap", [OnlyDLPack, OldDLPack, np.asarray, torch.from_numpy], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "wrap", [OnlyDLPack, OldDLPack, np.asarray, torch.from_numpy], ids=lambda f: f.__name__
+)
 def test_nothing_leaks(wrap: Any) -> None:
     x, output = sample(), np.empty((ROWS, WIDTH), np.float32)
     wrapped = wrap(x)
@@ -191,7 +195,11 @@ def read_only(x: np.ndarray) -> np.ndarray:
 BAD_OUTPUTS = [
     (np.empty((ROWS, WIDTH - 1), np.float32), ValueError, r"output: wanted shape \[3, 5\], got \[3, 4\]"),
     (read_only(np.empty((ROWS, WIDTH), np.float32)), ValueError, "output: wanted a writable array"),
-    (OnlyDLPack(read_only(np.empty((ROWS, WIDTH), np.float32))), ValueError, "output: wanted a writable array"),
+    (
+        OnlyDLPack(read_only(np.empty((ROWS, WIDTH), np.float32))),
+        ValueError,
+        "output: wanted a writable array",
+    ),
     (memoryview(bytes(60)).cast("f", (ROWS, WIDTH)), ValueError, "output: wanted a writable array"),
     (None, ValueError, "output: .*got None"),
 ]

@@ -128,7 +128,8 @@ def test_fork_while_another_thread_computes() -> None:
         "threading.Thread(target=long_call, daemon=True).start(); time.sleep(0.2)\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    _core.dense(input[:256], weight, None, None, 0, output[:256]); os._exit(int(output[255, 0] != 65536))\n"
+        "    _core.dense(input[:256], weight, None, None, 0, output[:256])\n"
+        "    os._exit(int(output[255, 0] != 65536))\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True); os._exit(0)"
     )
     out, err = finish(python(code))

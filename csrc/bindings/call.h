@@ -53,7 +53,8 @@ struct AnyField {
 };
 
 template <typename Args, size_t... I>
-constexpr auto has_fields(std::index_sequence<I...>) -> decltype(Args{(static_cast<void>(I), AnyField{})...}, true) {
+constexpr auto has_fields(std::index_sequence<I...>)
+    -> decltype(Args{(static_cast<void>(I), AnyField{})...}, true) {
   return true;
 }
 template <typename Args>

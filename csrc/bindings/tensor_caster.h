@@ -24,8 +24,9 @@ class Borrow {
     if (const dlpack::ExchangeApi* api = exchange_api(object)) return from_exchange(object, api);
     if (PyObject_CheckBuffer(object.ptr())) return from_buffer(object);
     if (py::hasattr(object, "__dlpack__")) return from_capsule(object);
-    throw DTypeError("wanted an array (torch, numpy, or anything with __dlpack__ or the buffer protocol), got " +
-                         std::string(Py_TYPE(object.ptr())->tp_name));
+    throw DTypeError(
+        "wanted an array (torch, numpy, or anything with __dlpack__ or the buffer protocol), got " +
+        std::string(Py_TYPE(object.ptr())->tp_name));
   }
 
  private:
@@ -54,8 +55,7 @@ class Borrow {
       PyErr_Clear();
       return nullptr;
     }
-    auto* api =
-        static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+    auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
     Py_DECREF(capsule);
     if (api == nullptr) throw py::error_already_set();
     return api->version.major == 1 && api->borrow_from_object != nullptr ? api : nullptr;
@@ -108,7 +108,8 @@ class Borrow {
   static TensorView from_dlpack(const dlpack::Tensor& t) {
     TensorView view;
     if (t.ndim > kMaxDims) throw ShapeError("wanted at most 4 dimensions, got " + std::to_string(t.ndim));
-    if (t.device.type != 1 && t.device.type != 2) throw DTypeError("wanted an array on the CPU or a CUDA device");
+    if (t.device.type != 1 && t.device.type != 2)
+      throw DTypeError("wanted an array on the CPU or a CUDA device");
     view.device = t.device.type == 1 ? Device::cpu : Device::cuda;
     view.data = static_cast<char*>(t.data) + t.byte_offset;
     view.ndim = t.ndim;
@@ -152,8 +153,8 @@ class Borrow {
     for (int d = buffer_.ndim - 1; d >= 0; --d) {
       const int64_t stride = buffer_.strides != nullptr ? buffer_.strides[d] : step;  // ctypes gives none
       if (stride % buffer_.itemsize != 0 && buffer_.shape[d] > 1)
-        throw ShapeError("wanted strides in whole elements, got " + std::to_string(stride) + " bytes between " +
-                         std::to_string(buffer_.itemsize) + "-byte elements");
+        throw ShapeError("wanted strides in whole elements, got " + std::to_string(stride) +
+                         " bytes between " + std::to_string(buffer_.itemsize) + "-byte elements");
       view.shape[d] = buffer_.shape[d];
       view.stride[d] = stride / buffer_.itemsize;
       step *= buffer_.shape[d];

@@ -74,8 +74,8 @@ struct Pool {
   int64_t count = 0;
   Task task = nullptr;
   void* context = nullptr;
-  int workers = 0;  // started so far, not counting callers
-  int active = 0;   // workers that take part in the current job; the others only check in
+  int workers = 0;           // started so far, not counting callers
+  int active = 0;            // workers that take part in the current job; the others only check in
   std::exception_ptr error;  // what the first failed task threw
 
   void work(int thread) {
@@ -109,7 +109,8 @@ void* worker_main(void* raw) {
   for (;;) {
     seen = wait_for_change(&start.pool->epoch, seen);
     if (start.thread <= start.pool->active) start.pool->work(start.thread);
-    if (start.pool->pending.fetch_sub(1, std::memory_order_acq_rel) == 1) futex_wake_all(&start.pool->pending);
+    if (start.pool->pending.fetch_sub(1, std::memory_order_acq_rel) == 1)
+      futex_wake_all(&start.pool->pending);
   }
   return nullptr;
 }

@@ -1,4 +1,4 @@
-"""``_core.dense`` and ``_core.pack_panels``: the products that the engine runs, and the vector functions under them."""
+"""``_core.dense`` and ``_core.pack_panels``: the engine's products, and the vector functions under them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ def pack(weight: Tensor) -> Tensor:
 
 
 def dense(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, activation: int = NONE
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: int = NONE,
 ) -> Tensor:
     output = torch.empty(input.shape[0], weight.shape[0])
     _core.dense(input, pack(weight), bias, residual, activation, output)
@@ -41,7 +45,11 @@ def dense(
 
 
 def reference(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, activation: int = NONE
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: int = NONE,
 ) -> Tensor:
     output = ACTIVATIONS[activation](F.linear(input, weight, bias))
     return output if residual is None else output + residual
@@ -141,8 +149,8 @@ def sweep() -> np.ndarray:
 
 
 def ulp_error(actual: np.ndarray, exact: np.ndarray) -> float:
-    """Largest error in units in the last place, results below the smallest normal number as if they were it."""
-    unit = np.spacing(np.maximum(np.abs(exact), np.finfo(np.float32).tiny).astype(np.float32))
+    """Largest error in units in the last place."""
+    unit = np.spacing(np.abs(exact).astype(np.float32))
     return float(np.max(np.abs(actual.astype(np.float64) - exact) / unit))
 
 
@@ -156,7 +164,7 @@ def test_vector_functions_in_ulp(activation: int, exact: Callable[[np.ndarray], 
     x = sweep()
     wanted = exact(x.astype(np.float64))
     normal = np.abs(wanted) >= np.finfo(np.float32).tiny
-    assert ulp_error(apply(activation, x)[normal], wanted[normal]) <= 4
+    assert ulp_error(apply(activation, x)[normal], wanted[normal]) <= (3 if activation == SIGMOID else 2)
     tiny = apply(activation, x)[~normal]
     assert np.all(np.abs(tiny - wanted[~normal]) <= np.finfo(np.float32).tiny)
 

@@ -19,7 +19,9 @@ def layer_norm(input: Tensor, weight: Tensor, bias: Tensor | None, epsilon: floa
     return output
 
 
-def check(rows: int, width: int, with_bias: bool = True, scale: float = 1.0, shift: float = 0.0, seed: int = 0) -> None:
+def check(
+    rows: int, width: int, with_bias: bool = True, scale: float = 1.0, shift: float = 0.0, seed: int = 0
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     input = torch.randn(rows, width, generator=generator) * scale + shift
     weight, bias = torch.randn(2, width, generator=generator).unbind()
@@ -28,9 +30,11 @@ def check(rows: int, width: int, with_bias: bool = True, scale: float = 1.0, shi
         input.double(), (width,), weight.double(), None if chosen is None else chosen.double(), 1e-5
     )
     own = F.layer_norm(input, (width,), weight, chosen, 1e-5)
-    # the mean of rounded numbers is off by half a unit of their size, before anything is divided by their spread
+    # the mean of rounded numbers is off by half a unit of their size, and the spread divides it
     spread = input.double().var(1, unbiased=False).add(1e-5).sqrt() if rows else torch.ones(1)
-    slack = float((input.abs().double().amax(1) / spread).max()) * torch.finfo(torch.float32).eps if rows else 0.0
+    slack = (
+        float((input.abs().double().amax(1) / spread).max()) * torch.finfo(torch.float32).eps if rows else 0.0
+    )
     own = own + torch.sign(own - exact) * slack * weight.abs().max()
     assert_within_budget(layer_norm(input, weight, chosen), own, exact, "output")
 
