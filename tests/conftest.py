@@ -1,8 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Sanitizers make a test many times slower: `pytest --hypothesis-profile=brief`
+settings.register_profile("brief", max_examples=10, deadline=None)
+settings.register_profile("usual", deadline=None)
+settings.load_profile("usual")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--build-dir", type=Path, help="CMake folder whose objects test_structure.py inspects")
 
 
 @pytest.fixture(autouse=True)

@@ -9,15 +9,42 @@
 
 namespace chronorec {
 
-// Converts one Python argument to whatever the field it initialises is.
+// Converts one Python argument to whatever the field it initialises is; an error names the argument.
 struct FromPython {
+  const char* function;
+  size_t position;
   py::handle object;
   Borrow* borrow;
 
-  operator TensorView() const { return borrow->view(object); }
-  operator int64_t() const { return object.cast<int64_t>(); }
-  operator double() const { return object.cast<double>(); }
-  operator bool() const { return object.cast<bool>(); }
+  operator TensorView() const {
+    try {
+      return borrow->view(object);
+    } catch (const ShapeError& error) {
+      throw ShapeError(prefix() + error.what());
+    } catch (const DTypeError& error) {
+      throw DTypeError(prefix() + error.what());
+    } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_Exception)) throw;
+      py::raise_from(error, PyExc_TypeError, (prefix() + "cannot be read as an array").c_str());
+      throw py::error_already_set();
+    }
+  }
+  operator int64_t() const { return scalar<int64_t>("an integer"); }
+  operator double() const { return scalar<double>("a number"); }
+  operator bool() const { return scalar<bool>("a bool"); }
+
+ private:
+  std::string prefix() const {
+    return std::string(function) + " argument " + std::to_string(position + 1) + ": ";
+  }
+  template <typename T>
+  T scalar(const char* wanted) const {
+    try {
+      return object.cast<T>();
+    } catch (const py::cast_error&) {
+      throw py::type_error(prefix() + "wanted " + wanted + ", got " + std::string(py::repr(object)));
+    }
+  }
 };
 
 struct AnyField {
@@ -26,7 +53,8 @@ struct AnyField {
 };
 
 template <typename Args, size_t... I>
-constexpr auto has_fields(std::index_sequence<I...>) -> decltype(Args{(static_cast<void>(I), AnyField{})...}, true) {
+constexpr auto has_fields(std::index_sequence<I...>)
+    -> decltype(Args{(static_cast<void>(I), AnyField{})...}, true) {
   return true;
 }
 template <typename Args>
@@ -47,26 +75,37 @@ inline void finish_call() {
   if (clear_interrupt()) throw py::error_already_set();
 }
 
-template <typename Args, size_t... I>
-void call_with(void (*function)(const Args&), PyObject* const* items, std::index_sequence<I...>) {
-  std::array<Borrow, sizeof...(I)> borrows;
-  const Args args{FromPython{items[I], &borrows[I]}...};
+// Runs work() without the GIL, so that other Python threads go on and Ctrl-C can stop it.
+template <typename Work>
+void without_gil(Work&& work) {
   clear_interrupt();
-  {
+  try {
     py::gil_scoped_release release;
-    function(args);
+    work();
+  } catch (...) {
+    finish_call();  // whatever failed after the interrupt failed because of it
+    throw;
   }
   finish_call();
+}
+
+template <typename Args, size_t... I>
+void call_with(const char* name, void (*function)(const Args&), PyObject* const* items,
+               std::index_sequence<I...>) {
+  std::array<Borrow, sizeof...(I)> borrows;
+  const Args args{FromPython{name, I, items[I], &borrows[I]}...};
+  without_gil([&] { function(args); });
 }
 
 template <typename Args>
 void define(py::module_& module, const char* name, void (*function)(const Args&)) {
   constexpr size_t kCount = field_count<Args>();
+  static_assert(kCount < 40, "field_count() must start higher");
   module.def(name, [function, name](const py::args& args) {
     if (args.size() != kCount)
       throw py::type_error(std::string(name) + " takes " + std::to_string(kCount) + " arguments, got " +
                            std::to_string(args.size()));
-    call_with<Args>(function, reinterpret_cast<PyTupleObject*>(args.ptr())->ob_item,
+    call_with<Args>(name, function, reinterpret_cast<PyTupleObject*>(args.ptr())->ob_item,
                     std::make_index_sequence<kCount>{});
   });
 }

@@ -1,5 +1,8 @@
 // Table of contents of chronorec._core: one line per function. Arguments are the fields of the function's
 // args struct in csrc/ops.h, positional, in their order.
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include "bindings/call.h"
 #include "bindings/id_encoder.h"
 #include "core/cpu_isa.h"
@@ -9,14 +12,16 @@
 namespace chronorec {
 namespace {
 
-// Called without the GIL by the thread that entered the core. Only the main thread ever sees a signal.
+// Called without the GIL by the thread that entered the core. Python handles signals on the main thread only;
+// the others are spared the wait for the GIL.
 bool signal_pending() {
+  if (syscall(SYS_gettid) != getpid()) return false;
   py::gil_scoped_acquire acquire;
   return PyErr_CheckSignals() != 0;
 }
 
 void register_errors() {
-  py::register_exception_translator([](std::exception_ptr raised) {
+  py::register_local_exception_translator([](std::exception_ptr raised) {
     try {
       if (raised) std::rethrow_exception(raised);
     } catch (const DTypeError& error) {
@@ -37,6 +42,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("__version__") = CHRONOREC_VERSION;
   m.attr("level") = name_of(selected_level());
   m.attr("best_level") = name_of(best_level());
+  num_threads();  // a bad CHRONOREC_THREADS is refused now, as CHRONOREC_ISA is: kernels cannot throw
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
 

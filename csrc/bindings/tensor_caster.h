@@ -24,31 +24,41 @@ class Borrow {
     if (const dlpack::ExchangeApi* api = exchange_api(object)) return from_exchange(object, api);
     if (PyObject_CheckBuffer(object.ptr())) return from_buffer(object);
     if (py::hasattr(object, "__dlpack__")) return from_capsule(object);
-    throw py::type_error("wanted an array (torch, numpy, or anything with __dlpack__ or the buffer protocol), got " +
-                         std::string(Py_TYPE(object.ptr())->tp_name));
+    throw DTypeError(
+        "wanted an array (torch, numpy, or anything with __dlpack__ or the buffer protocol), got " +
+        std::string(Py_TYPE(object.ptr())->tp_name));
   }
 
  private:
   static const dlpack::ExchangeApi* exchange_api(py::handle object) {
-    // Looked up once per type; types live on in the cache.
-    static PyTypeObject* cached_type = nullptr;
-    static const dlpack::ExchangeApi* cached_api = nullptr;
+    // Looked up once per type, failures included: a call mixes two or three types. Cached types live on.
+    struct Entry {
+      PyTypeObject* type;
+      const dlpack::ExchangeApi* api;
+    };
+    static Entry cache[4] = {};
+    static size_t next = 0;
     PyTypeObject* type = Py_TYPE(object.ptr());
-    if (type == cached_type) return cached_api;
-    PyObject* capsule =
-        PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__");
+    for (const Entry& entry : cache)
+      if (entry.type == type) return entry.api;
+    const dlpack::ExchangeApi* api = find_exchange_api(reinterpret_cast<PyObject*>(type));
+    Py_INCREF(type);
+    Py_XDECREF(cache[next].type);
+    cache[next] = {type, api};
+    next = (next + 1) % 4;
+    return api;
+  }
+
+  static const dlpack::ExchangeApi* find_exchange_api(PyObject* type) {
+    PyObject* capsule = PyObject_GetAttrString(type, "__dlpack_c_exchange_api__");
     if (capsule == nullptr) {
       PyErr_Clear();
       return nullptr;
     }
-    auto* api =
-        static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+    auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
     Py_DECREF(capsule);
     if (api == nullptr) throw py::error_already_set();
-    if (api->version.major != 1 || api->borrow_from_object == nullptr) return nullptr;
-    Py_INCREF(type);
-    cached_type = type;
-    return cached_api = api;
+    return api->version.major == 1 && api->borrow_from_object != nullptr ? api : nullptr;
   }
 
   static TensorView from_exchange(py::handle object, const dlpack::ExchangeApi* api) {
@@ -57,11 +67,28 @@ class Borrow {
     return from_dlpack(tensor);
   }
 
+  // The capsule is kept, not consumed: its own destructor frees what it holds.
   TensorView from_capsule(py::handle object) {
-    keep_ = object.attr("__dlpack__")();
+    const py::object method = object.attr("__dlpack__");
+    try {
+      using namespace py::literals;
+      keep_ = method("max_version"_a = py::make_tuple(1, 0));
+    } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_TypeError)) throw;
+      keep_ = method();  // an exporter from before DLPack 1.0
+    }
+    if (PyCapsule_IsValid(keep_.ptr(), "dltensor_versioned")) {
+      auto* managed = static_cast<dlpack::ManagedTensorVersioned*>(
+          PyCapsule_GetPointer(keep_.ptr(), "dltensor_versioned"));
+      if (managed->version.major != 1)
+        throw DTypeError("wanted DLPack 1, got version " + std::to_string(managed->version.major));
+      TensorView view = from_dlpack(managed->tensor);
+      view.writable = (managed->flags & 1) == 0;
+      return view;
+    }
     auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(keep_.ptr(), "dltensor"));
     if (managed == nullptr) throw py::error_already_set();
-    return from_dlpack(managed->tensor);  // the capsule's own destructor frees it
+    return from_dlpack(managed->tensor);
   }
 
   static DType dtype_of(dlpack::DataType t) {
@@ -81,7 +108,8 @@ class Borrow {
   static TensorView from_dlpack(const dlpack::Tensor& t) {
     TensorView view;
     if (t.ndim > kMaxDims) throw ShapeError("wanted at most 4 dimensions, got " + std::to_string(t.ndim));
-    if (t.device.type != 1 && t.device.type != 2) throw DTypeError("wanted an array on the CPU or a CUDA device");
+    if (t.device.type != 1 && t.device.type != 2)
+      throw DTypeError("wanted an array on the CPU or a CUDA device");
     view.device = t.device.type == 1 ? Device::cpu : Device::cuda;
     view.data = static_cast<char*>(t.data) + t.byte_offset;
     view.ndim = t.ndim;
@@ -92,12 +120,12 @@ class Borrow {
       view.stride[d] = t.strides != nullptr ? t.strides[d] : step;
       step *= t.shape[d];
     }
-    return view;
+    return aligned(view);
   }
 
   static DType dtype_of(const char* format, Py_ssize_t size) {
     while (format != nullptr && (*format == '@' || *format == '=' || *format == '<')) ++format;
-    const char c = format == nullptr ? 'B' : *format;
+    const char c = format == nullptr ? 'B' : format[0] != '\0' && format[1] == '\0' ? format[0] : '\0';
     if (c == 'f') return DType::f32;
     if (c == 'd') return DType::f64;
     if ((c == 'i' || c == 'l' || c == 'q') && size == 4) return DType::i32;
@@ -121,10 +149,22 @@ class Borrow {
     view.ndim = buffer_.ndim;
     view.dtype = dtype_of(buffer_.format, buffer_.itemsize);
     view.writable = !buffer_.readonly;
-    for (int d = 0; d < buffer_.ndim; ++d) {
+    int64_t step = buffer_.itemsize;
+    for (int d = buffer_.ndim - 1; d >= 0; --d) {
+      const int64_t stride = buffer_.strides != nullptr ? buffer_.strides[d] : step;  // ctypes gives none
+      if (stride % buffer_.itemsize != 0 && buffer_.shape[d] > 1)
+        throw ShapeError("wanted strides in whole elements, got " + std::to_string(stride) +
+                         " bytes between " + std::to_string(buffer_.itemsize) + "-byte elements");
       view.shape[d] = buffer_.shape[d];
-      view.stride[d] = buffer_.strides[d] / buffer_.itemsize;
+      view.stride[d] = stride / buffer_.itemsize;
+      step *= buffer_.shape[d];
     }
+    return aligned(view);
+  }
+
+  static TensorView aligned(const TensorView& view) {
+    if (reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(size_of(view.dtype)) != 0)
+      throw ShapeError("wanted data aligned to " + std::to_string(size_of(view.dtype)) + " bytes");
     return view;
   }
 

@@ -85,6 +85,8 @@ void expect_scratch(const TensorView& view, const char* name, int64_t bytes) {
   if (view.shape[0] < bytes)
     shape_error(std::string(name) + ": wanted at least " + std::to_string(bytes) + " bytes, got " +
                 std::to_string(view.shape[0]));
+  if (reinterpret_cast<uintptr_t>(view.data) % 64 != 0)
+    shape_error(std::string(name) + ": wanted memory aligned to 64 bytes");
 }
 
 int64_t expect_offsets(const TensorView& view, const char* name, int64_t total) {
@@ -105,6 +107,9 @@ int64_t expect_offsets(const TensorView& view, const char* name, int64_t total) 
 }
 
 void expect_ids(const TensorView& view, const char* name, int64_t bound) {
+  if (!view) shape_error(std::string(name) + ": wanted an array of ids, got None");
+  if (view.device != Device::cpu) throw DTypeError(std::string(name) + ": wanted an array in CPU memory");
+  if (!is_empty(view) && !is_contiguous(view)) shape_error(std::string(name) + ": wanted a contiguous array");
   int64_t count = 1;
   for (int d = 0; d < view.ndim; ++d) count *= view.shape[d];
   if (view.dtype == DType::i64)

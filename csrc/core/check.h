@@ -22,7 +22,7 @@ std::string shape_of(const TensorView& view);
 constexpr int64_t kAnySize = -1;
 
 // The view must be there, on the CPU, of this dtype and shape (kAnySize matches every size), with its last
-// dimension contiguous and its rows not overlapping; the leading strides are free.
+// dimension contiguous; the leading strides are free (zero and negative ones included).
 void expect(const TensorView& view, const char* name, DType dtype, std::initializer_list<int64_t> shape);
 // As expect, and fully contiguous.
 void expect_packed(const TensorView& view, const char* name, DType dtype,
@@ -34,7 +34,7 @@ void expect_output(const TensorView& view, const char* name, DType dtype,
 void expect_scratch(const TensorView& view, const char* name, int64_t bytes);
 // int64 [rows + 1], starting at 0, never falling, ending at `total`. Returns rows.
 int64_t expect_offsets(const TensorView& view, const char* name, int64_t total);
-// Every id (int32 or int64) in [0, bound).
+// Contiguous, int32 or int64, every id in [0, bound).
 void expect_ids(const TensorView& view, const char* name, int64_t bound);
 void expect_that(bool holds, const char* name, const std::string& wanted, const std::string& came);
 

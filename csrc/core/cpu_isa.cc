@@ -15,7 +15,8 @@ Level read_selected() {
   if (cap == nullptr || *cap == '\0') return best;
   for (int i = 0; i < 3; ++i)
     if (std::string(cap) == kNames[i]) return i < static_cast<int>(best) ? static_cast<Level>(i) : best;
-  throw std::invalid_argument("CHRONOREC_ISA: wanted baseline, avx2 or avx512, got '" + std::string(cap) + "'");
+  throw std::invalid_argument("CHRONOREC_ISA: wanted baseline, avx2 or avx512, got '" + std::string(cap) +
+                              "'");
 }
 
 }  // namespace

@@ -11,8 +11,10 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 // Built on futexes and atomics alone: std::condition_variable would bind the wheel to a newer libstdc++,
 // and workers that sleep on leaked memory need no shutdown at exit.
@@ -60,33 +62,32 @@ int64_t now_ns() {
 std::atomic<bool (*)()> interrupt_hook{nullptr};
 thread_local bool thread_interrupted = false;
 thread_local int64_t last_asked = 0;
-thread_local bool inside_pool = false;
+thread_local int worker = 0;  // this thread's index in the pool; 0 for every thread that calls in
 
 struct Pool {
   std::atomic<uint32_t> epoch{0};    // raised once per job; workers sleep on it
   std::atomic<uint32_t> pending{0};  // workers that have not left the current job
   std::atomic<bool> busy{false};
-  std::atomic<bool> stop{false};  // the job was interrupted
+  std::atomic<bool> stop{false};  // the job was interrupted or has failed
+  std::atomic<bool> failed{false};
   std::atomic<int64_t> next{0};
   int64_t count = 0;
   Task task = nullptr;
   void* context = nullptr;
-  int workers = 0;  // started so far, not counting callers
-  int active = 0;   // workers that take part in the current job; the others only check in
+  int workers = 0;           // started so far, not counting callers
+  int active = 0;            // workers that take part in the current job; the others only check in
+  std::exception_ptr error;  // what the first failed task threw
 
   void work(int thread) {
     for (int64_t i; !stop.load(std::memory_order_relaxed) &&
-                    (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
-      task(context, i, thread);
-  }
-
-  void work_and_listen() {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-      task(context, i, 0);
-      if (interrupted()) {
+                    (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+      try {
+        task(context, i, thread);
+      } catch (...) {
+        if (!failed.exchange(true)) error = std::current_exception();
         stop.store(true, std::memory_order_relaxed);
-        return;
       }
+      if (thread == 0 && interrupted()) stop.store(true, std::memory_order_relaxed);
     }
   }
 };
@@ -103,12 +104,13 @@ struct WorkerStart {
 void* worker_main(void* raw) {
   const WorkerStart start = *static_cast<WorkerStart*>(raw);
   delete static_cast<WorkerStart*>(raw);
-  inside_pool = true;
+  worker = start.thread;
   uint32_t seen = start.epoch;
   for (;;) {
     seen = wait_for_change(&start.pool->epoch, seen);
     if (start.thread <= start.pool->active) start.pool->work(start.thread);
-    if (start.pool->pending.fetch_sub(1, std::memory_order_acq_rel) == 1) futex_wake_all(&start.pool->pending);
+    if (start.pool->pending.fetch_sub(1, std::memory_order_acq_rel) == 1)
+      futex_wake_all(&start.pool->pending);
   }
   return nullptr;
 }
@@ -162,16 +164,16 @@ int default_threads() {
                                   std::string(text) + "'");
     return static_cast<int>(n);
   }
-  cpu_set_t set;
-  int cpus = 1;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) cpus = CPU_COUNT(&set);
+  cpu_set_t set;  // too small for a machine of more than 1024 CPUs
+  const bool known = sched_getaffinity(0, sizeof set, &set) == 0;
+  const int cpus = known ? CPU_COUNT(&set) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   const int quota = cgroup_quota();
   const int threads = cpus < quota ? cpus : quota;
   return threads < 1 ? 1 : threads > kMaxThreads ? kMaxThreads : threads;
 }
 
 void run_alone(int64_t count, Task task, void* context) {
-  for (int64_t i = 0; i < count && !interrupted(); ++i) task(context, i, 0);
+  for (int64_t i = 0; i < count && !interrupted(); ++i) task(context, i, worker);
 }
 
 }  // namespace
@@ -194,7 +196,8 @@ void set_num_threads(int n) {
 void set_interrupt_hook(bool (*hook)()) { interrupt_hook.store(hook); }
 
 bool interrupted() {
-  if (thread_interrupted || inside_pool) return thread_interrupted;
+  if (worker != 0) return pool->stop.load(std::memory_order_relaxed);
+  if (thread_interrupted) return true;
   const auto hook = interrupt_hook.load(std::memory_order_relaxed);
   if (hook == nullptr) return false;
   const int64_t now = now_ns();
@@ -214,7 +217,7 @@ bool clear_interrupt() {
 void run_parallel(int64_t count, Task task, void* context) {
   if (count <= 0 || interrupted()) return;
   const int threads = num_threads();
-  if (count == 1 || threads == 1 || inside_pool) return run_alone(count, task, context);
+  if (count == 1 || threads == 1 || worker != 0) return run_alone(count, task, context);
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, make_first_pool);
   Pool& p = *pool;
@@ -229,10 +232,13 @@ void run_parallel(int64_t count, Task task, void* context) {
   p.pending.store(static_cast<uint32_t>(p.workers), std::memory_order_relaxed);
   p.epoch.fetch_add(1, std::memory_order_release);
   futex_wake_all(&p.epoch);
-  p.work_and_listen();
+  p.work(0);
   for (uint32_t left; (left = p.pending.load(std::memory_order_acquire)) != 0;)
     wait_for_change(&p.pending, left);
+  const std::exception_ptr error = std::exchange(p.error, nullptr);
+  p.failed.store(false, std::memory_order_relaxed);
   p.busy.store(false, std::memory_order_release);
+  if (error) std::rethrow_exception(error);
 }
 
 }  // namespace chronorec

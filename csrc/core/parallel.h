@@ -7,16 +7,20 @@ namespace chronorec {
 using Task = void (*)(void* context, int64_t index, int thread);
 
 // Runs task(context, i, thread) for every i in [0, count), in any order, thread in [0, num_threads()).
-// The caller takes part; if the pool is busy with somebody else's work, the caller does it all alone.
+// The caller takes part; if the pool is busy with somebody else's work, the caller does it all alone. A call
+// from inside a task runs on that task's thread, under that thread's number.
 // Results may not depend on which thread ran what: reductions go over indices, in order.
+// The first exception of a task reaches the caller once all threads have left; the remaining tasks are
+// skipped. (Kernel files are built without exceptions: nothing in them may throw.)
 void run_parallel(int64_t count, Task task, void* context);
 
-int num_threads();           // CHRONOREC_THREADS, else the CPUs of the affinity mask and the cgroup quota
+int num_threads();            // CHRONOREC_THREADS, else the CPUs of the affinity mask and the cgroup quota
 void set_num_threads(int n);  // n >= 1; takes effect with the next call
 
 // Long work stops early when the process was asked to (Ctrl-C): between two tasks the calling thread asks
 // the hook a few times a second, and once it answers true the rest of this thread's tasks are skipped until
-// clear_interrupt(). Serial loops of unbounded length poll interrupted() themselves.
+// clear_interrupt(). Serial loops of unbounded length poll interrupted() themselves. What skipped tasks
+// should have written is garbage: code that would use it as an index or a size asks interrupted() first.
 void set_interrupt_hook(bool (*hook)());
 bool interrupted();
 bool clear_interrupt();  // returns whether the thread was interrupted

@@ -12,7 +12,7 @@ constexpr int64_t kRowsPerTask = 64;
 inline vf activate(vf x, Activation activation) {
   switch (activation) {
     case Activation::relu:
-      return max(x, splat(0));
+      return x < splat(0) ? splat(0) : x;  // NaN stays NaN
     case Activation::gelu: {  // the tanh form
       const vf inner = splat(0.7978845608f) * fma(splat(0.044715f) * x * x, x, x);
       return splat(0.5f) * x * (splat(1) + tanh(inner));

@@ -1,0 +1,77 @@
+"""Tests the ops, then times them: see ``python -m benchmarks --help``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import harness
+
+EXAMPLES = """examples:
+  python -m benchmarks                         every op
+  python -m benchmarks gru item_topk           two of them
+  python -m benchmarks gru --quick             a rough answer within seconds
+  python -m benchmarks gru --out rows.jsonl    also append the numbers, one JSON object a line
+
+Every row gives the median time of a call, its 20th and 80th percentile, the rate of useful work, and the time
+over ours: a provider at 2.00 x takes twice as long as chronorec."""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks",
+        description="Run the tests of the ops and, if they pass, time the ops against their rivals.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "ops", nargs="*", metavar="OP", help=f"one of {', '.join(harness.op_names())}; default: all"
+    )
+    parser.add_argument("--out", type=Path, help="file to which the rows are appended as JSON lines")
+    parser.add_argument(
+        "--quick", action="store_true", help="0.1 s instead of 1 s for each provider of a case"
+    )
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.ops) - set(harness.op_names()))
+    if unknown:
+        parser.error(f"no benchmark for {', '.join(unknown)}; there are {', '.join(harness.op_names())}")
+    options.ops = options.ops or harness.op_names()
+    return options
+
+
+def tests_pass(ops: list[str]) -> bool:
+    """Runs the tests of these ops; a fast wrong kernel is worth nothing."""
+    files = [f"tests/ops/test_{op}.py" for op in ops]
+    return (
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", *files], cwd=harness.ROOT, check=False
+        ).returncode
+        == 0
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status: 1 if a test failed and nothing was timed."""
+    options = parse(arguments)
+    if not tests_pass(options.ops):
+        print("The tests fail: nothing was timed.", file=sys.stderr)
+        return 1
+    facts = harness.header()
+    print(harness.header_lines(facts))
+    if os.getloadavg()[0] > 0.5:
+        print("The machine is busy: other libraries' threads wait for each other, and the ratios flatter us.")
+    for op in options.ops:
+        for rows in harness.run(harness.cases_of(op), 0.1 if options.quick else 1.0):
+            print(harness.table_lines(rows), flush=True)
+            if options.out:
+                with options.out.open("a") as file:
+                    file.writelines(harness.json_line(row, facts) + "\n" for row in rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
