@@ -41,6 +41,13 @@ PYBIND11_MODULE(_core, m) {
   define(m, "dense", dense);
   define(m, "layer_norm", layer_norm);
   define(m, "pack_panels", pack_panels);
+
+  define(m, "jagged_attention_forward", jagged_attention_forward);
+  define(m, "jagged_attention_backward", jagged_attention_backward);
+  define(m, "jagged_attention_step", jagged_attention_step);
+  m.def("jagged_attention_forward_scratch", &jagged_attention_forward_scratch);
+  m.def("jagged_attention_backward_scratch", &jagged_attention_backward_scratch);
+  m.def("jagged_attention_step_scratch", &jagged_attention_step_scratch);
 }
 
 }  // namespace chronorec

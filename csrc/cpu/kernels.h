@@ -8,7 +8,10 @@
 #define CHRONOREC_KERNELS(X) \
   X(dense, DenseArgs)        \
   X(pack_panels, PackPanelsArgs) \
-  X(layer_norm, LayerNormArgs)
+  X(layer_norm, LayerNormArgs)   \
+  X(jagged_attention_forward, JaggedAttentionForwardArgs) \
+  X(jagged_attention_backward, JaggedAttentionBackwardArgs) \
+  X(jagged_attention_step, JaggedAttentionStepArgs)
 
 namespace chronorec {
 
