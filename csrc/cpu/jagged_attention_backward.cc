@@ -66,8 +66,7 @@ void pack_rows(Rows<const T> rows, int64_t count, int64_t width, float scale, fl
     }
 }
 
-// delta[q] = a[q] . b[q], both as by pack_transposed; added in the order of multiply_rows, so that a query
-// with a single key gets a gradient of exactly zero.
+// delta[q] = a[q] . b[q], both as by pack_transposed.
 void dot_packed(const float* a, const float* b, int64_t count, int64_t width, float* delta) {
   for (int64_t q = 0; q < count; q += kLanes) {
     const int64_t at = q / kPanel * width * kPanel + q % kPanel;
@@ -77,20 +76,26 @@ void dot_packed(const float* a, const float* b, int64_t count, int64_t width, fl
   }
 }
 
-// Scores and grad_output . value become weights and the gradients of the scores.
-void differentiate_scores(const Tile& tile, Workspace& w) {
+// Scores and grad_output . value become weights and the gradients of the scores. Where the tile holds all
+// keys of its queries (`whole`), delta comes from these very weights and products: few keys cancel almost
+// fully, and grad_output . output would round differently.
+void differentiate_scores(const Tile& tile, bool whole, Workspace& w) {
   for (int64_t panel = 0; panel < tile.panels(); ++panel)
     for (int v = 0; v < kPanelVecs; ++v) {
       const int64_t at = panel * kPanel + v * kLanes;
-      const vf lse = load(w.lse + at), delta = load(w.delta + at), lanes = lane_numbers(v);
+      const vf lse = load(w.lse + at), lanes = lane_numbers(v);
       float *weights = w.weights + at, *grads = w.grad_scores + at;
       const int64_t diagonal = tile.first + panel * kPanel - tile.key, visible = tile.visible(panel);
-      for (int64_t k = 0; k < visible; ++k, weights += kGroup, grads += kGroup) {
-        vf p = exp_of_negative(load(weights) - lse);
+      vf delta = splat(0);
+      for (int64_t k = 0; k < visible; ++k) {
+        vf p = exp_of_negative(load(weights + k * kGroup) - lse);
         if (k > diagonal) p = lanes < splat(static_cast<float>(k - diagonal)) ? splat(0) : p;
-        store(weights, p);
-        store(grads, p * (load(grads) - delta));
+        store(weights + k * kGroup, p);
+        delta = fma(p, load(grads + k * kGroup), delta);
       }
+      if (!whole) delta = load(w.delta + at);
+      for (int64_t k = 0; k < visible; ++k)
+        store(grads + k * kGroup, load(weights + k * kGroup) * (load(grads + k * kGroup) - delta));
     }
 }
 
@@ -131,7 +136,7 @@ void run_group(const Head<T>& head, const Job& job, int64_t first, int64_t count
     const auto value = widen(from_row(head.value, tile.key), keys, width, w.value);
     multiply_rows(tile, key, w.query, width, w.weights);
     multiply_rows(tile, value, w.grad, width, w.grad_scores);
-    differentiate_scores(tile, w);
+    differentiate_scores(tile, tile.key == 0 && tile.key_end == first + count, w);
     if (job.of_query) sum_rows(tile, key, w.grad_scores, width, tile.key > 0, w.grad_query);
     if (!job.of_keys) return;
     const int64_t at = (tile.key - job.key) * padded;
