@@ -109,5 +109,51 @@ struct ItemScoreArgs {
   TensorView scores;        // float [M]
 };
 void item_score(const ItemScoreArgs& args);
+// ---- jagged_attention: event i of a sequence attends to the events j <= i of the same sequence ---------
+// output_i = sum_j softmax_j(scale query_i . key_j) value_j, per head. A further kind of attention (both
+// directions, window, pointwise SiLU, bias from time gaps) is a further field after `scale`.
+struct JaggedAttentionForwardArgs {
+  TensorView query, key, value;  // float/bf16 [N, A, D], rows may be strided
+  TensorView offsets;            // int64 [B + 1]
+  double scale;
+  TensorView output;   // float/bf16 [N, A, D]
+  TensorView lse;      // float [N, A] or none: log of the sum of exp(score), for backward
+  TensorView scratch;  // jagged_attention_forward_scratch(B, N, D)
+};
+void jagged_attention_forward(const JaggedAttentionForwardArgs& args);
+int64_t jagged_attention_forward_scratch(int64_t sequences, int64_t events, int64_t width);
+
+struct JaggedAttentionBackwardArgs {
+  TensorView grad_output;                      // float/bf16 [N, A, D], rows may be strided
+  TensorView query, key, value;                // as in forward
+  TensorView offsets;                          // int64 [B + 1]
+  double scale;
+  TensorView output;                           // float/bf16 [N, A, D], from forward
+  TensorView lse;                              // float [N, A], from forward
+  TensorView grad_query, grad_key, grad_value; // float/bf16 [N, A, D]
+  TensorView scratch;                          // jagged_attention_backward_scratch(B, N, D)
+};
+void jagged_attention_backward(const JaggedAttentionBackwardArgs& args);
+int64_t jagged_attention_backward_scratch(int64_t sequences, int64_t events, int64_t width);
+
+// One new event per sequence; its own key and value are the last of the cache. No keys at all: zeros.
+struct JaggedAttentionStepArgs {
+  TensorView query;                   // float/bf16 [B, A, D], rows may be strided
+  TensorView key_cache, value_cache;  // float/bf16 [N, A, D], rows may be strided
+  TensorView offsets;                 // int64 [B + 1], of the cache
+  double scale;
+  TensorView output;   // float/bf16 [B, A, D]
+  TensorView scratch;  // jagged_attention_step_scratch(D)
+};
+void jagged_attention_step(const JaggedAttentionStepArgs& args);
+int64_t jagged_attention_step_scratch(int64_t width);
+
+// Of a forward or backward scratch, the head that holds the order of the work.
+int64_t jagged_attention_order_bytes(int64_t sequences, int64_t events);
+
+// Tiles of the attention kernels: queries taken together, keys per pass, and backward's longest undivided
+// sequence and the parts of longer ones. A tile's last pass may hold kAttentionQueries more keys.
+constexpr int64_t kAttentionQueries = 48, kAttentionKeys = 192;
+constexpr int64_t kAttentionWhole = 20 * kAttentionQueries, kAttentionPart = 10 * kAttentionQueries;
 
 }  // namespace chronorec

@@ -63,6 +63,12 @@ PYBIND11_MODULE(_core, m) {
   define(m, "item_rank", item_rank);
   m.def("item_rank_scratch", &item_rank_scratch);
   define(m, "item_score", item_score);
+  define(m, "jagged_attention_forward", jagged_attention_forward);
+  define(m, "jagged_attention_backward", jagged_attention_backward);
+  define(m, "jagged_attention_step", jagged_attention_step);
+  m.def("jagged_attention_forward_scratch", &jagged_attention_forward_scratch);
+  m.def("jagged_attention_backward_scratch", &jagged_attention_backward_scratch);
+  m.def("jagged_attention_step_scratch", &jagged_attention_step_scratch);
 }
 
 }  // namespace chronorec

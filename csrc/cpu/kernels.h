@@ -15,6 +15,10 @@
   X(item_topk, ItemTopkArgs)     \
   X(item_rank, ItemRankArgs)     \
   X(item_score, ItemScoreArgs)
+  X(layer_norm, LayerNormArgs)   \
+  X(jagged_attention_forward, JaggedAttentionForwardArgs) \
+  X(jagged_attention_backward, JaggedAttentionBackwardArgs) \
+  X(jagged_attention_step, JaggedAttentionStepArgs)
 
 namespace chronorec {
 

@@ -91,3 +91,43 @@ def item_score(
     scores: Array,
     /,
 ) -> None: ...
+# ---- jagged_attention
+def jagged_attention_forward(
+    query: Array,
+    key: Array,
+    value: Array,
+    offsets: Array,
+    scale: float,
+    output: Array,
+    lse: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def jagged_attention_backward(
+    grad_output: Array,
+    query: Array,
+    key: Array,
+    value: Array,
+    offsets: Array,
+    scale: float,
+    output: Array,
+    lse: Array,
+    grad_query: Array,
+    grad_key: Array,
+    grad_value: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def jagged_attention_step(
+    query: Array,
+    key_cache: Array,
+    value_cache: Array,
+    offsets: Array,
+    scale: float,
+    output: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def jagged_attention_forward_scratch(sequences: int, events: int, width: int, /) -> int: ...
+def jagged_attention_backward_scratch(sequences: int, events: int, width: int, /) -> int: ...
+def jagged_attention_step_scratch(width: int, /) -> int: ...

@@ -9,3 +9,5 @@ from chronorec.ops.item_topk import item_topk as item_topk
 from chronorec.ops.reference.item_rank import Rank as Rank
 from chronorec.ops.reference.item_score import ItemAdjustment as ItemAdjustment
 from chronorec.ops.reference.item_topk import TopK as TopK
+from chronorec.ops.jagged_attention import jagged_attention as jagged_attention
+from chronorec.ops.jagged_attention import jagged_attention_step as jagged_attention_step

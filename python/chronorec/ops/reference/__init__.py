@@ -1,1 +1,4 @@
 """The specification: every op in plain PyTorch, slow and obvious, any device, float64 capable."""
+
+from chronorec.ops.reference.jagged_attention import jagged_attention as jagged_attention
+from chronorec.ops.reference.jagged_attention import jagged_attention_step as jagged_attention_step
