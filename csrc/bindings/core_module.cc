@@ -41,6 +41,10 @@ PYBIND11_MODULE(_core, m) {
   define(m, "dense", dense);
   define(m, "layer_norm", layer_norm);
   define(m, "pack_panels", pack_panels);
+
+  // item_cross_entropy
+  define(m, "item_cross_entropy", item_cross_entropy);
+  m.def("item_cross_entropy_scratch", &item_cross_entropy_scratch);
 }
 
 }  // namespace chronorec

@@ -8,7 +8,8 @@
 #define CHRONOREC_KERNELS(X) \
   X(dense, DenseArgs)        \
   X(pack_panels, PackPanelsArgs) \
-  X(layer_norm, LayerNormArgs)
+  X(layer_norm, LayerNormArgs) \
+  X(item_cross_entropy, ItemCrossEntropyArgs)
 
 namespace chronorec {
 

@@ -15,3 +15,34 @@ def dense(
 ) -> None: ...
 def layer_norm(input: Array, weight: Array, bias: Array | None, epsilon: float, output: Array, /) -> None: ...
 def pack_panels(rows: Array, packed: Array, /) -> None: ...
+
+# item_cross_entropy
+def item_cross_entropy(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    target_offsets: Array | None,
+    target_order: Array | None,
+    bias: Array | None,
+    negatives: Array | None,
+    negative_log_q: Array | None,
+    target_log_q: Array | None,
+    loss: Array,
+    hidden_grad: Array | None,
+    table_grad: Array | None,
+    bias_grad: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def item_cross_entropy_scratch(
+    rows: int,
+    cols: int,
+    targets: int,
+    depth: int,
+    sampled: bool,
+    rounded: bool,
+    hidden_grad: bool,
+    table_grad: bool,
+    bias_grad: bool,
+    /,
+) -> int: ...
