@@ -155,5 +155,29 @@ int64_t jagged_attention_order_bytes(int64_t sequences, int64_t events);
 // sequence and the parts of longer ones. A tile's last pass may hold kAttentionQueries more keys.
 constexpr int64_t kAttentionQueries = 48, kAttentionKeys = 192;
 constexpr int64_t kAttentionWhole = 20 * kAttentionQueries, kAttentionPart = 10 * kAttentionQueries;
+// ---- item_cross_entropy: softmax loss over items, mean over the rows that have a target; logits are not stored
+// Logit of item v for row n: hidden[n] . table[v] + bias[v]; in sampled mode less log_q. Row n has the targets
+// target_offsets[n] .. target_offsets[n + 1]. Gradients are those of the loss; ask for them by passing them.
+struct ItemCrossEntropyArgs {
+  TensorView hidden;          // float/bf16 [N, D], rows may be strided
+  TensorView table;           // float/bf16 [V, D], rows may be strided
+  TensorView targets;         // int64 [M]
+  TensorView target_offsets;  // int64 [N + 1], or none: M = N, one target per row
+  TensorView target_order;    // int64 [M]: positions of targets, ascending by item; none without gradients of
+                              // table and bias
+  TensorView bias;            // float/bf16 [V] or none
+  TensorView negatives;       // int64 [K], ascending, duplicates allowed; or none: all items compete
+  TensorView negative_log_q;  // float [K] or none
+  TensorView target_log_q;    // float [M] or none
+  TensorView loss;            // float [1]
+  TensorView hidden_grad;     // float/bf16 [N, D] or none
+  TensorView table_grad;      // float/bf16 [V, D] or none
+  TensorView bias_grad;       // float/bf16 [V] or none
+  TensorView scratch;
+};
+void item_cross_entropy(const ItemCrossEntropyArgs& args);
+// cols: V, or K where `sampled`; `rounded`: the inputs are bf16; the other flags say which gradients are wanted.
+int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, int64_t depth, bool sampled,
+                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad);
 
 }  // namespace chronorec

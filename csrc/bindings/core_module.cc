@@ -69,6 +69,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("jagged_attention_forward_scratch", &jagged_attention_forward_scratch);
   m.def("jagged_attention_backward_scratch", &jagged_attention_backward_scratch);
   m.def("jagged_attention_step_scratch", &jagged_attention_step_scratch);
+  // item_cross_entropy
+  define(m, "item_cross_entropy", item_cross_entropy);
+  m.def("item_cross_entropy_scratch", &item_cross_entropy_scratch);
 }
 
 }  // namespace chronorec

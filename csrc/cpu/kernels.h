@@ -5,20 +5,18 @@
 #include "ops.h"
 
 // One line per kernel: X(function, args struct).
-#define CHRONOREC_KERNELS(X) \
-  X(dense, DenseArgs)        \
-  X(pack_panels, PackPanelsArgs) \
-  X(embed, EmbedArgs)        \
-  X(layer_norm, LayerNormArgs)
-  X(layer_norm, LayerNormArgs)   \
-  /* items */ \
-  X(item_topk, ItemTopkArgs)     \
-  X(item_rank, ItemRankArgs)     \
-  X(item_score, ItemScoreArgs)
-  X(layer_norm, LayerNormArgs)   \
-  X(jagged_attention_forward, JaggedAttentionForwardArgs) \
+#define CHRONOREC_KERNELS(X)                                \
+  X(dense, DenseArgs)                                       \
+  X(pack_panels, PackPanelsArgs)                            \
+  X(embed, EmbedArgs)                                       \
+  X(layer_norm, LayerNormArgs)                              \
+  X(item_topk, ItemTopkArgs)                                \
+  X(item_rank, ItemRankArgs)                                \
+  X(item_score, ItemScoreArgs)                              \
+  X(jagged_attention_forward, JaggedAttentionForwardArgs)   \
   X(jagged_attention_backward, JaggedAttentionBackwardArgs) \
-  X(jagged_attention_step, JaggedAttentionStepArgs)
+  X(jagged_attention_step, JaggedAttentionStepArgs)         \
+  X(item_cross_entropy, ItemCrossEntropyArgs)
 
 namespace chronorec {
 

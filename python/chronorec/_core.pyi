@@ -131,3 +131,33 @@ def jagged_attention_step(
 def jagged_attention_forward_scratch(sequences: int, events: int, width: int, /) -> int: ...
 def jagged_attention_backward_scratch(sequences: int, events: int, width: int, /) -> int: ...
 def jagged_attention_step_scratch(width: int, /) -> int: ...
+# item_cross_entropy
+def item_cross_entropy(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    target_offsets: Array | None,
+    target_order: Array | None,
+    bias: Array | None,
+    negatives: Array | None,
+    negative_log_q: Array | None,
+    target_log_q: Array | None,
+    loss: Array,
+    hidden_grad: Array | None,
+    table_grad: Array | None,
+    bias_grad: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def item_cross_entropy_scratch(
+    rows: int,
+    cols: int,
+    targets: int,
+    depth: int,
+    sampled: bool,
+    rounded: bool,
+    hidden_grad: bool,
+    table_grad: bool,
+    bias_grad: bool,
+    /,
+) -> int: ...

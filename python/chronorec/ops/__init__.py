@@ -1,13 +1,13 @@
 """Public ops: one function per op, which owns its meaning, its checks and the choice of backend."""
 
-# items: best of all, rank among all, scores of some
 from chronorec.ops._items import PackedItems as PackedItems
 from chronorec.ops._items import pack_items as pack_items
+from chronorec.ops.item_cross_entropy import item_cross_entropy as item_cross_entropy
 from chronorec.ops.item_rank import item_rank as item_rank
 from chronorec.ops.item_score import item_score as item_score
 from chronorec.ops.item_topk import item_topk as item_topk
+from chronorec.ops.jagged_attention import jagged_attention as jagged_attention
+from chronorec.ops.jagged_attention import jagged_attention_step as jagged_attention_step
 from chronorec.ops.reference.item_rank import Rank as Rank
 from chronorec.ops.reference.item_score import ItemAdjustment as ItemAdjustment
 from chronorec.ops.reference.item_topk import TopK as TopK
-from chronorec.ops.jagged_attention import jagged_attention as jagged_attention
-from chronorec.ops.jagged_attention import jagged_attention_step as jagged_attention_step

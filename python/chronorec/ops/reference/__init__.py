@@ -1,4 +1,5 @@
 """The specification: every op in plain PyTorch, slow and obvious, any device, float64 capable."""
 
+from chronorec.ops.reference.item_cross_entropy import item_cross_entropy as item_cross_entropy
 from chronorec.ops.reference.jagged_attention import jagged_attention as jagged_attention
 from chronorec.ops.reference.jagged_attention import jagged_attention_step as jagged_attention_step

@@ -1,0 +1,445 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from chronorec import _core
+from chronorec.ops import item_cross_entropy, reference
+from tests.support.budget import assert_within_budget
+from tests.support.jagged import EDGE_LENGTHS, LONG_LENGTHS, jagged_lengths, offsets_of
+
+DTYPES = [torch.float32, torch.bfloat16]
+RESULTS = ["loss", "hidden_grad", "table_grad", "bias_grad"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    hidden: Tensor
+    table: Tensor
+    targets: Tensor
+    target_offsets: Tensor | None = None
+    bias: Tensor | None = None
+    negatives: Tensor | None = None
+    negative_log_q: Tensor | None = None
+    target_log_q: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        """The floating inputs that share one dtype, in this one; in float64 also the corrections."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        cast = replace(self, hidden=self.hidden.to(dtype), table=self.table.to(dtype), bias=bias)
+        if dtype != torch.float64 or self.negatives is None:
+            return cast
+        log_q = [None if x is None else x.double() for x in (self.negative_log_q, self.target_log_q)]
+        return replace(cast, negative_log_q=log_q[0], target_log_q=log_q[1])
+
+
+def draw(
+    lengths: list[int] | int,
+    items: int,
+    depth: int,
+    *,
+    negatives: int | None = None,
+    bias: bool = True,
+    log_q: bool = True,
+    seed: int = 0,
+) -> Problem:
+    """A random problem: rows with so many targets each, or (an int) so many rows with one target each."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = lengths if isinstance(lengths, int) else len(lengths)
+    count = lengths if isinstance(lengths, int) else sum(lengths)
+    targets = torch.randint(0, items, (count,), generator=generator)
+    targets[:1], targets[1:2] = items - 1, 0
+    sampled = negatives is not None
+    return Problem(
+        hidden=torch.randn(rows, depth, generator=generator),
+        table=torch.randn(items, depth, generator=generator) / depth**0.5,
+        targets=targets,
+        target_offsets=None if isinstance(lengths, int) else offsets_of(lengths),
+        bias=torch.randn(items, generator=generator) if bias else None,
+        negatives=torch.randint(0, items, (negatives,), generator=generator) if sampled else None,
+        negative_log_q=torch.randn(negatives, generator=generator) if sampled and log_q else None,
+        target_log_q=torch.randn(count, generator=generator) if sampled and log_q else None,
+    )
+
+
+def call(function: Any, problem: Problem) -> Tensor:
+    options = {k: v for k, v in vars(problem).items() if k not in ("hidden", "table", "targets")}
+    return function(problem.hidden, problem.table, problem.targets, **options)
+
+
+def loss_and_gradients(function: Any, problem: Problem, wanted: str = "hidden table bias") -> list[Tensor]:
+    names = [n for n in wanted.split() if getattr(problem, n) is not None]
+    leaves = {n: getattr(problem, n).detach().requires_grad_() for n in names}
+    loss = call(function, replace(problem, **leaves))
+    return [loss.detach(), *torch.autograd.grad(loss, list(leaves.values()))]
+
+
+def assert_matches_reference(problem: Problem, dtype: torch.dtype = torch.float32) -> None:
+    """Within budget of float64 on the same (rounded) inputs; what the reference rounds is its fp32 result.
+
+    This is harsher than the reference's own bf16 arithmetic would be: the kernel computes in fp32.
+    """
+    problem = problem.to(dtype)
+    actual = loss_and_gradients(item_cross_entropy, problem)
+    exact = loss_and_gradients(reference.item_cross_entropy, problem.to(torch.float64))
+    single = loss_and_gradients(reference.item_cross_entropy, problem.to(torch.float32))
+    assert actual[0].dtype == torch.float32
+    for name, a, e, s in zip(RESULTS, actual, exact, single, strict=False):
+        if name != "loss":
+            assert a.dtype == dtype, name
+        assert_within_budget(a, s.to(a.dtype), e, name)
+
+
+SHAPES = [(1, 1, 1), (2, 5, 3), (15, 16, 16), (17, 63, 31), (33, 64, 64), (65, 129, 17), (600, 300, 33)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "items", "depth"), SHAPES)
+def test_full(rows: int, items: int, depth: int, dtype: torch.dtype) -> None:
+    assert_matches_reference(draw(rows, items, depth), dtype)
+    assert_matches_reference(draw(rows, items, depth, bias=False), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("negatives", [0, 1, 15, 17, 64, 200])
+@pytest.mark.parametrize(("rows", "items", "depth"), [(1, 1, 1), (17, 63, 31), (300, 500, 64)])
+def test_sampled(rows: int, items: int, depth: int, negatives: int, dtype: torch.dtype) -> None:
+    assert_matches_reference(draw(rows, items, depth, negatives=negatives), dtype)
+    assert_matches_reference(draw(rows, items, depth, negatives=negatives, bias=False, log_q=False), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("negatives", [None, 100])
+@pytest.mark.parametrize("lengths", [EDGE_LENGTHS, LONG_LENGTHS], ids=["edge", "long"])
+def test_sets_of_targets(lengths: list[int], negatives: int | None, dtype: torch.dtype) -> None:
+    assert_matches_reference(draw(lengths, 90, 24, negatives=negatives), dtype)
+
+
+@pytest.mark.parametrize("negatives", [None, 700])
+def test_many_blocks_and_chunks(negatives: int | None) -> None:
+    assert_matches_reference(draw([0, 1, 2, 3] * 70, 20_011, 20, negatives=negatives))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    jagged_lengths,
+    st.integers(1, 80),
+    st.integers(1, 70),
+    st.none() | st.integers(0, 90),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(DTYPES),
+    st.integers(0, 1000),
+)
+def test_drawn_problems(
+    lengths: list[int],
+    items: int,
+    depth: int,
+    negatives: int | None,
+    bias: bool,
+    log_q: bool,
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    problem = draw(lengths, items, depth, negatives=negatives, bias=bias, log_q=log_q, seed=seed)
+    assert_matches_reference(problem, dtype)
+
+
+def test_equals_torch_cross_entropy() -> None:
+    problem = draw(50, 333, 24)
+
+    def torch_loss(hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor, **_: object) -> Tensor:
+        return F.cross_entropy(F.linear(hidden, table, bias), targets)
+
+    for a, b in zip(
+        loss_and_gradients(item_cross_entropy, problem), loss_and_gradients(torch_loss, problem), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_set_of_targets_equals_soft_labels() -> None:
+    lengths = [1, 3, 2, 5]
+    problem = draw(lengths, 40, 8)
+    labels = torch.zeros(4, 40)
+    for n, length in enumerate(lengths):
+        for t in problem.targets[sum(lengths[:n]) : sum(lengths[: n + 1])]:
+            labels[n, t] += 1 / length
+    expected = F.cross_entropy(F.linear(problem.hidden, problem.table, problem.bias), labels)
+    torch.testing.assert_close(call(item_cross_entropy, problem), expected)
+
+
+def test_mean_of_many_rows_is_exact_in_bfloat16() -> None:
+    problem = draw(4096, 50, 16).to(torch.bfloat16)
+    wide = problem.to(torch.float64)
+    expected = F.cross_entropy(F.linear(wide.hidden, wide.table, wide.bias), wide.targets)
+    torch.testing.assert_close(call(item_cross_entropy, problem).double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("negatives", [None, 40])
+def test_strided_and_offset_inputs(negatives: int | None) -> None:
+    problem = draw([2, 0, 1, 3, 1], 30, 12, negatives=negatives)
+    expected = loss_and_gradients(item_cross_entropy, problem)
+
+    def inside(x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        if x.dim() == 1:
+            return torch.stack([x, x], 1)[:, 1]
+        return torch.full((x.shape[0] + 3, x.shape[1] + 5), torch.nan)[2:-1, 3:-2].copy_(x)
+
+    strided = Problem(**{name: inside(x) for name, x in vars(problem).items()})
+    transposed = replace(problem, hidden=problem.hidden.T.contiguous().T, table=problem.table.T.contiguous().T)
+    for other in (strided, transposed):
+        for a, b in zip(loss_and_gradients(item_cross_entropy, other), expected, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("negatives", [None, 30])
+def test_rows_without_target_do_not_count(negatives: int | None) -> None:
+    problem = draw([2, 0, 1, 0], 20, 6, negatives=negatives)
+    kept = replace(problem, hidden=problem.hidden[[0, 2]], target_offsets=offsets_of([2, 1]))
+    actual = loss_and_gradients(item_cross_entropy, problem)
+    expected = loss_and_gradients(item_cross_entropy, kept)
+    expected[1] = torch.zeros_like(problem.hidden).index_copy_(0, torch.tensor([0, 2]), expected[1])
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    assert (actual[1][[1, 3]] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("negatives", [None, 5])
+@pytest.mark.parametrize("lengths", [[], [0, 0, 0]])
+def test_nothing_to_learn_from(lengths: list[int], negatives: int | None, dtype: torch.dtype) -> None:
+    for result in loss_and_gradients(item_cross_entropy, draw(lengths, 9, 5, negatives=negatives).to(dtype)):
+        assert (result == 0).all()
+
+
+@pytest.mark.parametrize("negatives", [None, 50])
+def test_order_of_rows_does_not_matter(negatives: int | None) -> None:
+    problem = draw(40, 70, 16, negatives=negatives)
+    p = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    log_q = None if problem.target_log_q is None else problem.target_log_q[p]
+    shuffled = replace(problem, hidden=problem.hidden[p], targets=problem.targets[p], target_log_q=log_q)
+    actual = loss_and_gradients(item_cross_entropy, shuffled)
+    expected = loss_and_gradients(item_cross_entropy, problem)
+    expected[1] = expected[1][p]
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_order_of_negatives_does_not_matter() -> None:
+    problem = draw(40, 30, 16, negatives=64)
+    assert problem.negatives is not None and problem.negative_log_q is not None
+    p = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+    shuffled = replace(problem, negatives=problem.negatives[p], negative_log_q=problem.negative_log_q[p])
+    for a, b in zip(
+        loss_and_gradients(item_cross_entropy, shuffled),
+        loss_and_gradients(item_cross_entropy, problem),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_accidental_hits_are_masked_and_duplicates_count() -> None:
+    problem = draw([2], 10, 4, negatives=0, log_q=False)
+    problem = replace(problem, targets=torch.tensor([3, 7]))
+    some = replace(problem, negatives=torch.tensor([7, 1, 3, 1, 3]))
+    clean = replace(problem, negatives=torch.tensor([1, 1]))
+    assert torch.equal(call(item_cross_entropy, some), call(item_cross_entropy, clean))
+    once = replace(problem, negatives=torch.tensor([1]))
+    assert call(item_cross_entropy, clean) > call(item_cross_entropy, once)
+    only_hits = replace(problem, negatives=torch.tensor([7, 3, 3]))
+    for result in loss_and_gradients(item_cross_entropy, only_hits):
+        assert (result == 0).all()
+
+
+def test_duplicates_across_chunks() -> None:
+    problem = draw([1, 2, 1, 1], 3, 5, negatives=300)
+    assert_matches_reference(problem)
+    assert_matches_reference(problem, torch.bfloat16)
+
+
+@pytest.mark.parametrize("negatives", [None, 40])
+@pytest.mark.parametrize("scale", [1e-6, 30.0, 1e4])
+def test_small_and_large_logits(scale: float, negatives: int | None) -> None:
+    problem = draw(20, 60, 16, negatives=negatives)
+    assert_matches_reference(replace(problem, hidden=problem.hidden * scale))
+
+
+def test_bias_of_minus_infinity_removes_an_item() -> None:
+    problem = draw(20, 200, 8)
+    assert problem.bias is not None
+    problem = replace(problem, targets=problem.targets % 50, bias=problem.bias.clone())
+    problem.bias[50:] = -torch.inf
+    kept = replace(problem, table=problem.table[:50], bias=problem.bias[:50])
+    loss, hidden, table, bias = loss_and_gradients(item_cross_entropy, problem)
+    expected = loss_and_gradients(item_cross_entropy, kept)
+    for a, b in zip((loss, hidden, table[:50], bias[:50]), expected, strict=True):
+        torch.testing.assert_close(a, b)
+    assert (table[50:] == 0).all()
+    assert (bias[50:] == 0).all()
+
+
+def test_not_a_number_is_not_hidden() -> None:
+    problem = draw(20, 40, 8)
+    problem.hidden[3, 2] = torch.nan
+    assert call(item_cross_entropy, problem).isnan()
+    assert call(item_cross_entropy, replace(problem, negatives=torch.arange(5))).isnan()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("negatives", [None, 300])
+def test_bitwise_equal_between_runs_and_thread_counts(negatives: int | None, dtype: torch.dtype) -> None:
+    problem = draw([1, 0, 3] * 100, 700, 40, negatives=negatives).to(dtype)
+    first = loss_and_gradients(item_cross_entropy, problem)
+    before = _core.num_threads()
+    try:
+        for threads in (1, 2, 3, 5, 2):
+            _core.set_num_threads(threads)
+            for a, b in zip(first, loss_and_gradients(item_cross_entropy, problem), strict=True):
+                assert torch.equal(a, b)
+    finally:
+        _core.set_num_threads(before)
+
+
+@pytest.mark.parametrize("negatives", [None, 100])
+@pytest.mark.parametrize("wanted", ["hidden", "table", "bias", "hidden table", "table bias", "hidden bias"])
+def test_only_the_wanted_gradients(wanted: str, negatives: int | None) -> None:
+    problem = draw(70, 150, 20, negatives=negatives)
+    everything = dict(zip(RESULTS, loss_and_gradients(item_cross_entropy, problem), strict=True))
+    loss, *gradients = loss_and_gradients(item_cross_entropy, problem, wanted)
+    assert torch.equal(loss, everything["loss"])
+    for name, gradient in zip(wanted.split(), gradients, strict=True):
+        assert torch.equal(gradient, everything[f"{name}_grad"])
+
+
+def test_without_gradients() -> None:
+    problem = draw(70, 150, 20)
+    expected = loss_and_gradients(item_cross_entropy, problem)[0]
+    assert torch.equal(call(item_cross_entropy, problem), expected)
+    with torch.no_grad():
+        loss = call(item_cross_entropy, replace(problem, hidden=problem.hidden.requires_grad_()))
+    assert torch.equal(loss, expected)
+    assert not loss.requires_grad
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradient_of_a_scaled_loss(dtype: torch.dtype) -> None:
+    problem = draw(30, 40, 12).to(dtype)
+    plain = loss_and_gradients(item_cross_entropy, problem)
+    scaled = loss_and_gradients(lambda *a, **k: -0.5 * item_cross_entropy(*a, **k), problem)
+    for a, b in zip(scaled[1:], plain[1:], strict=True):
+        assert torch.equal(a, -0.5 * b)
+
+
+def test_backward_may_run_again() -> None:
+    problem = draw(30, 40, 12)
+    once = loss_and_gradients(item_cross_entropy, problem)[1]
+    hidden = problem.hidden.clone().requires_grad_()
+    loss = call(item_cross_entropy, replace(problem, hidden=hidden))
+    for times in (1, 2, 3):
+        loss.backward(retain_graph=True)
+        torch.testing.assert_close(hidden.grad, times * once)
+
+
+def test_gradients_of_gradients_are_refused() -> None:
+    problem = draw(3, 4, 5)
+    loss = call(item_cross_entropy, replace(problem, hidden=problem.hidden.requires_grad_()))
+    with pytest.raises(RuntimeError, match="create_graph"):
+        loss.backward(create_graph=True)
+
+
+def test_memory_stays_small() -> None:
+    for rounded in (False, True):
+        assert _core.item_cross_entropy_scratch(4096, 100_000, 4096, 64, False, rounded, True, True, True) < 64e6
+
+
+@pytest.mark.parametrize("negatives", [None, 6])
+def test_gradcheck_of_the_reference(negatives: int | None) -> None:
+    problem = draw([2, 0, 1], 7, 3, negatives=negatives).to(torch.float64)
+
+    def loss(hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+        return call(reference.item_cross_entropy, replace(problem, hidden=hidden, table=table, bias=bias))
+
+    inputs = [x.requires_grad_() for x in (problem.hidden, problem.table, problem.bias) if x is not None]
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
+@pytest.mark.parametrize("negatives", [None, 6])
+def test_opcheck(negatives: int | None) -> None:
+    problem = draw([2, 0, 1], 7, 3, negatives=negatives)
+    floats = {n: getattr(problem, n).requires_grad_() for n in ("hidden", "table", "bias")}
+    torch.library.opcheck(
+        torch.ops.chronorec.item_cross_entropy.default,
+        (*vars(replace(problem, **floats)).values(), True, True, True),
+    )
+
+
+@pytest.mark.parametrize("negatives", [None, 6])
+def test_compile(negatives: int | None) -> None:
+    problem = draw([2, 0, 1], 7, 3, negatives=negatives)
+
+    def doubled(*args: Tensor, **options: Tensor) -> Tensor:
+        return 2 * item_cross_entropy(*args, **options)
+
+    actual = loss_and_gradients(torch.compile(doubled, fullgraph=True, backend="aot_eager"), problem)
+    for a, b in zip(actual, loss_and_gradients(doubled, problem), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+LOG_Q = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"hidden": torch.zeros(3, 4, dtype=torch.float64)}, TypeError, "hidden: wanted torch.float32 or"),
+        ({"hidden": torch.zeros(3)}, ValueError, r"hidden: wanted shape \[N x D\]"),
+        ({"table": torch.zeros(5, 4, dtype=torch.bfloat16)}, TypeError, "table: wanted torch.float32"),
+        ({"table": torch.zeros(5, 3)}, ValueError, r"table: wanted shape \[V x 4\]"),
+        ({"targets": torch.zeros(3, dtype=torch.int32)}, TypeError, "targets: wanted torch.int64"),
+        ({"targets": torch.zeros(4, dtype=torch.int64)}, ValueError, r"targets: wanted shape \[3\]"),
+        ({"targets": torch.tensor([0, 5, 1])}, ValueError, r"targets: every id must be in \[0, 5\)"),
+        ({"targets": torch.tensor([0, -1, 1])}, ValueError, r"targets: every id must be in \[0, 5\)"),
+        ({"target_offsets": torch.tensor([0, 1, 3])}, ValueError, r"target_offsets: wanted shape \[4\]"),
+        ({"target_offsets": torch.tensor([0, 2, 1, 3])}, ValueError, "target_offsets: must never fall"),
+        ({"target_offsets": torch.tensor([0, 1, 1, 2])}, ValueError, "target_offsets: must end at 3"),
+        ({"bias": torch.zeros(4)}, ValueError, r"bias: wanted shape \[5\]"),
+        ({"bias": torch.zeros(5).bfloat16()}, TypeError, "bias: wanted torch.float32"),
+        ({"negatives": torch.zeros(2)}, TypeError, "negatives: wanted torch.int64"),
+        ({"negatives": torch.tensor([5])}, ValueError, r"negatives: every id must be in \[0, 5\)"),
+        ({"negative_log_q": LOG_Q}, ValueError, "negative_log_q: wanted negatives"),
+        ({"target_log_q": LOG_Q}, ValueError, "target_log_q: wanted negatives"),
+        (
+            {"negatives": torch.tensor([1, 2]), "negative_log_q": LOG_Q},
+            ValueError,
+            r"negative_log_q: wanted shape \[2\]",
+        ),
+        (
+            {"negatives": torch.tensor([1, 2, 0]), "negative_log_q": LOG_Q.double()},
+            TypeError,
+            "negative_log_q: wanted torch.float32",
+        ),
+        (
+            {"negatives": torch.tensor([1]), "target_log_q": torch.zeros(2)},
+            ValueError,
+            r"target_log_q: wanted shape \[3\]",
+        ),
+        (
+            {"negatives": torch.tensor([1]), "target_log_q": torch.zeros(3, requires_grad=True)},
+            ValueError,
+            "target_log_q: wanted a constant",
+        ),
+    ],
+)
+def test_errors(change: dict[str, Tensor], error: type[Exception], message: str) -> None:
+    problem = Problem(torch.zeros(3, 4), torch.zeros(5, 4), torch.tensor([0, 4, 1]))
+    with pytest.raises(error, match=message):
+        call(item_cross_entropy, replace(problem, **change))
