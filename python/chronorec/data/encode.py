@@ -44,6 +44,7 @@ class IdEncoder:
     """
 
     def __init__(self, given: pa.DataType, name: str) -> None:
+        self.name = name
         self.type = id_type(given, name)
         self._is_text = not pa.types.is_integer(self.type)
         self._integers = _core.IntEncoder()
@@ -61,8 +62,27 @@ class IdEncoder:
             offsets, data = text_buffers(ids)
             self._texts.encode(offsets, data, codes, insert)
         else:
-            self._integers.encode(integer_keys(ids, self.type), codes, insert)
+            try:
+                keys = integer_keys(ids, self.type)
+            except pa.ArrowInvalid as error:
+                raise DataError(
+                    f"{self.name}: wanted ids of type {self.type} like those before: {error}"
+                ) from error
+            self._integers.encode(keys, codes, insert)
         return codes
+
+    def resume(self, ids: pa.Array | pa.ChunkedArray) -> None:
+        """Takes the ids of earlier codes, before anything else is encoded.
+
+        Raises:
+            DataError: they are of another kind.
+        """
+        if is_text(ids.type) != self._is_text:
+            raise DataError(f"{self.name}: wanted ids of type {ids.type} like those before, got {self.type}")
+        if not self._is_text:
+            self.type = ids.type
+        for chunk in ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]:
+            self.encode(chunk)
 
     def ids(self) -> pa.Array:
         """The ids by code, in their integer type or as strings."""

@@ -6,14 +6,13 @@ import zoneinfo
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from chronorec.data.columns import resolve_columns
 from chronorec.data.errors import DataError
 from chronorec.data.features import join_features
 from chronorec.data.grouping import concatenate, group, split_times
-from chronorec.data.histories import Histories
+from chronorec.data.histories import Array, Histories
 from chronorec.data.log_encoder import LogEncoder, Piece
 from chronorec.data.report import LogReport
 from chronorec.data.sources import open_source
@@ -147,7 +146,7 @@ class EventLog:
             self._histories = self.assemble(grouped, offsets, items=items, users=users)
         return self._histories
 
-    def assemble(self, grouped: Piece, offsets: Any, *, items: Any = None, users: Any = None) -> Histories:
+    def assemble(self, grouped: Piece, offsets: Array, *, items: Any = None, users: Any = None) -> Histories:
         """Histories from grouped columns and the ids read so far."""
         ids, names = self.encoder.ids, self.encoder.names
         time, columns = split_times(grouped)
@@ -156,7 +155,7 @@ class EventLog:
         return Histories(
             item=columns.pop("item"),
             time=time,
-            offsets=np.asarray(offsets),
+            offsets=offsets,
             users=join_features(ids["user"].ids(), "user", names.user, users, notes),
             items=join_features(ids["item"].ids(), "item", names.item, items, notes),
             columns=columns,
@@ -171,8 +170,15 @@ class EventLog:
         """What was read and what was refused. Reads the log if that has not happened yet."""
         histories = self.histories()
         if not self._described:
-            self._report.describe(histories)
-            self._described = True
+            self.describe(histories, self._report.out_of_order)
+        return self._report
+
+    def describe(self, histories: Histories, out_of_order: int, *notes: str) -> LogReport:
+        """The report, completed by what the histories of this log tell."""
+        self._report.out_of_order = out_of_order
+        self._report.notes += notes
+        self._report.describe(histories)
+        self._described = True
         return self._report
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from chronorec import _core
-from chronorec.data.histories import Array, Histories
+from chronorec.data.histories import NULL_TIME, Array, Histories
+
+_EVENTS_AT_ONCE = 1 << 22
 
 
 @dataclass
@@ -54,9 +56,7 @@ class LogReport:
         self.items_seen_once = int(np.count_nonzero(counts == 1))
         self.exact_duplicates = count_duplicates(histories)
         if "partial_time" in histories.columns:
-            self.missing_times = int(
-                np.count_nonzero(histories.columns["partial_time"] == np.iinfo(np.int64).min)
-            )
+            self.missing_times = int(np.count_nonzero(histories.columns["partial_time"] == NULL_TIME))
 
     def __str__(self) -> str:
         lines = [f"{self.events:,} events of {self.users:,} users on {self.items:,} items from {self.source}"]
@@ -82,10 +82,17 @@ def count_duplicates(histories: Histories) -> int:
         columns["time"] = histories.time
     # the key must ascend: events are ordered by position where there is one, else by time
     key = columns.pop("position" if "position" in columns else "time")
-    rest = [values for _, values in sorted(columns.items())]
-    found = np.zeros(1, np.int64)
-    _core.count_duplicates(histories.offsets, key, histories.item, _digest(rest), found)
-    return int(found[0])
+    offsets, found = histories.offsets, np.zeros(1, np.int64)
+    total, user = 0, 0
+    while user < histories.num_users:  # some users at a time: the columns may be larger than memory
+        until = max(user + 1, int(np.searchsorted(offsets, offsets[user] + _EVENTS_AT_ONCE, "right")) - 1)
+        part = slice(int(offsets[user]), int(offsets[until]))
+        digest = _digest([values[part] for _, values in sorted(columns.items())])
+        local = offsets[user : until + 1] - offsets[user]
+        _core.count_duplicates(local, key[part], histories.item[part], digest, found)
+        total += int(found[0])
+        user = until
+    return total
 
 
 def _digest(columns: list[Array]) -> Array | None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from chronorec.data.encode import text_buffers
 from chronorec.data.errors import DataError, FormatError
 from chronorec.data.histories import COLUMN_TYPES, Array, Histories
 
@@ -22,6 +23,8 @@ FORMAT = "chronorec histories"
 FORMAT_NUMBER = 1
 MANIFEST = "histories.json"
 EVENT_TYPES = {"item": np.dtype(np.int32), "time": np.dtype(np.int64), **COLUMN_TYPES}
+
+_ROWS_AT_ONCE = 1 << 22  # so that a mapped file needs no copy and Ctrl-C is heard
 
 H = TypeVar("H", bound=Histories)
 
@@ -50,30 +53,30 @@ def content_hash(histories: Histories) -> str:
 
 
 def _update(digest: hashlib.blake2b, values: Array) -> None:
-    step = 1 << 22  # piece by piece, so that a mapped file needs no copy and Ctrl-C is heard
-    for start in range(0, len(values), step):
-        digest.update(memoryview(np.ascontiguousarray(values[start : start + step]).view(np.uint8)))
+    for start in range(0, len(values), _ROWS_AT_ONCE):
+        digest.update(np.ascontiguousarray(values[start : start + _ROWS_AT_ONCE]).view(np.uint8).data)
 
 
 def _digest_of_ids(array: pa.Array | pa.ChunkedArray) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    chunks = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
     if pa.types.is_integer(array.type):
-        for chunk in chunks:
-            _update(digest, np.ascontiguousarray(chunk.to_numpy(zero_copy_only=False)))
-    else:
-        for text in pa.chunked_array(chunks, type=array.type).to_pylist():
-            raw = text.encode()
-            digest.update(len(raw).to_bytes(8, "little") + raw)
-    return digest.digest()
+        digest = hashlib.blake2b(digest_size=16)
+        for start in range(0, len(array), _ROWS_AT_ONCE):
+            _update(digest, array.slice(start, _ROWS_AT_ONCE).to_numpy(zero_copy_only=False))
+        return digest.digest()
+    lengths, content = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    for chunk in array.chunks if isinstance(array, pa.ChunkedArray) else [array]:
+        for start in range(0, len(chunk), _ROWS_AT_ONCE):
+            offsets, data = text_buffers(chunk.slice(start, _ROWS_AT_ONCE))
+            _update(lengths, np.diff(offsets))
+            _update(content, data[offsets[0] : offsets[-1]])
+    return lengths.digest() + content.digest()
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``folder`` when the block ends without an error."""
+    check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists() and not _replaceable(folder):
-        raise DataError(f"{folder}: exists and is not a prepared data set; it is left alone")
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield work
@@ -88,8 +91,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
-def _replaceable(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / MANIFEST).exists() or not any(folder.iterdir()))
+def check_replaceable(folder: Path) -> None:
+    """Raises DataError if something other than a prepared data set stands there."""
+    ours = folder.is_dir() and ((folder / MANIFEST).exists() or not any(folder.iterdir()))
+    if folder.exists() and not ours:
+        raise DataError(f"{folder}: exists and is not a prepared data set; it is left alone")
 
 
 def _replace(work: Path, folder: Path) -> None:
