@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,8 @@ def test_the_table_word_for_word() -> None:
         "personal frequency (baseline)    *0.1250  *0.2500  *0.5000      *0.2500       *7.00      1.5\n"
         "GRU4Rec                           0.1000   0.2000  *0.5000      *0.2500       *7.00      1.5\n"
         "recent popularity (baseline)      0.0500   0.1000  *0.5000      *0.2500       *7.00      1.5\n"
-        "* highest of its column; coverage and novelty describe the lists, more is not better by itself.\n"
-        "Seeds: GRU4Rec 1.\n" + report.verdict() + "\n"
+        "* highest of its column; coverage and novelty describe the lists, more is not better by\nitself.\n"
+        "Seeds: GRU4Rec 1.\n" + textwrap.fill(report.verdict(), 92) + "\n"
     )
 
 
@@ -60,6 +61,16 @@ def test_a_baseline_that_wins_is_said_to_win() -> None:
         "personal frequency (baseline) wins on ndcg@10: 0.2500, 25.0 % above GRU4Rec (0.2000), "
         "a lead of 0.0500 ± 0.0000 over 100 users: clear of chance. "
         "GRU4Rec does not beat personal frequency, a baseline. GRU4Rec beats recent popularity."
+    )
+
+
+def test_two_models_in_front_are_held_against_the_strongest_baseline_too() -> None:
+    results = [result("A", 0.3), result("B", 0.25, spread=0.1), result("p", 0.2), result("q", 0.1)]
+    assert Report(results, baselines=["p", "q"]).verdict() == (
+        "A (model) wins on ndcg@10: 0.3000, 20.0 % above B (0.2500), "
+        "a lead of 0.0500 ± 0.0197 over 100 users: clear of chance. "
+        "A stands 50.0 % above p (0.2000), a lead of 0.1000 ± 0.0000 over 100 users: clear of chance. "
+        "Every model beats p and q."
     )
 
 

@@ -163,6 +163,11 @@ class TestBaskets:
                 own = by_time.items[by_time.item_offsets[i] : by_time.item_offsets[i + 1]]
                 assert own.tolist() == sorted(set(events.tolist()))
 
+    def test_an_event_without_a_session_is_a_basket_of_its_own(self) -> None:
+        index = baskets(make_histories([[1, 2, 3, 4], [5, 6]], None, [[-1, -1, 0, 0], [1, -1]]))
+        assert index.event_offsets.tolist() == [0, 1, 2, 4, 5, 6]
+        assert len(baskets(make_histories([[1, 2]], None, [[-1, -1]]))) == 2
+
     def test_inside(self) -> None:
         index = baskets(make_histories([[1, 2, 3, 4], [5]], None, [[0, 0, 1, 1], [2]]))
         first, last = index.inside(np.array([0, 4]), np.array([3, 5]))
@@ -175,8 +180,6 @@ class TestBaskets:
         assert len(baskets(make_histories([[], []]))) == 0
         with pytest.raises(ValueError, match="without a session column needs times"):
             baskets(make_histories([[1, 2]]))
-        with pytest.raises(ValueError, match="session: wanted codes of 0 and more, got -1"):
-            baskets(make_histories([[1, 2]], None, [[0, -1]]))
 
 
 class TestTemporalBasket:

@@ -39,9 +39,10 @@ class ListHistories:
         ]
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
-    def require_time(self, what: str) -> None:
+    def require_time(self, what: str) -> npt.NDArray[np.int64]:
         if self.time is None:
             raise ValueError(f"{what} needs times, and this log has none")
+        return self.time
 
 
 def make_histories(

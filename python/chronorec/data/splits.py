@@ -180,11 +180,10 @@ def temporal_event(
         ValueError: the log has no times, its order contradicts them, or ``validation_cut`` does not lie
             before ``cut``.
     """
-    test_from, validation_from = _cuts(histories, cut, validation_cut)
-    assert histories.time is not None
+    time, test_from, validation_from = _cuts(histories, cut, validation_cut)
     begin = histories.offsets[:-1]
-    train_end = begin + count_in_rows(histories.time < validation_from, histories.offsets)
-    refit_end = begin + count_in_rows(histories.time < test_from, histories.offsets)
+    train_end = begin + count_in_rows(time < validation_from, histories.offsets)
+    refit_end = begin + count_in_rows(time < test_from, histories.offsets)
     validation, cold_validation = _rolling_queries(histories, train_end, refit_end)
     test, cold_test = _rolling_queries(histories, refit_end, histories.offsets[1:])
     return _split(
@@ -224,15 +223,15 @@ def temporal_basket(
         ValueError: the log has no times, its order contradicts them, or ``validation_cut`` does not lie
             before ``cut``.
     """
-    test_from, validation_from = _cuts(histories, cut, validation_cut)
-    assert histories.time is not None
+    time, test_from, validation_from = _cuts(histories, cut, validation_cut)
     index = baskets(histories) if index is None else index
-    last_time = histories.time[index.event_offsets[1:] - 1]
+    last_time = time[index.event_offsets[1:] - 1]
     first = index.offsets[:-1]
     validation_basket = first + count_in_rows(last_time < validation_from, index.offsets)
     test_basket = first + count_in_rows(last_time < test_from, index.offsets)
-    validation, cold_validation = _basket_queries(histories, index, validation_basket, test_basket)
-    test, cold_test = _basket_queries(histories, index, test_basket, index.offsets[1:])
+    first_time = time[index.event_offsets[:-1]]
+    validation, cold_validation = _basket_queries(index, first_time, validation_basket, test_basket)
+    test, cold_test = _basket_queries(index, first_time, test_basket, index.offsets[1:])
     return _split(
         histories,
         protocol="temporal next basket",
@@ -247,10 +246,10 @@ def temporal_basket(
     )
 
 
-def _cuts(histories: Histories, cut: Cut, validation_cut: Cut) -> tuple[int, int]:
-    histories.require_time("a temporal split")
-    assert histories.time is not None
-    backward = histories.time[1:] < histories.time[:-1]
+def _cuts(histories: Histories, cut: Cut, validation_cut: Cut) -> tuple[Int64s, int, int]:
+    """The times, and both cuts in microseconds."""
+    time = histories.require_time("a temporal split")
+    backward = time[1:] < time[:-1]
     first_events = histories.offsets[1:-1]
     backward[first_events[(first_events > 0) & (first_events < histories.num_events)] - 1] = False
     if backward.any():
@@ -264,7 +263,7 @@ def _cuts(histories: Histories, cut: Cut, validation_cut: Cut) -> tuple[int, int
             f"validation_cut: wanted a time before cut = {format_time(test_from)}, "
             f"got {format_time(validation_from)}"
         )
-    return test_from, validation_from
+    return time, test_from, validation_from
 
 
 def _event_queries(histories: Histories, user: Int64s, target: Int64s) -> Queries:
@@ -287,9 +286,8 @@ def _rolling_queries(histories: Histories, first: Int64s, end: Int64s) -> tuple[
     return _event_queries(histories, user, ranges(first, end - first)), int(np.count_nonzero(cold))
 
 
-def _basket_queries(histories: Histories, index: Baskets, target: Int64s, end: Int64s) -> tuple[Queries, int]:
+def _basket_queries(index: Baskets, time: Int64s, target: Int64s, end: Int64s) -> tuple[Queries, int]:
     """A query for the basket target[b] of every user that has one before end[b] and a past."""
-    assert histories.time is not None
     exists = target < end
     cold = exists & (target == index.offsets[:-1])
     user = np.flatnonzero(exists & ~cold)
@@ -297,9 +295,9 @@ def _basket_queries(histories: Histories, index: Baskets, target: Int64s, end: I
     lengths = np.diff(index.item_offsets)[basket]
     queries = Queries(
         user=user.astype(np.int32),
-        begin=histories.offsets[user],
+        begin=index.event_offsets[index.offsets[user]],
         end=index.event_offsets[basket],
-        at=np.asarray(histories.time[index.event_offsets[basket]]),
+        at=time[basket],
         target_offsets=offsets_of(lengths),
         targets=index.items[ranges(index.item_offsets[basket], lengths)],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,18 +105,23 @@ class Report:
 
     def _winner(self) -> str:
         best, second = self._rows[:2]
-        high, low = best.metrics[self.primary], second.metrics[self.primary]
-        if high == low:
-            return f"{best.name} and {second.name} are equal on {self.primary}: {high:.4f}."
+        value = best.metrics[self.primary]
+        if value == second.metrics[self.primary]:
+            return f"{best.name} and {second.name} are equal on {self.primary}: {value:.4f}."
         kind = "baseline" if best.baseline else "model"
-        gap = f"{100 * (high / low - 1):.1f} % above" if low > 0 else "above"
-        text = f"{best.name} ({kind}) wins on {self.primary}: {high:.4f}, {gap} {second.name} ({low:.4f})"
-        if best.per_query is None or second.per_query is None:
-            return text + "."
-        difference, width = mean_difference(best.per_query, second.per_query, self._user)
-        users = len(np.unique(self._user))
+        return f"{best.name} ({kind}) wins on {self.primary}: {value:.4f}, {self._lead(best, second)}."
+
+    def _lead(self, better: _Row, worse: _Row) -> str:
+        """How far one row is above another, and whether users resampled would say the same."""
+        high, low = better.metrics[self.primary], worse.metrics[self.primary]
+        text = f"{100 * (high / low - 1):.1f} % above" if low > 0 else "above"
+        text = f"{text} {worse.name} ({low:.4f})"
+        if better.per_query is None or worse.per_query is None:
+            return text
+        difference, width = mean_difference(better.per_query, worse.per_query, self._user)
         sure = "clear of chance" if difference > width else "not told apart from chance"
-        return f"{text}, a lead of {difference:.4f} ± {width:.4f} over {users:,} users: {sure}."
+        users = len(np.unique(self._user))
+        return f"{text}, a lead of {difference:.4f} ± {width:.4f} over {users:,} users: {sure}"
 
     def _against_baselines(self) -> list[str]:
         models = [row for row in self._rows if not row.baseline]
@@ -123,6 +129,10 @@ class Report:
         if not models or not baselines:
             return []
         sentences, beaten = [], []
+        if not self._rows[0].baseline and not self._rows[1].baseline:
+            strongest = baselines[0]
+            if models[0].metrics[self.primary] > strongest.metrics[self.primary]:
+                sentences.append(f"{models[0].name} stands {self._lead(models[0], strongest)}.")
         for baseline in baselines:
             value = baseline.metrics[self.primary]
             losers = [model.name for model in models if model.metrics[self.primary] <= value]
@@ -150,7 +160,9 @@ class Report:
             lines.append("  ".join(padded).rstrip())
             if number == 0:
                 lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
-        return "\n".join([*lines, *self._footer(f"{_MARK} highest of its column"), self.verdict()]) + "\n"
+        width = max(80, len(lines[2]))
+        paragraphs = [*self._footer(f"{_MARK} highest of its column"), self.verdict()]
+        return "\n".join([*lines, *(textwrap.fill(text, width) for text in paragraphs)]) + "\n"
 
     def markdown(self) -> str:
         """The same as a Markdown table."""
