@@ -5,16 +5,6 @@
 
 namespace chronorec {
 
-template <typename Body>
-void without_gil(Body&& body) {
-  clear_interrupt();
-  {
-    py::gil_scoped_release release;
-    body();
-  }
-  finish_call();
-}
-
 inline void define_encoders(py::module_& module) {
   py::class_<IntEncoder>(module, "IntEncoder")
       .def(py::init<>())
