@@ -252,7 +252,7 @@ class TestHashAndSelect:
         split = temporal_event(histories, "1970-01-03", validation_cut="1970-01-02")
         assert split.describe() == (
             "temporal next event, cut 1970-01-03: 2 users, 2 training events, "
-            "1 validation and 2 test queries (0 and 0 targets without a past left out), "
+            "1 validation and 2 test queries (0 and 0 targets without enough past left out), "
             f"seen items stay candidates, split {split.short_hash}"
         )
 

@@ -105,7 +105,7 @@ class Split:
         return (
             f"{name}: {len(self.begin):,} users, {events:,} training events, "
             f"{len(self.validation):,} validation and {len(self.test):,} test queries "
-            f"({self.cold_validation:,} and {self.cold_test:,} targets without a past left out), "
+            f"({self.cold_validation:,} and {self.cold_test:,} targets without enough past left out), "
             f"seen items {'leave the candidates' if self.exclude_seen else 'stay candidates'}, "
             f"split {self.short_hash}"
         )
