@@ -28,8 +28,7 @@ def read_histories(path: Path, order: str | None, min_item_events: int) -> Histo
     counts = table.group_by("item_id").aggregate([("item_id", "count")])
     kept = counts.filter(pc.greater_equal(counts["item_id_count"], min_item_events))["item_id"]
     table = table.filter(pc.is_in(table["item_id"], value_set=kept.combine_chunks()))
-    columns = {"order": order} if order else {"time": "timestamp", "time_unit": "s"}
-    return EventLog.read(table, user="user_id", item="item_id", **columns).histories()
+    return EventLog.read(table, user="user_id", item="item_id", order=order, time_unit="s").histories()
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import json
 import sys
@@ -228,6 +229,8 @@ def _checked(value: Any, wanted: Any, name: str) -> Any:
             choices = ", ".join(map(repr, get_args(wanted)))
             raise ConfigError(f"{name}: wanted one of {choices}, got {value!r}")
         return value
+    if wanted is str and isinstance(value, datetime.date):  # TOML writes dates without quotes
+        return value.isoformat()
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
