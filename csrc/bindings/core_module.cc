@@ -41,6 +41,14 @@ PYBIND11_MODULE(_core, m) {
   define(m, "dense", dense);
   define(m, "layer_norm", layer_norm);
   define(m, "pack_panels", pack_panels);
+
+  // gru
+  define(m, "gru_forward", gru_forward);
+  define(m, "gru_step", gru_step);
+  define(m, "gru_backward", gru_backward);
+  m.def("gru_forward_scratch", &gru_forward_scratch);
+  m.def("gru_step_scratch", &gru_step_scratch);
+  m.def("gru_backward_scratch", &gru_backward_scratch);
 }
 
 }  // namespace chronorec

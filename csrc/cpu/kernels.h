@@ -8,7 +8,11 @@
 #define CHRONOREC_KERNELS(X) \
   X(dense, DenseArgs)        \
   X(pack_panels, PackPanelsArgs) \
-  X(layer_norm, LayerNormArgs)
+  X(layer_norm, LayerNormArgs) \
+  /* gru */ \
+  X(gru_forward, GruForwardArgs) \
+  X(gru_step, GruStepArgs) \
+  X(gru_backward, GruBackwardArgs)
 
 namespace chronorec {
 
