@@ -179,5 +179,60 @@ void item_cross_entropy(const ItemCrossEntropyArgs& args);
 // cols: V, or K where `sampled`; `rounded`: the inputs are bf16; the other flags say which gradients are wanted.
 int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, int64_t depth, bool sampled,
                                    bool rounded, bool hidden_grad, bool table_grad, bool bias_grad);
+// ---- gru: one GRU layer over jagged sequences; gates in the order r, z, n -------------------------------
+//   r = sigmoid(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h + b_hn)),
+//   h' = n + z (h - n)
+// P = round_up(H, 16). A weight [3H, K] is packed gate by gate: pack_panels of each [H, K] third, so that
+// the three gates of a unit stand in the same lane. The state is carried in fp32 whatever the dtype.
+struct GruForwardArgs {
+  TensorView values;         // float/bf16 [N, I], rows may be strided
+  TensorView offsets;        // int64 [B + 1]
+  TensorView weight_ih;      // float [3, P / 16, I, 16], packed gate by gate
+  TensorView weight_hh;      // float [3, P / 16, H, 16], packed gate by gate
+  TensorView bias_ih;        // float [3H] or none
+  TensorView bias_hh;        // float [3H] or none
+  TensorView initial_state;  // float/bf16 [B, H], rows may be strided, or none: zeros
+  TensorView output;         // float/bf16 [N, H]
+  TensorView final_state;    // float/bf16 [B, H]: the initial state where a sequence is empty
+  TensorView gates;          // float [N, 4, P] or none: r, z, n, W_hn h + b_hn, for gru_backward
+  TensorView scratch;
+};
+void gru_forward(const GruForwardArgs& args);
+int64_t gru_forward_scratch(int64_t sequences, int64_t events, int64_t hidden_size);
+
+// One step of B independent sequences; bitwise what gru_forward gives for a sequence of length one.
+struct GruStepArgs {
+  TensorView values;     // float/bf16 [B, I], rows may be strided
+  TensorView state;      // float/bf16 [B, H], rows may be strided
+  TensorView weight_ih;  // as in GruForwardArgs
+  TensorView weight_hh;  // as in GruForwardArgs
+  TensorView bias_ih;    // float [3H] or none
+  TensorView bias_hh;    // float [3H] or none
+  TensorView new_state;  // float/bf16 [B, H]
+  TensorView scratch;
+};
+void gru_step(const GruStepArgs& args);
+int64_t gru_step_scratch(int64_t hidden_size);
+
+struct GruBackwardArgs {
+  TensorView grad_output;         // float/bf16 [N, H], rows may be strided
+  TensorView grad_final_state;    // float/bf16 [B, H], rows may be strided
+  TensorView values;              // float/bf16 [N, I], rows may be strided
+  TensorView offsets;             // int64 [B + 1]
+  TensorView weight_ih;           // float/bf16 [3H, I], rows may be strided
+  TensorView weight_hh;           // float/bf16 [3H, H], rows may be strided
+  TensorView initial_state;       // float/bf16 [B, H], rows may be strided, or none: zeros
+  TensorView output;              // float/bf16 [N, H] of gru_forward
+  TensorView gates;               // float [N, 4, P] of gru_forward
+  TensorView grad_values;         // float/bf16 [N, I]
+  TensorView grad_weight_ih;      // float/bf16 [3H, I]
+  TensorView grad_weight_hh;      // float/bf16 [3H, H]
+  TensorView grad_bias_ih;        // float/bf16 [3H] or none: not wanted
+  TensorView grad_bias_hh;        // float/bf16 [3H] or none: not wanted
+  TensorView grad_initial_state;  // float/bf16 [B, H] or none: not wanted
+  TensorView scratch;
+};
+void gru_backward(const GruBackwardArgs& args);
+int64_t gru_backward_scratch(int64_t sequences, int64_t events, int64_t input_size, int64_t hidden_size);
 
 }  // namespace chronorec

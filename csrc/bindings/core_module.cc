@@ -72,6 +72,13 @@ PYBIND11_MODULE(_core, m) {
   // item_cross_entropy
   define(m, "item_cross_entropy", item_cross_entropy);
   m.def("item_cross_entropy_scratch", &item_cross_entropy_scratch);
+  // gru
+  define(m, "gru_forward", gru_forward);
+  define(m, "gru_step", gru_step);
+  define(m, "gru_backward", gru_backward);
+  m.def("gru_forward_scratch", &gru_forward_scratch);
+  m.def("gru_step_scratch", &gru_step_scratch);
+  m.def("gru_backward_scratch", &gru_backward_scratch);
 }
 
 }  // namespace chronorec

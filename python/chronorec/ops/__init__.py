@@ -11,3 +11,7 @@ from chronorec.ops.jagged_attention import jagged_attention_step as jagged_atten
 from chronorec.ops.reference.item_rank import Rank as Rank
 from chronorec.ops.reference.item_score import ItemAdjustment as ItemAdjustment
 from chronorec.ops.reference.item_topk import TopK as TopK
+# gru
+from chronorec.ops.gru import GruOutput as GruOutput
+from chronorec.ops.gru import gru as gru
+from chronorec.ops.gru import gru_step as gru_step
