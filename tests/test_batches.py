@@ -5,10 +5,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from chronorec.data.baskets import baskets
 from chronorec.data.batches import BasketBatch, BasketBatches, Batch, EventBatches
 from chronorec.data.splits import leave_one_out, temporal_basket
-
 from tests.support.histories import make_histories, random_histories
 
 

@@ -11,7 +11,15 @@ import pytest
 from chronorec.cli import main
 from tests.support.logs import cycle_log
 
-TRAIN = ["--set", "training.epochs=3", "--set", "model.width=16", "--set", "training.batch_tokens=256", "--quiet"]
+TRAIN = [
+    "--set",
+    "training.epochs=3",
+    "--set",
+    "model.width=16",
+    "--set",
+    "training.batch_tokens=256",
+    "--quiet",
+]
 
 
 def test_from_log_to_recommendation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,7 +32,10 @@ def test_from_log_to_recommendation(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["evaluate", model, "--data", histories, "--json", str(tmp_path / "r.json")]) == 0
     table = capsys.readouterr().out
     assert "markov (baseline)" in table
-    assert {m["name"] for m in json.loads((tmp_path / "r.json").read_text())["models"]} >= {"sasrec", "markov"}
+    assert {m["name"] for m in json.loads((tmp_path / "r.json").read_text())["models"]} >= {
+        "sasrec",
+        "markov",
+    }
     assert main(["recommend", model, "--history", "item 3", "nothing", "-k", "3"]) == 0
     assert "1 of 2 events skipped" in capsys.readouterr().out
     assert main(["recommend", model, "--data", histories, "--user", "5", "--json", "-k", "4"]) == 0

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from chronorec.training.config import ConfigError, GRU4RecConfig, config_from, config_from_text, load_config, to_toml
+from chronorec.training.config import (
+    ConfigError,
+    GRU4RecConfig,
+    config_from,
+    config_from_text,
+    load_config,
+    to_toml,
+)
 
 
 def test_resolved_config_reads_back() -> None:

@@ -184,7 +184,12 @@ def test_an_unusable_program_is_refused() -> None:
 
 def test_the_engine_loads_no_torch(tmp_path: Path) -> None:
     histories = histories_of(cycle_log())
-    folder = SASRec(histories.num_items, width=16, max_length=10).eval().export(histories.items).save(tmp_path / "m")
+    folder = (
+        SASRec(histories.num_items, width=16, max_length=10)
+        .eval()
+        .export(histories.items)
+        .save(tmp_path / "m")
+    )
     code = (
         "import sys; from chronorec import Engine;"
         f"print(len(Engine.load({str(folder)!r}).recommend(['item 1'], k=3).items));"

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from chronorec import _core
-from chronorec.data import EventLog, FormatError, Histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from chronorec import _core
+from chronorec.data import EventLog, FormatError, Histories
 
 Row = tuple[Any, Any, int]
 

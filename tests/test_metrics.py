@@ -6,6 +6,9 @@ from math import comb, log2
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from chronorec.evaluation.metrics import (
     Ranks,
     average_precision,
@@ -21,8 +24,6 @@ from chronorec.evaluation.metrics import (
     recall,
     reciprocal_rank,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def ranks_of(scores: list[int], targets: list[int]) -> Ranks:

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from chronorec.data.splits import Queries, leave_one_out, temporal_basket, temporal_event
 from chronorec.evaluation import evaluate, evaluate_split, event_counts
-
 from tests.support.histories import make_histories, random_histories
 
 

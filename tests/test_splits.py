@@ -5,6 +5,7 @@ from datetime import date, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
+
 from chronorec.data.baskets import baskets
 from chronorec.data.splits import (
     Queries,
@@ -15,7 +16,6 @@ from chronorec.data.splits import (
     temporal_basket,
     temporal_event,
 )
-
 from tests.support.histories import make_histories, random_histories
 
 DAY = 86_400_000_000

@@ -88,7 +88,11 @@ def test_refit_sees_the_validation_events() -> None:
 
 def test_early_stopping_keeps_the_best_epoch() -> None:
     histories = histories_of(cycle_log())
-    run = train(config_of("training.epochs=60", "training.patience=2", "training.learning_rate=0.01"), histories, quiet=True)
+    run = train(
+        config_of("training.epochs=60", "training.patience=2", "training.learning_rate=0.01"),
+        histories,
+        quiet=True,
+    )
     scores = [entry["ndcg@10"] for entry in run.curve]
     assert run.validation == max(scores)
     assert run.best_epoch == scores.index(max(scores)) + 1
@@ -158,7 +162,9 @@ def test_negatives_depend_on_seed_and_step_alone_and_follow_popularity() -> None
     assert not torch.equal(items, sampler.draw(step=6, count=20_000)[0])
     share = np.bincount(items.numpy(), minlength=3) / 20_000
     np.testing.assert_allclose(share, np.array([1, 10, 100]) / 111, atol=0.01)
-    np.testing.assert_allclose(log_expected.exp().numpy(), 20_000 * np.array([1, 10, 100])[items] / 111, rtol=1e-5)
+    np.testing.assert_allclose(
+        log_expected.exp().numpy(), 20_000 * np.array([1, 10, 100])[items] / 111, rtol=1e-5
+    )
 
 
 def test_the_sampled_loss_estimates_the_full_one() -> None:
@@ -172,12 +178,16 @@ def test_the_sampled_loss_estimates_the_full_one() -> None:
     draws = []
     for step in range(20):
         negatives, log_expected = sampler.draw(step, 4000)
-        draws.append(item_cross_entropy(hidden, table, targets, negatives=negatives, negative_log_q=log_expected))
+        draws.append(
+            item_cross_entropy(hidden, table, targets, negatives=negatives, negative_log_q=log_expected)
+        )
     assert torch.stack(draws).mean().item() == pytest.approx(full.item(), rel=0.02)
 
 
 def test_learning_rate_rises_then_falls() -> None:
-    config = load_config(overrides=["training.warmup_steps=10", "training.epochs=10", "training.final_rate=0.1"]).training
+    config = load_config(
+        overrides=["training.warmup_steps=10", "training.epochs=10", "training.final_rate=0.1"]
+    ).training
     shares = [learning_rate_share(step, config, steps_per_epoch=20) for step in range(200)]
     assert shares[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert (np.diff(shares[10:]) < 0).all()

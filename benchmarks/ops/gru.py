@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
+
 from benchmarks.harness import Case
 from chronorec import _core
 from chronorec.ops import gru
-from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 Provider = Callable[[], object]
 

@@ -16,14 +16,9 @@
   X(jagged_attention_forward, JaggedAttentionForwardArgs)   \
   X(jagged_attention_backward, JaggedAttentionBackwardArgs) \
   X(jagged_attention_step, JaggedAttentionStepArgs)         \
-  X(item_cross_entropy, ItemCrossEntropyArgs)
-#define CHRONOREC_KERNELS(X) \
-  X(dense, DenseArgs)        \
-  X(pack_panels, PackPanelsArgs) \
-  X(layer_norm, LayerNormArgs) \
-  /* gru */ \
-  X(gru_forward, GruForwardArgs) \
-  X(gru_step, GruStepArgs) \
+  X(item_cross_entropy, ItemCrossEntropyArgs)               \
+  X(gru_forward, GruForwardArgs)                            \
+  X(gru_step, GruStepArgs)                                  \
   X(gru_backward, GruBackwardArgs)
 
 namespace chronorec {

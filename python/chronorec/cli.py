@@ -120,7 +120,9 @@ def _add_train(commands: Any, name: str) -> None:
     )
     parser.add_argument("data", metavar="HISTORIES", help="folder written by `chronorec prepare`")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="model folder to write")
-    parser.add_argument("--config", metavar="FILE", help="TOML file with [split], [model], [loss], [training]")
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file with [split], [model], [loss], [training]"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override, such as training.epochs=3"
     )
@@ -232,7 +234,11 @@ def _read_history(
     arguments: argparse.Namespace, engine: Any
 ) -> tuple[list[Any], list[int] | None, list[int] | None]:
     if arguments.user is None:
-        return [parse_id(text, engine.artifact.items.column("item").type) for text in arguments.history], None, None
+        return (
+            [parse_id(text, engine.artifact.items.column("item").type) for text in arguments.history],
+            None,
+            None,
+        )
     if arguments.data is None:
         raise ValueError("--user needs --data, the histories that hold the user's events")
     from chronorec.data import Histories
@@ -276,7 +282,9 @@ def describe_items(engine: Any, items: list[Any], scores: Any = None) -> str:
     table = engine.artifact.items
     ids = table.column("item")
     names = [f.name for f in table.schema if f.name != "item" and pa.types.is_string(f.type)][:4]
-    rows = table.select(["item", *names]).take(pc.index_in(pa.array(items, ids.type), value_set=ids)).to_pylist()
+    rows = (
+        table.select(["item", *names]).take(pc.index_in(pa.array(items, ids.type), value_set=ids)).to_pylist()
+    )
     cells = [["", "item", *([] if scores is None else ["score"]), *names]]
     for place, row in enumerate(rows):
         score = [] if scores is None else [f"{scores[place]:.3f}"]

@@ -82,7 +82,9 @@ def run_demo(folder: Path) -> None:
         run = train(config, histories, split=split, checkpoint=checkpoint)
         run.artifact.save(folder / name)
         artifacts.append(run.artifact)
-        print(f"{name}: best epoch {run.best_epoch}, validation ndcg@10 {run.validation:.4f}, {run.seconds:.0f} s")
+        print(
+            f"{name}: best epoch {run.best_epoch}, validation ndcg@10 {run.validation:.4f}, {run.seconds:.0f} s"
+        )
     report = compare(artifacts, histories, part="test", ks=(10, 20))
     print(f"\n{report.text()}\n")
     best = max(artifacts, key=lambda a: float(a.provenance["validation"]["ndcg@10"]))
@@ -110,7 +112,9 @@ def _show_household(artifact: Artifact, histories: Histories) -> int:
     session = histories.columns["session"][begin:end]
     last = [item for item, code_ in zip(ids, session, strict=True) if code_ == session[-1]]
     household = int(histories.users.column("user")[code].as_py())
-    answer = engine.recommend(ids, times=histories.time[begin:end].tolist(), sessions=session.tolist(), at=CUT)
+    answer = engine.recommend(
+        ids, times=histories.time[begin:end].tolist(), sessions=session.tolist(), at=CUT
+    )
     print(f"household {household}: the last basket before {CUT}")
     print(describe_items(engine, last))
     print(f"{artifact.name} recommends next")

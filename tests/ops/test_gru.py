@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from chronorec import _core
-from chronorec.ops import gru, gru_step
-from chronorec.ops.reference import gru as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from chronorec import _core
+from chronorec.ops import gru, gru_step
+from chronorec.ops.reference import gru as reference
 from tests.support.budget import assert_within_budget
 from tests.support.jagged import EDGE_LENGTHS, LONG_LENGTHS, jagged_lengths, offsets_of
 

@@ -195,7 +195,9 @@ def test_strided_and_offset_inputs(negatives: int | None) -> None:
         return torch.full((x.shape[0] + 3, x.shape[1] + 5), torch.nan)[2:-1, 3:-2].copy_(x)
 
     strided = Problem(**{name: inside(x) for name, x in vars(problem).items()})
-    transposed = replace(problem, hidden=problem.hidden.T.contiguous().T, table=problem.table.T.contiguous().T)
+    transposed = replace(
+        problem, hidden=problem.hidden.T.contiguous().T, table=problem.table.T.contiguous().T
+    )
     for other in (strided, transposed):
         for a, b in zip(loss_and_gradients(item_cross_entropy, other), expected, strict=True):
             assert torch.equal(a, b)
@@ -358,7 +360,9 @@ def test_gradients_of_gradients_are_refused() -> None:
 
 def test_memory_stays_small() -> None:
     for rounded in (False, True):
-        assert _core.item_cross_entropy_scratch(4096, 100_000, 4096, 64, False, rounded, True, True, True) < 64e6
+        assert (
+            _core.item_cross_entropy_scratch(4096, 100_000, 4096, 64, False, rounded, True, True, True) < 64e6
+        )
 
 
 @pytest.mark.parametrize("negatives", [None, 6])

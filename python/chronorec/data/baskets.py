@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
 from chronorec.data.jagged import Int32s, Int64s, offsets_of, row_of_values
 
 if TYPE_CHECKING:

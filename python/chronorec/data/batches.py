@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
+
 from chronorec.data.baskets import Baskets, baskets
 from chronorec.data.jagged import Int32s, Int64s, offsets_of, ranges
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
 from chronorec.data.baskets import Baskets, baskets
 from chronorec.data.jagged import Int32s, Int64s, count_in_rows, offsets_of, ranges, row_of_values
 

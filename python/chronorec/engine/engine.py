@@ -307,9 +307,13 @@ class Engine:
         time = None
         if "times" in table.column_names:
             values = _flatten_like(table, "times", lengths)
-            time = pc.cast(pc.cast(values, pa.timestamp("us")), pa.int64()).to_numpy(zero_copy_only=False)[known]
+            time = pc.cast(pc.cast(values, pa.timestamp("us")), pa.int64()).to_numpy(zero_copy_only=False)[
+                known
+            ]
         if "sessions" in table.column_names:
-            columns["session"] = _flatten_like(table, "sessions", lengths).to_numpy(zero_copy_only=False)[known]
+            columns["session"] = _flatten_like(table, "sessions", lengths).to_numpy(zero_copy_only=False)[
+                known
+            ]
         elif self.artifact.basket and time is None:
             columns["session"] = np.arange(len(found), dtype=np.int64)[known]
         at = None
@@ -357,9 +361,9 @@ def _codes_in_order(values: Sequence[Hashable]) -> Int64s:
 
 
 def _now() -> Int64s:
-    return np.array([np.datetime64(datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None), "us")]).astype(
-        np.int64
-    )
+    return np.array(
+        [np.datetime64(datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None), "us")]
+    ).astype(np.int64)
 
 
 def _microseconds(times: Sequence[When]) -> Int64s:

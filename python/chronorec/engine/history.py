@@ -87,7 +87,9 @@ class Tokens:
             return self.items[(ends - 1)[~empty]], offsets_of(~empty)
         last = np.where(empty, 0, ends - 1)
         begin = self.bag_offsets[last]
-        lengths = np.where(empty, 0, self.bag_offsets[np.minimum(last + 1, len(self.bag_offsets) - 1)] - begin)
+        lengths = np.where(
+            empty, 0, self.bag_offsets[np.minimum(last + 1, len(self.bag_offsets) - 1)] - begin
+        )
         return self.items[ranges(begin, lengths)], offsets_of(lengths)
 
 
@@ -102,4 +104,6 @@ def cut_tokens(batch: HistoryBatch, *, basket: bool, max_length: int) -> Tokens:
     lengths = found.offsets[1:] - begin
     kept = ranges(begin, lengths)
     sizes = np.diff(found.item_offsets)[kept]
-    return Tokens(found.items[ranges(found.item_offsets[kept], sizes)], offsets_of(sizes), offsets_of(lengths))
+    return Tokens(
+        found.items[ranges(found.item_offsets[kept], sizes)], offsets_of(sizes), offsets_of(lengths)
+    )

@@ -111,9 +111,7 @@ def _gru(step: dict[str, Any], weights: dict[str, np.ndarray]) -> Step:
         out = np.empty((len(values), hidden_size), np.float32)
         final = np.empty((sequences, hidden_size), np.float32)
         room = scratch(_core.gru_forward_scratch(sequences, len(values), hidden_size))
-        _core.gru_forward(
-            values, tokens.offsets, *packed, bias_ih, bias_hh, None, out, final, None, room
-        )
+        _core.gru_forward(values, tokens.offsets, *packed, bias_ih, bias_hh, None, out, final, None, room)
         registers[step["out"]] = out
 
     return run

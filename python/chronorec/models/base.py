@@ -53,9 +53,7 @@ class SequenceModel(nn.Module, ABC):
         """Tokens [N, D] from int64 items [N], or the mean over bags (baskets) given int64 offsets [N + 1]."""
         if bag_offsets is None:
             return F.embedding(items, self.item_embedding) * self.embedding_scale
-        bags = F.embedding_bag(
-            items, self.item_embedding, bag_offsets, mode="mean", include_last_offset=True
-        )
+        bags = F.embedding_bag(items, self.item_embedding, bag_offsets, mode="mean", include_last_offset=True)
         return bags * self.embedding_scale
 
     @abstractmethod

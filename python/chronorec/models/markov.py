@@ -46,9 +46,7 @@ class Markov(CountingModel):
             exclude_seen=exclude_seen,
         )
 
-    def _successors(
-        self, pairs: np.ndarray, num_items: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _successors(self, pairs: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """CSR over items: offsets int64 [V + 1], successor int32, share of the item's transitions float32."""
         keys, counts = np.unique(pairs, return_counts=True)
         source = keys // num_items

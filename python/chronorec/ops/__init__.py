@@ -2,6 +2,9 @@
 
 from chronorec.ops._items import PackedItems as PackedItems
 from chronorec.ops._items import pack_items as pack_items
+from chronorec.ops.gru import GruOutput as GruOutput
+from chronorec.ops.gru import gru as gru
+from chronorec.ops.gru import gru_step as gru_step
 from chronorec.ops.item_cross_entropy import item_cross_entropy as item_cross_entropy
 from chronorec.ops.item_rank import item_rank as item_rank
 from chronorec.ops.item_score import item_score as item_score
@@ -11,7 +14,3 @@ from chronorec.ops.jagged_attention import jagged_attention_step as jagged_atten
 from chronorec.ops.reference.item_rank import Rank as Rank
 from chronorec.ops.reference.item_score import ItemAdjustment as ItemAdjustment
 from chronorec.ops.reference.item_topk import TopK as TopK
-# gru
-from chronorec.ops.gru import GruOutput as GruOutput
-from chronorec.ops.gru import gru as gru
-from chronorec.ops.gru import gru_step as gru_step

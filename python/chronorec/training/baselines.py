@@ -17,7 +17,9 @@ RECENT_DAYS = 7.0
 DECAY_DAYS = (7.0, 14.0, 30.0, 60.0, 90.0, 180.0, 365.0, None)
 
 
-def fit_baselines(histories: Histories, split: Split, *, part: Literal["validation", "test"]) -> list[Artifact]:
+def fit_baselines(
+    histories: Histories, split: Split, *, part: Literal["validation", "test"]
+) -> list[Artifact]:
     """Popularity (recent, where times are known), personal frequency and a first-order Markov chain.
 
     They are counted over all events before the targets of ``part``; the decay of personal frequency is the

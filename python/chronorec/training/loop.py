@@ -145,9 +145,7 @@ class Loop:
             bags = torch.from_numpy(batch.basket_offsets)
             target_offsets = torch.from_numpy(batch.target_offsets)
         with _autocast(self.config.precision):
-            hidden = self.model(
-                torch.from_numpy(batch.items).long(), torch.from_numpy(batch.offsets), bags
-            )
+            hidden = self.model(torch.from_numpy(batch.items).long(), torch.from_numpy(batch.offsets), bags)
         table, bias = self.model.item_embedding, self.model.item_bias
         if self.config.precision == "bf16":
             hidden, table = hidden.bfloat16(), table.bfloat16()

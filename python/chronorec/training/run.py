@@ -99,7 +99,9 @@ def train(
         seconds += state.seconds
         _discard(refit_checkpoint)
     _discard(checkpoint)
-    artifact = _export(model, config, histories, split, provenance=_provenance(config, histories, split, chosen))
+    artifact = _export(
+        model, config, histories, split, provenance=_provenance(config, histories, split, chosen)
+    )
     return TrainingRun(artifact, chosen.best_epoch, chosen.best_score, seconds, chosen.curve)
 
 
@@ -117,9 +119,7 @@ def _fit(
 
     def validate(trained: SequenceModel) -> float:
         engine = Engine(_export(trained, config, histories, split))
-        result = evaluate_split(
-            engine, histories, split, name=trained.name, part="validation", ks=(10,)
-        )
+        result = evaluate_split(engine, histories, split, name=trained.name, part="validation", ks=(10,))
         return result.metrics["ndcg@10"]
 
     batches = (BasketBatches if split.basket else EventBatches)(
