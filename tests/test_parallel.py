@@ -157,6 +157,23 @@ def test_exit_while_a_daemon_thread_computes(threads: str) -> None:
     assert process.returncode == 0
 
 
+def test_exit_while_daemon_threads_call() -> None:
+    """They come back from the core while the interpreter shuts down."""
+    code = (
+        "import threading, time, numpy as np; from chronorec import _core\n"
+        "x = np.ones((2000, 64), np.float32)\n"
+        "def calls():\n"
+        "    y = np.empty_like(x)\n"
+        "    while True: _core.layer_norm(x, x[0], None, 1e-5, y)\n"
+        "for _ in range(3): threading.Thread(target=calls, daemon=True).start()\n"
+        "time.sleep(0.1)"
+    )
+    for _ in range(3):
+        process = python(code)
+        assert finish(process) == ("", "")
+        assert process.returncode == 0
+
+
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_interrupt_stops_a_long_call(threads: str) -> None:
     code = LONG_CALL + (

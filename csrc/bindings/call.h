@@ -1,7 +1,10 @@
 // Turns `void function(const Args&)` of ops.h into a Python function that takes the fields of Args in their
 // order, so that core_module.cc needs one line per function.
 #pragma once
+#include <unistd.h>
+
 #include <array>
+#include <exception>
 #include <utility>
 
 #include "bindings/tensor_caster.h"
@@ -75,18 +78,31 @@ inline void finish_call() {
   if (clear_interrupt()) throw py::error_already_set();
 }
 
+// Python ends a daemon thread that wants the GIL back while the interpreter exits by unwinding its stack,
+// which C++ answers with an abort (py::gil_scoped_release does). Such a thread waits here for the end of the
+// process.
+inline void take_gil_back(PyThreadState* state) {
+  try {
+    PyEval_RestoreThread(state);
+  } catch (...) {
+    for (;;) pause();
+  }
+}
+
 // Runs work() without the GIL, so that other Python threads go on and Ctrl-C can stop it.
 template <typename Work>
 void without_gil(Work&& work) {
   clear_interrupt();
+  std::exception_ptr error;
+  PyThreadState* state = PyEval_SaveThread();
   try {
-    py::gil_scoped_release release;
     work();
   } catch (...) {
-    finish_call();  // whatever failed after the interrupt failed because of it
-    throw;
+    error = std::current_exception();
   }
-  finish_call();
+  take_gil_back(state);
+  finish_call();  // first: whatever failed after the interrupt failed because of it
+  if (error) std::rethrow_exception(error);
 }
 
 template <typename Args, size_t... I>

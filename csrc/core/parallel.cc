@@ -23,7 +23,7 @@ namespace chronorec {
 namespace {
 
 constexpr int kMaxThreads = 256;
-constexpr int kSpins = 2000;  // about 20-40 us: the gap between two calls of one training step
+constexpr int kSpins = 2000;  // some tens of microseconds: the gap between two calls of one training step
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -125,7 +125,8 @@ void make_first_pool() {
 void start_workers(int count) {
   sigset_t all, old;
   sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old);  // signals belong to the interpreter's threads
+  for (const int crash : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) sigdelset(&all, crash);
+  pthread_sigmask(SIG_SETMASK, &all, &old);  // signals belong to the interpreter's threads, crashes to each
   while (pool->workers < count) {
     pthread_t id;
     auto* start = new WorkerStart{pool, pool->workers + 1, pool->epoch.load()};
