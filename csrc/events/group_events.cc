@@ -2,18 +2,14 @@
 // partitions of neighbouring users first, straight into the stretch of the output that these users own; then
 // one task per partition places and orders that stretch. Both levels keep the order of the log, and tasks
 // are cut by the data alone.
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "core/check.h"
 #include "core/parallel.h"
 #include "events/events.h"
+#include "events/huge_pages.h"
 
 namespace chronorec {
 namespace {
@@ -30,23 +26,6 @@ struct Event {
   Index row;
   int32_t item;
 };
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-template <typename T>
-using Buffer = std::unique_ptr<T[], Free>;
-
-// On huge pages where the system has them: the scatter visits a thousand places at once.
-template <typename T>
-Buffer<T> uninitialised(int64_t count) {
-  constexpr size_t kPage = size_t{1} << 21;
-  const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + kPage - 1) / kPage * kPage;
-  void* memory = std::aligned_alloc(kPage, std::max(bytes, kPage));
-  if (memory == nullptr) throw std::bad_alloc();
-  madvise(memory, bytes, MADV_HUGEPAGE);
-  return Buffer<T>(static_cast<T*>(memory));
-}
 
 // Stable, least significant byte first; bytes that all keys share cost one pass over the counts only.
 template <typename Index>
@@ -100,6 +79,10 @@ class Grouping {
     blocks_ = (events_ + block_ - 1) / block_;
   }
 
+  Grouping(const Grouping&) = delete;
+  Grouping& operator=(const Grouping&) = delete;
+  ~Grouping() { HugePages<int32_t>().deallocate(partitioned_user_, 0); }
+
   int64_t run() {
     offsets_[0] = 0;
     starts_.assign(static_cast<size_t>(blocks_ * partitions_), 0);
@@ -107,7 +90,7 @@ class Grouping {
     if (interrupted()) return 0;
     expect_that(!bad_user_.load(), "user", "codes in [0, " + std::to_string(users_) + ")", "others");
     sum_counts();
-    partitioned_user_ = uninitialised<int32_t>(events_);
+    partitioned_user_ = HugePages<int32_t>().allocate(static_cast<size_t>(events_));
     parallel_for(blocks_, [&](int64_t b, int) { partition_block(b); });
     if (interrupted()) return 0;
     return place();
@@ -148,7 +131,7 @@ class Grouping {
   void partition_block(int64_t b) {
     const int64_t end = std::min(events_, (b + 1) * block_);
     int64_t* next = &start(b, 0);
-    int32_t* partitioned_user = partitioned_user_.get();
+    int32_t* partitioned_user = partitioned_user_;
     for (int64_t i = b * block_; i < end; ++i) {
       const int64_t to = next[user_[i] >> shift_]++;
       partitioned_user[to] = user_[i];
@@ -175,7 +158,7 @@ class Grouping {
 
   // `next` becomes where each user of the partition starts, relative to the partition.
   void count_users(int64_t first, int64_t last, int64_t begin, int64_t end, std::vector<int64_t>& next) {
-    const int32_t* user = partitioned_user_.get();
+    const int32_t* user = partitioned_user_;
     next.assign(static_cast<size_t>(last - first) + 1, 0);
     for (int64_t i = begin; i < end; ++i) ++next[static_cast<size_t>(user[i] - first) + 1];
     for (int64_t u = first; u < last; ++u) {
@@ -192,7 +175,7 @@ class Grouping {
     count_users(first, last, begin, end, next);
     if (static_cast<int64_t>(work.size()) < end - begin) work.resize(static_cast<size_t>(end - begin));
     Event<Index>* placed = work.data();
-    const int32_t* user = partitioned_user_.get();
+    const int32_t* user = partitioned_user_;
     for (int64_t i = begin; i < end; ++i) {
       Event<Index>& event = placed[next[static_cast<size_t>(user[i] - first)]++];
       event.key = key_ == nullptr ? 0 : grouped_key_[i];
@@ -230,7 +213,7 @@ class Grouping {
   std::atomic<bool> bad_user_{false};
   std::vector<int64_t> starts_;  // [blocks, partitions]: counts, then where the block writes next
   std::vector<int64_t> partition_starts_;
-  Buffer<int32_t> partitioned_user_;
+  int32_t* partitioned_user_ = nullptr;  // not a vector, which would write zeros first
 };
 
 }  // namespace

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import pyarrow as pa
 
 from chronorec import _core
 from chronorec.data.histories import NULL_TIME, Array
@@ -28,11 +29,33 @@ def concatenate(pieces: Iterable[Piece], rows: int | None = None) -> Piece:
     filled = 0
     for piece in pieces:
         for name, values in piece.items():
-            if name not in columns:
-                columns[name] = np.empty(rows, values.dtype)
-            columns[name][filled : filled + len(values)] = values
+            columns[name] = _extend(columns[name], values, filled, rows) if filled else values
         filled += len(piece["user"])
     return {name: values[:filled] for name, values in columns.items()}
+
+
+def _extend(column: Array, values: Array, filled: int, rows: int) -> Array:
+    """The column with values behind its first ``filled`` rows; in place once it has room for all rows."""
+    if len(column) == filled:
+        joined = _join_neighbours(column, values)
+        if joined is not None:
+            return joined
+        column, start = np.empty(rows, values.dtype), column
+        column[:filled] = start
+    column[filled : filled + len(values)] = values
+    return column
+
+
+def _join_neighbours(first: Array, second: Array) -> Array | None:
+    """One view of two arrays that lie next to each other in one Arrow buffer, as the pieces of a table do."""
+    buffer, other = first.base, second.base
+    if not (isinstance(buffer, pa.Buffer) and isinstance(other, pa.Buffer)):
+        return None
+    same = buffer.address == other.address and buffer.size == other.size and first.dtype == second.dtype
+    start = first.ctypes.data
+    if not same or second.ctypes.data != start + first.nbytes:
+        return None
+    return np.frombuffer(buffer, first.dtype, len(first) + len(second), start - buffer.address)
 
 
 def deal(owner: Array, count: int) -> tuple[Array, Array]:
@@ -65,12 +88,13 @@ def group(columns: Piece, num_users: int) -> tuple[Piece, Array, int]:
     rows, key_name = len(user), "position" if "position" in columns else "time"
     key = columns.pop(key_name)
     offsets, out_of_order = np.empty(num_users + 1, np.int64), np.empty(1, np.int64)
-    grouped = {"item": np.empty(rows, np.int32), key_name: np.empty(rows, np.int64)}
-    order = _empty_order(rows) if columns else None
+    grouped: Piece = {"item": np.empty(rows, np.int32), key_name: np.empty(rows, np.int64)}
+    order = _empty_order(rows) if columns else None  # nothing else to carry: no need to know it
     _core.group_events(user, key, item, offsets, grouped[key_name], grouped["item"], order, out_of_order)
     del user, item, key
-    for name in list(columns):
-        grouped[name] = gather(columns.pop(name), order)
+    if order is not None:
+        for name in list(columns):
+            grouped[name] = gather(columns.pop(name), order)
     return grouped, offsets, int(out_of_order[0])
 
 
