@@ -6,12 +6,15 @@
 
 namespace chronorec {
 
-// The order of events grouped by user, inside a user by key, ties in the order of the log.
+// Events grouped by user, inside a user by key, ties in the order of the log.
 struct GroupEventsArgs {
   TensorView user;          // int32 [N]: codes in [0, B)
   TensorView key;           // int64 [N], what a user's events are ordered by, or none: the order of the log
+  TensorView item;          // int32 [N] or none
   TensorView offsets;       // int64 [B + 1], written
-  TensorView order;         // int32 or int64 [N], written: position in the log of every grouped event
+  TensorView grouped_key;   // int64 [N], written; none if key is none
+  TensorView grouped_item;  // int32 [N], written; none if item is none
+  TensorView order;  // int32 or int64 [N], written: position in the log of every grouped event; or none
   TensorView out_of_order;  // int64 [1], written: events with a smaller key than the user's event before them
 };
 void group_events(const GroupEventsArgs& args);

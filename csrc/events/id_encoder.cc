@@ -90,7 +90,7 @@ int32_t IntEncoder::find_or_insert(int64_t key) {
 
 void IntEncoder::grow() {
   --shift_;
-  std::vector<Slot>(slots_.size() * 2, Slot{0, -1}).swap(slots_);
+  decltype(slots_)(slots_.size() * 2, Slot{0, -1}).swap(slots_);
   const uint64_t mask = slots_.size() - 1;
   for (size_t code = 0; code < keys_.size(); ++code) {
     uint64_t at = home(keys_[code]);
@@ -160,7 +160,7 @@ int32_t TextEncoder::find_or_insert(Text text) {
 }
 
 void TextEncoder::grow() {
-  std::vector<Slot>(slots_.size() * 2, Slot{0, -1}).swap(slots_);
+  decltype(slots_)(slots_.size() * 2, Slot{0, -1}).swap(slots_);
   mask_ = slots_.size() - 1;
   for (int32_t code = 0; code < static_cast<int32_t>(ends_.size()); ++code) {
     const Text text = text_of(code);

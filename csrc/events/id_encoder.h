@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/tensor_view.h"
+#include "events/huge_pages.h"
 
 namespace chronorec {
 
@@ -29,7 +30,7 @@ class IntEncoder {
   void look_up(const int64_t* keys, int64_t count, int32_t* codes) const;
 
   int shift_;  // 64 - log2(slots)
-  std::vector<Slot> slots_;
+  std::vector<Slot, HugePages<Slot>> slots_;
   std::vector<int64_t> keys_;
 };
 
@@ -57,7 +58,7 @@ class TextEncoder {
   void grow();
 
   uint64_t mask_;
-  std::vector<Slot> slots_;
+  std::vector<Slot, HugePages<Slot>> slots_;
   std::vector<char> bytes_;
   std::vector<int64_t> ends_;
 };

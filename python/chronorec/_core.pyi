@@ -40,7 +40,15 @@ class TextEncoder:
     def copy_keys(self, offsets: Array, data: Array, /) -> None: ...
 
 def group_events(
-    user: Array, key: Array | None, offsets: Array, order: Array, out_of_order: Array, /
+    user: Array,
+    key: Array | None,
+    item: Array | None,
+    offsets: Array,
+    grouped_key: Array | None,
+    grouped_item: Array | None,
+    order: Array | None,
+    out_of_order: Array,
+    /,
 ) -> None: ...
 def gather_events(values: Array, order: Array, output: Array, /) -> None: ...
 def count_codes(codes: Array, counts: Array, /) -> None: ...

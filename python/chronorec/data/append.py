@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from chronorec.data.errors import DataError
 from chronorec.data.event_log import EventLog
-from chronorec.data.grouping import sort_key
 from chronorec.data.histories import Array, Histories
 from chronorec.data.log_encoder import LogEncoder, Piece
 from chronorec.data.sources import ROWS_PER_PIECE
@@ -29,16 +28,13 @@ class Appending:
 
     def pieces(self) -> Iterator[Piece]:
         yield from old_pieces(self.old)
-        key = self.old.columns.get("position", _times(self.old))
-        last = key[self.old.offsets[1:] - 1] if key is not None else None
+        last = sort_key(self.old.columns, _times(self.old))[self.old.offsets[1:] - 1]
         for piece in self.log.pieces():
             self._count_older(piece, last)
             yield piece
 
-    def _count_older(self, piece: Piece, last: Array | None) -> None:
-        key = sort_key(piece)
-        if last is None or key is None:
-            return
+    def _count_older(self, piece: Piece, last: Array) -> None:
+        key = sort_key(piece, piece.get("time"))
         known = piece["user"] < len(last)
         self.older += int(np.count_nonzero(key[known] < last[piece["user"][known]]))
 
@@ -110,3 +106,11 @@ def old_pieces(histories: Histories) -> Iterator[Piece]:
 
 def _times(histories: Histories) -> Array | None:
     return histories.time if histories.time is not None else histories.columns.get("partial_time")
+
+
+def sort_key(columns: Piece, times: Array | None) -> Array:
+    """What events are ordered by: the order column if there is one, else the time."""
+    key = columns.get("position", times)
+    if key is None:
+        raise DataError("the data set has neither times nor an order")
+    return key

@@ -70,7 +70,7 @@ def check_column(schema: pa.Schema, name: str, role: str) -> None:
 
 def _nearest(name: str, names: Sequence[str]) -> str:
     lower = {other.lower(): other for other in names}
-    close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(repr(lower[c]) for c in close) + "?"
     return f"the log has {_listing(names)}"

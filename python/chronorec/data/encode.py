@@ -35,6 +35,13 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def plain(array: pa.Array) -> pa.Array:
+    """Dictionaries decoded and string views as large strings: kinds that every Arrow function knows."""
+    if pa.types.is_dictionary(array.type):
+        return pa.DictionaryArray.from_arrays(array.indices, plain(array.dictionary)).dictionary_decode()
+    return array.cast(pa.large_string()) if pa.types.is_string_view(array.type) else array
+
+
 class IdEncoder:
     """Gives each different id the next code. Takes a log piece by piece.
 
@@ -56,8 +63,7 @@ class IdEncoder:
     def encode(self, ids: pa.Array, *, insert: bool = True) -> Codes:
         """Codes of ids without nulls. Unknown ids get new codes, or -1 if ``insert`` is false."""
         codes = np.empty(len(ids), np.int32)
-        if pa.types.is_dictionary(ids.type):
-            ids = ids.dictionary_decode()
+        ids = plain(ids)
         if self._is_text:
             offsets, data = text_buffers(ids)
             self._texts.encode(offsets, data, codes, insert)

@@ -15,7 +15,7 @@ from chronorec.data.grouping import concatenate, group, split_times
 from chronorec.data.histories import Array, Histories
 from chronorec.data.log_encoder import LogEncoder, Piece
 from chronorec.data.report import LogReport
-from chronorec.data.sources import open_source
+from chronorec.data.sources import Source, open_source
 
 
 class EventLog:
@@ -25,13 +25,14 @@ class EventLog:
     """
 
     def __init__(
-        self, name: str, batches: Iterator[pa.RecordBatch], encoder: LogEncoder, timezone: str | None
+        self, source: Source, batches: Iterator[pa.RecordBatch], encoder: LogEncoder, timezone: str | None
     ) -> None:
-        self.name = name
+        self.name = source.name
+        self.rows = source.rows
         self.encoder = encoder
         self._batches = batches
         self._timezone = timezone
-        self._report = LogReport(source=name)
+        self._report = LogReport(source=source.name)
         self._histories: Histories | None = None
         self._described = False
 
@@ -90,7 +91,7 @@ class EventLog:
         )
         schema, batches = opened.read(list(dict.fromkeys(names.given().values())))
         encoder = LogEncoder(names, schema, time_unit)
-        return cls(opened.name, batches, encoder, check_timezone(timezone))
+        return cls(opened, batches, encoder, check_timezone(timezone))
 
     @property
     def timezone(self) -> str | None:
@@ -141,7 +142,7 @@ class EventLog:
             DataError: see the message.
         """
         if self._histories is None:
-            columns = concatenate(self.pieces())
+            columns = concatenate(self.pieces(), self.rows)
             grouped, offsets, self._report.out_of_order = group(columns, len(self.encoder.ids["user"]))
             self._histories = self.assemble(grouped, offsets, items=items, users=users)
         return self._histories

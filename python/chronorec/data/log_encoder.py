@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from chronorec.data.columns import ColumnNames
-from chronorec.data.encode import IdEncoder, is_text
+from chronorec.data.encode import IdEncoder, is_text, plain
 from chronorec.data.errors import DataError
 from chronorec.data.histories import COLUMN_TYPES, Array
-from chronorec.data.times import TimeReader, to_order
+from chronorec.data.times import NAN, NULL, TimeReader, to_order
 
 #: One piece of a log: "user" and "item" int32 codes, "time" int64 microseconds and "position" int64 where
 #: the log has them, and the optional columns under their names in ``Histories.columns``.
@@ -51,6 +51,7 @@ class LogEncoder:
     def encode(self, batch: pa.RecordBatch) -> Piece:
         """The usable rows of a batch."""
         self.rows += batch.num_rows
+        batch = pa.RecordBatch.from_arrays([plain(column) for column in batch.columns], batch.schema.names)
         piece, bad = self._plain_columns(batch)
         keep = self._keep(batch, piece, bad)
         if keep is not None:
@@ -69,7 +70,8 @@ class LogEncoder:
         if self.times is not None:
             piece["time"], bad = self.times.read(batch.column(names.time))
         if names.order is not None:
-            bad.pop("the time is null", None)  # the order stands in
+            for reason in (NULL, NAN):
+                bad.pop(reason, None)  # the order stands in
             piece["position"] = to_order(batch.column(names.order), names.order)
         for role in ("value", "latitude", "longitude"):
             name = getattr(names, role)
@@ -82,7 +84,7 @@ class LogEncoder:
         reasons: dict[str, Mask] = {}
         for role in ("user", "item", "order"):
             name = getattr(self.names, role)
-            if name is not None and _null_count(batch.column(name)):
+            if name is not None and batch.column(name).null_count:
                 reasons[f"the {role} is null (column {name!r})"] = _null_mask(batch.column(name))
         reasons.update(bad)
         for role, bound in (("latitude", 90.0), ("longitude", 180.0)):
@@ -97,7 +99,7 @@ class LogEncoder:
         return None if keep.all() else keep
 
     def _optional_codes(self, role: str, column: pa.Array) -> npt.NDArray[np.int32]:
-        if not _null_count(column):
+        if not column.null_count:
             return self.ids[role].encode(column)
         known = ~_null_mask(column)
         codes = np.full(len(column), -1, np.int32)
@@ -105,15 +107,7 @@ class LogEncoder:
         return codes
 
 
-def _null_count(column: pa.Array) -> int:
-    if pa.types.is_dictionary(column.type) and column.dictionary.null_count:
-        return int(column.dictionary_decode().null_count)
-    return int(column.null_count)
-
-
 def _null_mask(column: pa.Array) -> Mask:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     mask: Mask = column.is_null().to_numpy(zero_copy_only=False)
     return mask
 

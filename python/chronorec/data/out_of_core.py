@@ -14,7 +14,7 @@ import numpy as np
 
 from chronorec import _core
 from chronorec.data.errors import DataError
-from chronorec.data.grouping import gather, group, group_order
+from chronorec.data.grouping import deal, gather, group
 from chronorec.data.histories import Array
 from chronorec.data.log_encoder import Piece
 from chronorec.data.sources import ROWS_PER_PIECE
@@ -98,8 +98,8 @@ def group_on_disk(pieces: Iterable[Piece], folder: Path, memory: int) -> tuple[P
         log.append(piece)
     offsets = np.zeros(num_users + 1, np.int64)
     np.cumsum(counts[:num_users], out=offsets[1:])
-    # grouped and ungrouped columns, the order and the work space of the grouping
-    rows = max(1, memory // (2 * log.bytes_per_row() + 16))
+    # grouped and ungrouped columns, and 12 bytes of order and users and 24 of work space in the grouping
+    rows = max(1, memory // (2 * log.bytes_per_row() + 36))
     bounds = partition_bounds(offsets, rows)
     output, falls = ColumnFiles(folder, "grouped"), 0
     for first, partition in zip(bounds, _deal(log, bounds, folder), strict=False):
@@ -131,7 +131,7 @@ def _deal(log: ColumnFiles, bounds: list[int], folder: Path) -> list[ColumnFiles
     partitions = [ColumnFiles(folder, f"partition-{i}") for i in range(count)]
     for piece in log.pieces():
         owner = (np.searchsorted(bounds, piece["user"], side="right") - 1).astype(np.int32)
-        order, starts, _ = group_order(owner, None, count)
+        order, starts = deal(owner, count)
         dealt = {name: gather(values, order) for name, values in piece.items()}
         for i in range(count):
             begin, end = starts[i], starts[i + 1]

@@ -101,7 +101,7 @@ def _write(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.work.", dir=folder.parent) as scratch:
         if limit is None:
-            whole = concatenate(pieces)
+            whole = concatenate(pieces, log.rows if appending is None else None)
             grouped, offsets, out_of_order = group(whole, int(whole["user"].max()) + 1)
         else:
             grouped, offsets, out_of_order = group_on_disk(pieces, Path(scratch), limit)

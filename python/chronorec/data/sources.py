@@ -40,6 +40,7 @@ class Source:
     name: str
     schema: pa.Schema
     read: Callable[[list[str]], tuple[pa.Schema, Iterator[pa.RecordBatch]]]
+    rows: int | None = None  # if known without reading
 
 
 def open_source(source: Any) -> Source:
@@ -57,7 +58,7 @@ def open_source(source: Any) -> Source:
             chosen = table.select(columns)
             return chosen.schema, _slices("Arrow table", chosen.to_batches())
 
-        return Source("Arrow table", table.schema, read_table)
+        return Source("Arrow table", table.schema, read_table, table.num_rows)
     if hasattr(source, "__arrow_c_stream__"):
         kind = f"{type(source).__module__.split('.')[0]}.{type(source).__name__}"
         with reading(kind):

@@ -19,6 +19,12 @@ Times = npt.NDArray[np.int64]
 #: Microseconds per unit; nanoseconds are divided.
 UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0}
 
+#: Why a row has no usable time.
+NULL = "the time is null"
+NAN = "the time is NaN"
+UNREADABLE = "the time is unreadable"
+OUT_OF_RANGE = "the time is out of range (years 1 to 9999)"
+
 # Years 1 to 9999: what calendars and Python's datetime can say.
 EARLIEST = -62_135_596_800_000_000
 LATEST = 253_402_300_799_999_999
@@ -47,7 +53,6 @@ class TimeReader:
         self.type = given.value_type if pa.types.is_dictionary(given) else given
         self.unit = unit
         self.timezone: str | None = None
-        self.bad: Counter[str] = Counter()
         self.bad_example: str | None = None
         self.rounded = 0
         self._usual: Counter[str] = Counter()
@@ -73,20 +78,19 @@ class TimeReader:
 
     def read(self, column: pa.Array) -> tuple[Times, dict[str, npt.NDArray[np.bool_]]]:
         """Microseconds (NULL_TIME where there is no usable time) and, by reason, masks of unusable rows."""
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
         bad: dict[str, npt.NDArray[np.bool_]] = {}
         if is_text(column.type):
             column, bad = self._parse(column)
         null = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
         times, out_of_range = self._convert(column, null)
         if null is not None:
-            for mask in bad.values():
-                null = null & ~mask
-            if null.any():
-                bad["the time is null"] = null
-        if out_of_range is not None and out_of_range.any():
-            bad["the time is out of range (years 1 to 9999)"] = out_of_range
+            bad[NULL] = null & ~bad[UNREADABLE] if UNREADABLE in bad else null
+        if out_of_range is not None:
+            bad[OUT_OF_RANGE] = out_of_range
+        if pa.types.is_floating(column.type):
+            nan = np.isnan(column.to_numpy(zero_copy_only=False))
+            bad[NAN] = nan if null is None else nan & ~null
+            bad[OUT_OF_RANGE] = bad[OUT_OF_RANGE] & ~nan
         return times, bad
 
     def _convert(
@@ -188,7 +192,7 @@ class TimeReader:
             return parsed, {}
         if self.bad_example is None:
             self.bad_example = texts[int(np.flatnonzero(unreadable)[0])].as_py()
-        return parsed, {"the time is unreadable": unreadable}
+        return parsed, {UNREADABLE: unreadable}
 
 
 def _cast_texts(texts: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -1,0 +1,123 @@
+"""From an Arrow table of events to histories, beside polars: time and peak of memory.
+
+    python benchmarks/events.py --events 20000000
+
+Both sides start from int64 ids and microsecond timestamps in memory; ours also encodes the ids. Runs take
+turns in one process; medians and their ratio are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from chronorec.data import EventLog
+
+
+def make_log(events: int, users: int, items: int, ordered: bool) -> pa.Table:
+    """Sparse ids, some users and items much busier than others, times over a year."""
+    rng = np.random.default_rng(0)
+    micros = rng.integers(0, 365 * 86_400 * 10**6, events)
+    if ordered:
+        micros.sort()
+    return pa.table(
+        {
+            "user_id": (rng.random(events) ** 1.5 * users).astype(np.int64) * 1_000_003,
+            "item_id": (rng.random(events) ** 3 * items).astype(np.int64) * 7919,
+            "timestamp": pa.array(micros, pa.timestamp("us")),
+        }
+    )
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Peak:
+    """Highest resident memory above what there was at the start, sampled every two milliseconds."""
+
+    def __enter__(self) -> Peak:
+        self.start = self.highest = resident()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.002):
+            self.highest = max(self.highest, resident())
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.highest = max(self.highest, resident())
+
+    @property
+    def above(self) -> int:
+        return self.highest - self.start
+
+
+def sort_then_group(frame: pl.DataFrame) -> object:
+    return (
+        frame.sort("user_id", "timestamp")
+        .group_by("user_id", maintain_order=True)
+        .agg("item_id", "timestamp")
+    )
+
+
+def group_then_sort(frame: pl.DataFrame) -> object:
+    return frame.group_by("user_id").agg(pl.col("item_id", "timestamp").sort_by("timestamp"))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=20_000_000)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--shuffled", action="store_true", help="rows in no order of time")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    log = make_log(options.events, options.users, options.items, not options.shuffled)
+    with Peak() as peak:
+        histories = EventLog.read(log).histories()
+    assert histories.time is not None
+    result = histories.item.nbytes + histories.time.nbytes + histories.offsets.nbytes
+    result += histories.users.nbytes + histories.items.nbytes
+    print(f"{histories.num_events:,} events, {histories.num_users:,} users, {histories.num_items:,} items")
+    print(f"peak above the input {peak.above / 1e6:,.0f} MB, {peak.above / result:.2f} x the result")
+    del histories
+    frame = pl.DataFrame(pl.from_arrow(log))
+    works: dict[str, Callable[[], object]] = {
+        "chronorec": lambda: EventLog.read(log).histories(),
+        "polars sort + group_by": lambda: sort_then_group(frame),
+        "polars group_by + sort_by": lambda: group_then_sort(frame),
+    }
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(options.repeats):
+        for name, work in works.items():
+            times[name].append(seconds(work))
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    for name, median in medians.items():
+        print(f"{name:28}{median:8.2f} s")
+    fastest = min(median for name, median in medians.items() if name != "chronorec")
+    print(f"chronorec is {fastest / medians['chronorec']:.1f} times as fast as the faster polars")
+
+
+if __name__ == "__main__":
+    main()
