@@ -65,6 +65,16 @@ def test_organ_pipe_keys_do_not_break_the_selection() -> None:
         assert_equal(item_topk(queries, table, k, bias=bias), reference(queries, table, k, bias=bias))
 
 
+@pytest.mark.parametrize("tied", [0.0, 1.0, -torch.inf])
+def test_ties_across_splits_that_learn_of_each_other(tied: float) -> None:
+    """Splits in the middle meet the tied score long before the first, whose items win."""
+    bias = torch.full((70001,), -2.0)
+    bias[7900:] = tied
+    queries, table = torch.empty(1, 0), torch.empty(70001, 0)
+    for _ in range(20):
+        assert_equal(item_topk(queries, table, 15, bias=bias), reference(queries, table, 15, bias=bias))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_draws(data: st.DataObject) -> None:
