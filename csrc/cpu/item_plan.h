@@ -39,7 +39,7 @@ struct TopkPlan {
   ItemPlan cut;  // of one wave
 
   int64_t keys() const { return wave * cut.splits * capacity; }
-  int64_t bytes() const { return (keys() + wave * cut.splits) * 8; }
+  int64_t bytes() const { return (keys() + wave * (cut.splits + 1)) * 8; }
 };
 
 inline TopkPlan plan_topk(int64_t queries, int64_t items, int64_t depth, int64_t k) {

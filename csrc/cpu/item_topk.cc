@@ -30,17 +30,32 @@ struct Candidates {
   uint64_t* keys;
   int64_t filled;
   float threshold;
+  uint32_t* floor;  // order_of the highest k-th best that any split of the query has seen; 0 at first
 };
 
+// Items below another split's k-th best cannot win; those that equal it may, by their number. How early a
+// split learns of it changes what it collects, never what is best of all.
+inline void raise_threshold(Candidates& c) {
+  const uint32_t floor = __atomic_load_n(c.floor, __ATOMIC_RELAXED);
+  // two steps down: one step below zero is negative zero, which zero does not exceed
+  if (floor > order_of(c.threshold) + 1) c.threshold = from_order(floor - 2);
+}
+
 inline void prune(Candidates& c, int64_t k) {
-  if (c.filled <= k) return;
+  if (c.filled < k) return;
   select_best(c.keys, c.filled, k);
   c.filled = k;
   c.threshold = score_of(c.keys[k - 1]);
+  const uint32_t reached = order_of(c.threshold);
+  uint32_t floor = __atomic_load_n(c.floor, __ATOMIC_RELAXED);
+  while (floor < reached &&
+         !__atomic_compare_exchange_n(c.floor, &floor, reached, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
 }
 
 inline void collect(Candidates& c, const float* scores, int64_t first, int64_t count, int64_t k,
                     int64_t capacity) {
+  raise_threshold(c);
   for (int64_t i = 0; i < count; i += kLanes) {
     uint32_t mask = mask_greater(load(scores + i), splat(c.threshold));
     if (__builtin_expect(mask == 0, 1)) continue;
@@ -53,8 +68,9 @@ inline void collect(Candidates& c, const float* scores, int64_t first, int64_t c
 }
 
 struct Scratch {
-  uint64_t* keys;   // [wave, splits, capacity]
-  int64_t* filled;  // [wave, splits]
+  uint64_t* keys;    // [wave, splits, capacity]
+  int64_t* filled;   // [wave, splits]
+  uint32_t* floors;  // [wave]
 };
 
 // One block of queries over one split of the items.
@@ -62,7 +78,8 @@ void search(const ItemScores& s, const TopkPlan& plan, const Scratch& scratch, i
             int64_t block, int64_t rows, int64_t split) {
   Candidates found[kBlockQueries];
   for (int64_t row = 0; row < rows; ++row)
-    found[row] = {scratch.keys + ((block + row) * plan.cut.splits + split) * plan.capacity, 0, kTakenOut};
+    found[row] = {scratch.keys + ((block + row) * plan.cut.splits + split) * plan.capacity, 0, kTakenOut,
+                  scratch.floors + block + row};
   const int64_t first = split * plan.cut.split_items;
   for_each_tile(s, wave + block, rows, first, min64(s.items, first + plan.cut.split_items),
                 [&](int64_t row, int64_t item, int64_t count, const float* scores) {
@@ -99,9 +116,12 @@ void item_topk(const ItemTopkArgs& args) {
   const ItemScores s = scores_of(args);
   const int64_t queries = args.queries.shape[0], k = args.k;
   const TopkPlan plan = plan_topk(queries, s.items, s.depth, k);
-  const Scratch scratch{args.scratch.as<uint64_t>(), args.scratch.as<int64_t>() + plan.keys()};
+  int64_t* filled = args.scratch.as<int64_t>() + plan.keys();
+  const Scratch scratch{args.scratch.as<uint64_t>(), filled,
+                        reinterpret_cast<uint32_t*>(filled + plan.wave * plan.cut.splits)};
   for (int64_t wave = 0; wave < queries; wave += plan.wave) {
     const int64_t waiting = min64(plan.wave, queries - wave);
+    for (int64_t query = 0; query < waiting; ++query) scratch.floors[query] = 0;
     parallel_for(plan.cut.blocks * plan.cut.splits, [&](int64_t task, int) {
       const int64_t block = task % plan.cut.blocks * kBlockQueries;
       const int64_t rows = min64(kBlockQueries, waiting - block);

@@ -7,21 +7,26 @@ namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
 
-inline uint64_t key_of(float score, int64_t item) {
+// Maps floats other than NaN to whole numbers of the same order.
+inline uint32_t order_of(float score) {
   score += 0.0f;  // negative zero ties with zero
   uint32_t bits;
   __builtin_memcpy(&bits, &score, 4);
-  bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return static_cast<uint64_t>(bits) << 32 | static_cast<uint32_t>(~item);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-inline float score_of(uint64_t key) {
-  uint32_t bits = static_cast<uint32_t>(key >> 32);
-  bits = bits & 0x80000000u ? bits & 0x7fffffffu : ~bits;
+inline float from_order(uint32_t order) {
+  const uint32_t bits = order & 0x80000000u ? order & 0x7fffffffu : ~order;
   float score;
   __builtin_memcpy(&score, &bits, 4);
   return score;
 }
+
+inline uint64_t key_of(float score, int64_t item) {
+  return static_cast<uint64_t>(order_of(score)) << 32 | static_cast<uint32_t>(~item);
+}
+
+inline float score_of(uint64_t key) { return from_order(static_cast<uint32_t>(key >> 32)); }
 
 inline int32_t item_of(uint64_t key) { return static_cast<int32_t>(~static_cast<uint32_t>(key)); }
 

@@ -65,6 +65,17 @@ def test_organ_pipe_keys_do_not_break_the_selection() -> None:
         assert_equal(item_topk(queries, table, k, bias=bias), reference(queries, table, k, bias=bias))
 
 
+@pytest.mark.parametrize("tied", [0.0, 1.0, -torch.inf])
+def test_ties_across_splits_that_learn_of_each_other(tied: float) -> None:
+    """The second of eight splits meets the tied score long before the first, whose items win."""
+    bias = torch.full((16384,), -2.0)
+    bias[1900:] = tied
+    queries, table = torch.zeros(1, 512), torch.zeros(16384, 512)
+    packed, wanted = pack_items(table), reference(queries, table, 15, bias=bias)
+    for _ in range(20):
+        assert_equal(item_topk(queries, packed, 15, bias=bias), wanted)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_draws(data: st.DataObject) -> None:
