@@ -232,7 +232,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
-        raise RuntimeError("item_cross_entropy: gradients of its gradients (create_graph=True) are not supported")
+        raise RuntimeError("item_cross_entropy: double backward (create_graph=True) is not supported")
     gradients = list(ctx.saved_tensors)
     # A plain tensor is not being traced: its value may be looked at. It is 1 in `loss.backward()`.
     if type(grad_loss) is not Tensor or grad_loss.item() != 1:
