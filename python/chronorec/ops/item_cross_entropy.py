@@ -28,8 +28,8 @@ def item_cross_entropy(
 ) -> Float32[Tensor, ""]:
     """Cross entropy of ``hidden @ table.T + bias`` against target items, mean over rows.
 
-    The logit of item ``v`` for row ``n`` is ``s(n, v) = hidden[n] . table[v] + bias[v]``. Memory beyond the
-    gradients stays near 32 MiB whatever N and V: the N x V logits never exist.
+    The logit of item ``v`` for row ``n`` is ``s(n, v) = hidden[n] . table[v] + bias[v]``. The N x V
+    logits never exist: memory beyond the gradients is under 64 MB at N = 4096, V = 100,000, D = 64.
 
     *Full* (no ``negatives``): a row's loss is ``logsumexp_v s(n, v)`` less the mean of ``s(n, t)`` over its
     targets ``t``.
