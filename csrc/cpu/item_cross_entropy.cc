@@ -17,13 +17,27 @@ namespace {
 constexpr float kNoLogit = -3.4e38f;  // maximum of a chunk in which everything is masked; finite
 constexpr int64_t kRowsPerTask = 16;
 constexpr int64_t kItemsPerTask = 256;
-constexpr int64_t kTargetsPerSum = 32;  // many targets are summed in two levels, against rounding
+constexpr int64_t kTermsPerSum = 32;  // long sums have two levels, against rounding
 
+// The product of a hidden row and an item, summed in the order of gemm: bitwise the logit of the tile, so
+// that a row whose target takes all the probability loses exactly nothing.
 template <typename T>
-inline float mixed_dot(const float* a, const T* b, int64_t n) {
-  vf acc = splat(0);
-  for (int64_t i = 0; i < n; i += kLanes) acc = fma(load_some(a + i, n - i), load_some(b + i, n - i), acc);
-  return sum(acc);
+inline float logit_of(const float* hidden, const T* item, int64_t depth) {
+  float total = 0;
+  for (int64_t k = 0; k < depth; ++k) total = to_float(item[k]) * hidden[k] + total;
+  return total;
+}
+
+// Over n floats, a multiple of 16; several sums, for speed and against rounding.
+inline float block_dot(const float* a, const float* b, int64_t n) {
+  constexpr int kSums = 64 / kLanes;
+  vf part[kSums];
+  for (int s = 0; s < kSums; ++s) part[s] = splat(0);
+  for (int64_t i = 0; i < n; i += kLanes)
+    part[i / kLanes % kSums] = fma(load(a + i), load(b + i), part[i / kLanes % kSums]);
+  vf total = part[0];
+  for (int s = 1; s < kSums; ++s) total += part[s];
+  return sum(total);
 }
 
 // y[0 .. n) += scale * x
@@ -133,10 +147,14 @@ void Loss<T>::exponentials(int64_t chunk, int64_t count, float* tile) const {
   for (int64_t i = 0; i < p.block; i += kLanes) {
     vf top = splat(kNoLogit), total = splat(0);
     for (int64_t j = 0; j < count; ++j) top = max(load(tile + j * p.block + i), top);
-    for (int64_t j = 0; j < count; ++j) {
-      const vf e = exp(load(tile + j * p.block + i) - top);
-      store(tile + j * p.block + i, e);
-      total += e;
+    for (int64_t j = 0; j < count;) {
+      vf part = splat(0);
+      for (const int64_t end = min64(j + kTermsPerSum, count); j < end; ++j) {
+        const vf e = exp(load(tile + j * p.block + i) - top);
+        store(tile + j * p.block + i, e);
+        part += e;
+      }
+      total += part;
     }
     store(chunk_max(chunk) + i, top);
     store(chunk_sum(chunk) + i, total);
@@ -178,8 +196,9 @@ float Loss<T>::finish_row(int64_t row, float maximum, double total) const {
                share = 1 / (counted * static_cast<double>(count));
   double losing = 0;  // the mean probability of the negatives against a target; 1 where all items compete
   for (int64_t m = begin; m < begin + count; ++m) {
-    const double logit = mixed_dot(hidden, table_row(target(m)), p.depth) + bias(target(m)) -
-                         (log_q != nullptr ? log_q[m] : 0);
+    const int64_t item = target(m);
+    const float shift = bias(item) - (log_q != nullptr ? log_q[m] : 0);
+    const double logit = logit_of(hidden, table_row(item), p.depth) + shift;
     const double margin = normalizer - logit, small = __builtin_exp(margin > 0 ? -margin : margin);
     double wrong = 1, term = margin;
     if (p.sampled) {
@@ -242,7 +261,7 @@ void Loss<T>::add_to_table(int64_t chunk, int thread) const {
   if (p.bias_grad) {
     float* sums = bias_sum() + first;
     for (int64_t j = 0; j < count; ++j)
-      sums[j] = (fresh ? 0 : sums[j]) + dot(tile + j * p.block, factors, p.block);
+      sums[j] = (fresh ? 0 : sums[j]) + block_dot(tile + j * p.block, factors, p.block);
   }
   if (!p.table_grad) return;
   float* scaled = work(thread);
@@ -279,7 +298,7 @@ void Loss<T>::finish_items(int64_t task, int thread) const {
     while (m < p.targets && target(order[m]) == item) {
       float* part = work(thread) + p.padded;
       fill_zero(part, width);
-      for (int64_t end = m + kTargetsPerSum; m < end && m < p.targets && target(order[m]) == item; ++m) {
+      for (int64_t end = m + kTermsPerSum; m < end && m < p.targets && target(order[m]) == item; ++m) {
         const float coefficient = scratch[p.coefficients + order[m]];
         add_scaled(part, coefficient, hidden_row(target_row(order[m])), width);
         bias_total += coefficient;

@@ -28,8 +28,8 @@ def item_cross_entropy(
 ) -> Float32[Tensor, ""]:
     """Cross entropy of ``hidden @ table.T + bias`` against target items, mean over rows.
 
-    The logit of item ``v`` for row ``n`` is ``s(n, v) = hidden[n] . table[v] + bias[v]``. Memory beyond the
-    gradients stays near 32 MiB whatever N and V: the N x V logits never exist.
+    The logit of item ``v`` for row ``n`` is ``s(n, v) = hidden[n] . table[v] + bias[v]``. The N x V
+    logits never exist: memory beyond the gradients is under 64 MB at N = 4096, V = 100,000, D = 64.
 
     *Full* (no ``negatives``): a row's loss is ``logsumexp_v s(n, v)`` less the mean of ``s(n, t)`` over its
     targets ``t``.
@@ -232,9 +232,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
-        raise RuntimeError(
-            "item_cross_entropy: gradients of its gradients (create_graph=True) are not supported"
-        )
+        raise RuntimeError("item_cross_entropy: double backward (create_graph=True) is not supported")
     gradients = list(ctx.saved_tensors)
     # A plain tensor is not being traced: its value may be looked at. It is 1 in `loss.backward()`.
     if type(grad_loss) is not Tensor or grad_loss.item() != 1:
