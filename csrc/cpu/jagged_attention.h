@@ -141,36 +141,65 @@ inline vf shuffle(vf a, vf b, vi picks) {
 #endif
 }
 
-template <int Width>
-inline __attribute__((always_inline)) void transpose_step(vf* m) {
-  vi low, high;
-  for (int i = 0; i < kLanes; ++i) {
-    low[i] = (i & Width) == 0 ? i : i - Width + kLanes;
-    high[i] = (i & Width) == 0 ? i + Width : i + kLanes;
-  }
+// Blocks of `Size` lanes taken in turn from the lower (or upper) halves of every 128 bits of a and b.
+template <int Size>
+inline __attribute__((always_inline)) vf interleave(vf a, vf b, bool upper) {
+  vi picks;
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
-    if ((i & Width) != 0) continue;
-    const vf a = m[i], b = m[i + Width];
-    m[i] = shuffle(a, b, low);
-    m[i + Width] = shuffle(a, b, high);
+    const int within = i % 4, half = upper ? 2 : 0;
+    const int lane = Size == 1 ? half + within / 2 : half + within % 2;
+    const bool second = Size == 1 ? within % 2 == 1 : within >= 2;
+    picks[i] = i / 4 * 4 + lane + (second ? kLanes : 0);
   }
+  return shuffle(a, b, picks);
 }
 
-// A kLanes x kLanes block in registers.
+// The even (or odd) 128-bit blocks of a, then those of b.
+inline __attribute__((always_inline)) vf deal(vf a, vf b, bool odd) {
+  vi picks;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) picks[i] = (2 * (i / 4) + odd) * 4 + i % 4;
+  return shuffle(a, b, picks);
+}
+
+// A kLanes x kLanes block in registers: first the 4 x 4 squares, then the squares among each other. Written
+// in the patterns that are single instructions.
 inline __attribute__((always_inline)) void transpose(vf* m) {
-  transpose_step<1>(m);
-  transpose_step<2>(m);
-  if constexpr (kLanes > 4) transpose_step<4>(m);
-  if constexpr (kLanes > 8) transpose_step<8>(m);
+  vf s[kLanes];
+#pragma GCC unroll 16
+  for (int g = 0; g < kLanes; g += 4) {
+    const vf a = interleave<1>(m[g], m[g + 1], false), b = interleave<1>(m[g], m[g + 1], true);
+    const vf c = interleave<1>(m[g + 2], m[g + 3], false), d = interleave<1>(m[g + 2], m[g + 3], true);
+    s[g] = interleave<2>(a, c, false), s[g + 1] = interleave<2>(a, c, true);
+    s[g + 2] = interleave<2>(b, d, false), s[g + 3] = interleave<2>(b, d, true);
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    if constexpr (kLanes == 4) {
+      m[c] = s[c];
+    } else if constexpr (kLanes == 8) {
+      m[c] = deal(s[c], s[4 + c], false), m[4 + c] = deal(s[c], s[4 + c], true);
+    } else {
+      const vf a = deal(s[c], s[4 + c], false), b = deal(s[c], s[4 + c], true);
+      const vf d = deal(s[8 + c], s[12 + c], false), e = deal(s[8 + c], s[12 + c], true);
+      m[c] = deal(a, d, false), m[4 + c] = deal(b, e, false);
+      m[8 + c] = deal(a, d, true), m[12 + c] = deal(b, e, true);
+    }
+  }
 }
 
 // Loads rows [0, count) x columns [0, left) of a block and transposes it; what is missing reads as zero.
 template <typename T>
 inline __attribute__((always_inline)) void load_transposed(Rows<const T> rows, int64_t count, int64_t left,
                                                            vf* m) {
+  if (count >= kLanes && left >= kLanes) {
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) m[i] = i < count ? load_some(rows.data + i * rows.step, left) : splat(0);
+    for (int i = 0; i < kLanes; ++i) m[i] = load(rows.data + i * rows.step);
+  } else {
+#pragma GCC unroll 1
+    for (int i = 0; i < kLanes; ++i) m[i] = i < count ? load_some(rows.data + i * rows.step, left) : splat(0);
+  }
   transpose(m);
 }
 
@@ -182,7 +211,9 @@ inline void pack_transposed(Rows<const T> rows, int64_t count, int64_t width, fl
       vf m[kLanes];
       load_transposed<T>({rows.data + q * rows.step + d, rows.step}, count - q, width - d, m);
       float* out = packed + (q / kPanel * width + d) * kPanel + q % kPanel;
-      for (int64_t i = 0; i < min64(kLanes, width - d); ++i) store(out + i * kPanel, m[i] * splat(scale));
+    // past the width this reaches into the next panel, written later, or into the end of the buffer
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(out + i * kPanel, m[i] * splat(scale));
     }
 }
 
@@ -195,10 +226,17 @@ inline void unpack_transposed(const float* packed, int64_t count, int64_t width,
     for (int64_t d = 0; d < width; d += kLanes) {
       vf m[kLanes];
       const float* in = packed + (q / kPanel * width + d) * kPanel + q % kPanel;
+#pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) m[i] = load(in + i * kPanel) * load(factor + q);
       transpose(m);
-      for (int64_t i = 0; i < min64(kLanes, count - q); ++i)
-        store_some(rows.data + (q + i) * rows.step + d, m[i], width - d);
+      T* out = rows.data + q * rows.step + d;
+      if (count - q >= kLanes && width - d >= kLanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) store(out + i * rows.step, m[i]);
+      } else {
+        for (int64_t i = 0; i < min64(kLanes, count - q); ++i)
+          store_some(out + i * rows.step, m[i], width - d);
+      }
     }
 }
 

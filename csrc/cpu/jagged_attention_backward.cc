@@ -77,8 +77,8 @@ void dot_packed(const float* a, const float* b, int64_t count, int64_t width, fl
 }
 
 // Scores and grad_output . value become weights and the gradients of the scores. Where the tile holds all
-// keys of its queries (`whole`), delta comes from these very weights and products: few keys cancel almost
-// fully, and grad_output . output would round differently.
+// keys of its queries (`whole`), the weights are normalised anew and delta comes from them: few keys cancel
+// almost fully, and the roundings of lse and of grad_output . output would not.
 void differentiate_scores(const Tile& tile, bool whole, Workspace& w) {
   for (int64_t panel = 0; panel < tile.panels(); ++panel)
     for (int v = 0; v < kPanelVecs; ++v) {
@@ -86,16 +86,21 @@ void differentiate_scores(const Tile& tile, bool whole, Workspace& w) {
       const vf lse = load(w.lse + at), lanes = lane_numbers(v);
       float *weights = w.weights + at, *grads = w.grad_scores + at;
       const int64_t diagonal = tile.first + panel * kPanel - tile.key, visible = tile.visible(panel);
-      vf delta = splat(0);
+      vf total = splat(0), weighted = splat(0);
       for (int64_t k = 0; k < visible; ++k) {
         vf p = exp_of_negative(load(weights + k * kGroup) - lse);
         if (k > diagonal) p = lanes < splat(static_cast<float>(k - diagonal)) ? splat(0) : p;
         store(weights + k * kGroup, p);
-        delta = fma(p, load(grads + k * kGroup), delta);
+        total += p;
+        weighted = fma(p, load(grads + k * kGroup), weighted);
       }
-      if (!whole) delta = load(w.delta + at);
-      for (int64_t k = 0; k < visible; ++k)
-        store(grads + k * kGroup, load(weights + k * kGroup) * (load(grads + k * kGroup) - delta));
+      const vf factor = whole ? splat(1) / total : splat(1);
+      const vf delta = whole ? weighted * factor : load(w.delta + at);
+      for (int64_t k = 0; k < visible; ++k) {
+        const vf p = load(weights + k * kGroup) * factor;
+        store(weights + k * kGroup, p);
+        store(grads + k * kGroup, p * (load(grads + k * kGroup) - delta));
+      }
     }
 }
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chronorec import _core
+from chronorec.ops import jagged_attention, jagged_attention_step, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronorec import _core
-from chronorec.ops import jagged_attention, jagged_attention_step, reference
 from tests.support.budget import assert_within_budget, run_in
 from tests.support.jagged import EDGE_LENGTHS, LONG_LENGTHS, jagged_lengths, offsets_of
 
@@ -46,14 +46,19 @@ def with_gradients(op: Callable[..., Tensor], offsets: Tensor, **options: Any) -
 def assert_matches_reference(
     lengths: list[int], heads: int, width: int, dtype: torch.dtype, **options: Any
 ) -> None:
-    offsets, inputs = offsets_of(lengths), make_inputs(lengths, heads, width, dtype)
-    actual = with_gradients(jagged_attention, offsets, **options)(*inputs)
+    """Small batches are drawn several times: few numbers would leave the largest error to luck."""
+    offsets, draws = offsets_of(lengths), 1 if sum(lengths) > 250 else 3
     specification = with_gradients(reference.jagged_attention, offsets, **options)
-    in_dtype, exact = specification(*inputs), run_in(torch.float64, specification, *inputs)
-    names = ("output", "grad_query", "grad_key", "grad_value")
-    for a, d, e, name in zip(actual, in_dtype, exact, names, strict=True):
-        assert a.dtype == dtype
-        assert_within_budget(a, d, e, name)
+    results: list[list[list[Tensor]]] = [[], [], []]
+    for seed in range(draws):
+        inputs = make_inputs(lengths, heads, width, dtype, seed)
+        results[0].append(with_gradients(jagged_attention, offsets, **options)(*inputs))
+        results[1].append(specification(*inputs))
+        results[2].append(run_in(torch.float64, specification, *inputs))
+    for i, name in enumerate(("output", "grad_query", "grad_key", "grad_value")):
+        actual, in_dtype, exact = (torch.cat([draw[i] for draw in result]) for result in results)
+        assert actual.dtype == dtype
+        assert_within_budget(actual, in_dtype, exact, name)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -68,7 +73,7 @@ def test_any_width_and_head_count(heads: int, width: int, dtype: torch.dtype) ->
     assert_matches_reference([50, 7, 0, 130], heads, width, dtype)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     lengths=jagged_lengths, heads=st.integers(1, 3), width=st.integers(2, 40), dtype=st.sampled_from(DTYPES)
 )

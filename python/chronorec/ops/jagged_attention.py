@@ -135,8 +135,10 @@ def _backward_cpu(
     events, _, width = query.shape
     grads = _new(query), _new(query), _new(query)
     scratch = _scratch(_core.jagged_attention_backward_scratch(offsets.shape[0] - 1, events, width))
-    rows = [_rows(x) for x in (grad_output, query, key, value)]
-    _core.jagged_attention_backward(*rows, offsets.contiguous(), scale, output, lse, *grads, scratch)
+    grad_output, query, key, value = _rows(grad_output), _rows(query), _rows(key), _rows(value)
+    _core.jagged_attention_backward(
+        grad_output, query, key, value, offsets.contiguous(), scale, output, lse, *grads, scratch
+    )
     return grads
 
 
