@@ -77,6 +77,19 @@ void load_row(const T* source, int64_t hidden, float* target) {
 }
 
 template <typename T>
+inline void prefetch_row(const T* row, int64_t count) {
+  for (int64_t j = 0; j < count; j += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + j, 0, 2);
+}
+
+// What the step before `event` will read: too many rows, too far apart, for the hardware to foresee.
+template <typename T>
+inline void prefetch_step_before(const Backward& b, int64_t event) {
+  prefetch_row(b.args.gates.as<const float>() + (event - 1) * 4 * b.padded, 4 * b.padded);
+  prefetch_row(b.args.grad_output.as<const T>() + (event - 1) * b.args.grad_output.stride[0], b.hidden);
+  if (event > 1) prefetch_row(b.args.output.as<const T>() + (event - 2) * b.hidden, b.hidden);
+}
+
+template <typename T>
 void run_tile(const Backward& b, const GruTile& tile, float* scratch) {
   const GruBackwardArgs& args = b.args;
   const int64_t hidden = b.hidden, padded = b.padded;
@@ -99,6 +112,7 @@ void run_tile(const Backward& b, const GruTile& tile, float* scratch) {
                      args.grad_output.as<const T>() + event * args.grad_output.stride[0],
                      state_grads + i * padded, b.scratch.gate_grads + event * 4 * padded,
                      recurrent_grads + i * 3 * padded);
+      if (t > 0) prefetch_step_before<T>(b, event);
     }
     gemm(product(recurrent_grads, 3 * padded, b.scratch.weight_hh, active, padded, 3 * padded),
          [&](int64_t row, int64_t col, vf sum) {
@@ -126,63 +140,63 @@ void gradient_of_values(const Backward& b) {
   });
 }
 
-// One task's share of a weight's gradient: columns [begin, end) of [r, z, n or its recurrent part], each P
-// wide, summed over all events in slices of fixed size, in order.
+// A weight's gradient, or its bias's: one task per kColumnsPerTask columns of [r, z, n or its recurrent
+// part], each P wide, summed over all events in slices of fixed size, in order.
 template <typename T, typename Left>
 struct WeightGradient {
   const Backward& b;
   const Left* left;  // [N, size]: what the weight is multiplied with
   int64_t stride, size;
   bool recurrent;
-  float* transposed;  // [size, 3P]
+  float* transposed;  // [3P / kColumnsPerTask, size, kColumnsPerTask]
   T* weight;          // [3H, size]
   T* bias;            // [3H] or null
 
-  // Where the gate gradients of a column start.
-  const float* gate_grads(int64_t col) const {
-    return b.scratch.gate_grads + (recurrent && col >= 2 * b.padded ? col + b.padded : col);
-  }
-
-  void run(int64_t begin, int64_t end) const {
-    float bias_sum[kColumnsPerTask] = {};
-    for (int64_t i = 0; i < size; ++i)
-      for (int64_t col = begin; col < end; ++col) transposed[i * 3 * b.padded + col] = 0;
+  void run(int64_t begin) const {
+    float slice[kSlice * kColumnsPerTask], bias_sum[kColumnsPerTask] = {};
+    float* total = transposed + begin * size;
+    for (int64_t i = 0; i < size * kColumnsPerTask; ++i) total[i] = 0;
     for (int64_t first = 0; first < b.events; first += kSlice) {
       const int64_t count = min64(kSlice, b.events - first);
-      for (int64_t col = begin; col < end;) {
-        // a product may not cross from z to n, whose recurrent part stands elsewhere
-        const int64_t gate_end = col < 2 * b.padded ? min64(end, 2 * b.padded) : end;
-        add_product(first, count, col, gate_end);
-        for (; col < gate_end; col += kLanes) add_bias(first, count, col, bias_sum + col - begin);
-      }
+      for (int64_t col = 0; col < kColumnsPerTask; col += kLanes)
+        gather(first, count, begin + col, slice + col, bias_sum + col);
+      prefetch_left(first + kSlice);
+      const Product<Left> p = {left + first * stride, 1,    stride,          slice, kPanel,
+                               kColumnsPerTask,       size, kColumnsPerTask, count};
+      gemm(p, [&](int64_t row, int64_t col, vf sum) {
+        float* at = total + row * kColumnsPerTask + col;
+        store(at, load(at) + sum);
+      });
     }
-    for (int64_t col = begin; col < end; ++col) store_column(col, bias_sum[col - begin]);
+    for (int64_t col = 0; col < kColumnsPerTask; ++col) store_column(begin + col, total + col, bias_sum[col]);
   }
 
-  void add_product(int64_t first, int64_t count, int64_t begin, int64_t end) const {
+  // Copies kLanes columns of a slice of events to where the product finds them in the nearest cache, and
+  // adds them up for the bias. The rows are far apart, so the next slice is asked for by hand.
+  void gather(int64_t first, int64_t count, int64_t col, float* slice, float* bias_sum) const {
     const int64_t step = 4 * b.padded;
-    const Product<Left> p = {
-        left + first * stride, 1,    stride, gate_grads(begin) + first * step, kPanel, step, size,
-        end - begin,           count};
-    gemm(p, [&](int64_t row, int64_t col, vf sum) {
-      float* at = transposed + row * 3 * b.padded + begin + col;
-      store(at, load(at) + sum);
-    });
-  }
-
-  void add_bias(int64_t first, int64_t count, int64_t col, float* sums) const {
-    const float* grads = gate_grads(col) + first * 4 * b.padded;
+    const bool moved = recurrent && col >= 2 * b.padded;  // the recurrent part stands one gate further
+    const float* grads = b.scratch.gate_grads + first * step + col + (moved ? b.padded : 0);
     vf sum = splat(0);
-    for (int64_t k = 0; k < count; ++k) sum += load(grads + k * 4 * b.padded);
-    store(sums, load(sums) + sum);
+    for (int64_t k = 0; k < count; ++k) {
+      if (first + k + kSlice < b.events) __builtin_prefetch(grads + (k + kSlice) * step, 0, 2);
+      const vf grad = load(grads + k * step);
+      sum += grad;
+      store(slice + k * kColumnsPerTask, grad);
+    }
+    store(bias_sum, load(bias_sum) + sum);
   }
 
-  void store_column(int64_t col, float bias_sum) const {
+  void prefetch_left(int64_t first) const {
+    for (int64_t event = first; event < min64(b.events, first + kSlice); ++event)
+      prefetch_row(left + event * stride, size);
+  }
+
+  void store_column(int64_t col, const float* total, float bias_sum) const {
     const int64_t unit = col % b.padded;
     if (unit >= b.hidden) return;
     const int64_t row = col / b.padded * b.hidden + unit;
-    for (int64_t i = 0; i < size; ++i)
-      from_float(transposed[i * 3 * b.padded + col], weight + row * size + i);
+    for (int64_t i = 0; i < size; ++i) from_float(total[i * kColumnsPerTask], weight + row * size + i);
     if (bias != nullptr) from_float(bias_sum, bias + row);
   }
 };
@@ -201,10 +215,10 @@ void gradients_of_weights(const Backward& b) {
                                        b.scratch.grad_hh,
                                        args.grad_weight_hh.as<T>(),
                                        args.grad_bias_hh.as<T>()};
-  const int64_t cols = 3 * b.padded, tasks = (cols + kColumnsPerTask - 1) / kColumnsPerTask;
+  const int64_t tasks = 3 * b.padded / kColumnsPerTask;  // P is a multiple of 16
   parallel_for(2 * tasks, [&](int64_t task, int) {
-    const int64_t begin = task % tasks * kColumnsPerTask, end = min64(cols, begin + kColumnsPerTask);
-    task < tasks ? ih.run(begin, end) : hh.run(begin, end);
+    const int64_t begin = task % tasks * kColumnsPerTask;
+    task < tasks ? ih.run(begin) : hh.run(begin);
   });
 }
 

@@ -63,8 +63,8 @@ struct GruBackwardScratch {
   float* previous;    // [N, P]: the state before each event
   float* weight_hh;   // [P / 16, 3P, 16], packed for gate_grads times weight_hh
   float* weight_ih;   // [ceil(I / 16), 3P, 16], packed for gate_grads times weight_ih
-  float* grad_ih;     // [I, 3P], the transpose of the weight's gradient
-  float* grad_hh;     // [H, 3P], likewise
+  float* grad_ih;     // [P / 16, I, 48], the transpose of the weight's gradient
+  float* grad_hh;     // [P / 16, H, 48], likewise
   float* threads;     // per thread: gate gradients of one step [kMaxTileRows, 3P], state's [.., P]
   int64_t per_thread;
   int64_t bytes;
