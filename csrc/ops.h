@@ -1,10 +1,10 @@
 // The contract of the core: one args struct per function, every pointer with its shape.
 //
-// Legend: B sequences or queries, N events in all, T steps, I input size, H hidden size, D head or state width,
-// A attention heads, V items, K results kept or negatives drawn, M targets or list entries in all.
-// Arrays are C-contiguous unless "rows may be strided" is said. Offsets are int64 [B + 1], ascending from 0 to the total.
-// float means fp32; "float/bf16" arrays of one call share one dtype. Outputs and scratch belong to the
-// caller, are written in full (scratch: no promise on its content) and may not overlap anything else.
+// Legend: B sequences or queries, N events in all, T steps, I input size, H hidden size, D head or state
+// width, A attention heads, V items, K results kept or negatives drawn, M targets or list entries in all.
+// Arrays are C-contiguous unless "rows may be strided" is said. Offsets are int64 [B + 1], ascending from 0
+// to the total. float means fp32; "float/bf16" arrays of one call share one dtype. Outputs and scratch belong
+// to the caller, are written in full (scratch: no promise on its content) and may not overlap anything else.
 // `scratch` is uint8, aligned to 64, of at least <function>_scratch(...) bytes.
 // Bad arguments throw ShapeError or DTypeError (core/check.h) before anything is written.
 #pragma once
@@ -16,12 +16,12 @@ namespace chronorec {
 enum class Activation : int64_t { none = 0, relu = 1, gelu = 2, silu = 3, sigmoid = 4, tanh = 5 };
 
 struct DenseArgs {
-  TensorView input;    // float [N, I], rows may be strided
-  TensorView weight;   // float, packed by pack_panels from [O, I]: [ceil(O / 16), I, 16]
-  TensorView bias;     // float [O] or none
-  TensorView residual; // float [N, O] or none: added after the activation
-  int64_t activation;  // Activation
-  TensorView output;   // float [N, O]
+  TensorView input;     // float [N, I], rows may be strided
+  TensorView weight;    // float, packed by pack_panels from [O, I]: [ceil(O / 16), I, 16]
+  TensorView bias;      // float [O] or none
+  TensorView residual;  // float [N, O] or none: added after the activation
+  int64_t activation;   // Activation
+  TensorView output;    // float [N, O]
 };
 void dense(const DenseArgs& args);
 
@@ -32,11 +32,12 @@ struct PackPanelsArgs {
 };
 void pack_panels(const PackPanelsArgs& args);
 
-// ---- embed: output[n] = scale * mean of table[item] over the items of bag n (+ position[place of n in its sequence])
+// ---- embed: output[n] = scale * mean of table[item] over the items of bag n (+ position[place of n in its
+// sequence])
 struct EmbedArgs {
-  TensorView table;             // float [V, D]
-  TensorView items;             // int32 [M], ids in [0, V)
-  TensorView bag_offsets;       // int64 [N + 1] or none: one item per bag; an empty bag gives zeros
+  TensorView table;        // float [V, D]
+  TensorView items;        // int32 [M], ids in [0, V)
+  TensorView bag_offsets;  // int64 [N + 1] or none: one item per bag; an empty bag gives zeros
   double scale;
   TensorView position;          // float [P, D] or none
   TensorView sequence_offsets;  // int64 [B + 1], sequences of bags, none longer than P; given with position
@@ -44,7 +45,8 @@ struct EmbedArgs {
 };
 void embed(const EmbedArgs& args);
 
-// ---- layer_norm: output = (input - mean) / sqrt(variance + epsilon) * weight + bias, over the last dimension
+// ---- layer_norm: output = (input - mean) / sqrt(variance + epsilon) * weight + bias, over the last
+// dimension
 struct LayerNormArgs {
   TensorView input;   // float [N, D]
   TensorView weight;  // float [D]
@@ -54,12 +56,13 @@ struct LayerNormArgs {
 };
 void layer_norm(const LayerNormArgs& args);
 
-// ---- item_topk, item_rank, item_score: score(b, v) = queries[b] . table[v] + bias[v] + adjustment(b, v) ----
-// The product adds over d = 0, 1, ... in the order of gemm.h, then comes the bias, then the adjustment, so all
-// three functions and every batch size agree bitwise. Query b adjusts the items adjust_items[adjust_offsets[b]
-// .. adjust_offsets[b + 1]], strictly ascending, by adjust_values, or takes them out where there are no values.
-// An item is left if its score > -inf: a score of -inf or NaN, wherever it came from, means taken out.
-// The adjust_* arrays are all none, or offsets and items are given (and values if wanted). D may be 0.
+// ---- item_topk, item_rank, item_score: score(b, v) = queries[b] . table[v] + bias[v] + adjustment(b, v)
+// ---- The product adds over d = 0, 1, ... in the order of gemm.h, then comes the bias, then the adjustment,
+// so all three functions and every batch size agree bitwise. Query b adjusts the items
+// adjust_items[adjust_offsets[b]
+// .. adjust_offsets[b + 1]], strictly ascending, by adjust_values, or takes them out where there are no
+// values. An item is left if its score > -inf: a score of -inf or NaN, wherever it came from, means taken
+// out. The adjust_* arrays are all none, or offsets and items are given (and values if wanted). D may be 0.
 struct ItemTopkArgs {
   TensorView queries;         // float [B, D], rows may be strided
   TensorView table;           // float, packed by pack_panels from [V, D]: [ceil(V / 16), D, 16]
@@ -79,7 +82,7 @@ int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int
 // For each target of a query: how many other items that are left score more, and how many exactly as much.
 // A target that was itself taken out is a miss: greater = number of items left, equal = 0.
 struct ItemRankArgs {
-  TensorView queries;         // as in ItemTopkArgs, down to adjust_values
+  TensorView queries;  // as in ItemTopkArgs, down to adjust_values
   TensorView table;
   int64_t num_items;
   TensorView bias;
@@ -97,7 +100,7 @@ int64_t item_rank_scratch(int64_t targets);
 
 // The scores of listed items; -inf where the adjustment takes an item out.
 struct ItemScoreArgs {
-  TensorView queries;       // as in ItemTopkArgs, down to adjust_values
+  TensorView queries;  // as in ItemTopkArgs, down to adjust_values
   TensorView table;
   int64_t num_items;
   TensorView bias;
@@ -124,14 +127,14 @@ void jagged_attention_forward(const JaggedAttentionForwardArgs& args);
 int64_t jagged_attention_forward_scratch(int64_t sequences, int64_t events, int64_t width);
 
 struct JaggedAttentionBackwardArgs {
-  TensorView grad_output;                      // float/bf16 [N, A, D], rows may be strided
-  TensorView query, key, value;                // as in forward
-  TensorView offsets;                          // int64 [B + 1]
+  TensorView grad_output;        // float/bf16 [N, A, D], rows may be strided
+  TensorView query, key, value;  // as in forward
+  TensorView offsets;            // int64 [B + 1]
   double scale;
-  TensorView output;                           // float/bf16 [N, A, D], from forward
-  TensorView lse;                              // float [N, A], from forward
-  TensorView grad_query, grad_key, grad_value; // float/bf16 [N, A, D]
-  TensorView scratch;                          // jagged_attention_backward_scratch(B, N, D)
+  TensorView output;                            // float/bf16 [N, A, D], from forward
+  TensorView lse;                               // float [N, A], from forward
+  TensorView grad_query, grad_key, grad_value;  // float/bf16 [N, A, D]
+  TensorView scratch;                           // jagged_attention_backward_scratch(B, N, D)
 };
 void jagged_attention_backward(const JaggedAttentionBackwardArgs& args);
 int64_t jagged_attention_backward_scratch(int64_t sequences, int64_t events, int64_t width);
@@ -155,9 +158,10 @@ int64_t jagged_attention_order_bytes(int64_t sequences, int64_t events);
 // sequence and the parts of longer ones. A tile's last pass may hold kAttentionQueries more keys.
 constexpr int64_t kAttentionQueries = 48, kAttentionKeys = 192;
 constexpr int64_t kAttentionWhole = 20 * kAttentionQueries, kAttentionPart = 10 * kAttentionQueries;
-// ---- item_cross_entropy: softmax loss over items, mean over the rows that have a target; logits are not stored
-// Logit of item v for row n: hidden[n] . table[v] + bias[v]; in sampled mode less log_q. Row n has the targets
-// target_offsets[n] .. target_offsets[n + 1]. Gradients are those of the loss; ask for them by passing them.
+// ---- item_cross_entropy: softmax loss over items, mean over the rows that have a target; logits are not
+// stored Logit of item v for row n: hidden[n] . table[v] + bias[v]; in sampled mode less log_q. Row n has the
+// targets target_offsets[n] .. target_offsets[n + 1]. Gradients are those of the loss; ask for them by
+// passing them.
 struct ItemCrossEntropyArgs {
   TensorView hidden;          // float/bf16 [N, D], rows may be strided
   TensorView table;           // float/bf16 [V, D], rows may be strided
@@ -176,7 +180,8 @@ struct ItemCrossEntropyArgs {
   TensorView scratch;
 };
 void item_cross_entropy(const ItemCrossEntropyArgs& args);
-// cols: V, or K where `sampled`; `rounded`: the inputs are bf16; the other flags say which gradients are wanted.
+// cols: V, or K where `sampled`; `rounded`: the inputs are bf16; the other flags say which gradients are
+// wanted.
 int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, int64_t depth, bool sampled,
                                    bool rounded, bool hidden_grad, bool table_grad, bool bias_grad);
 // ---- gru: one GRU layer over jagged sequences; gates in the order r, z, n -------------------------------

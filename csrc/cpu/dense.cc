@@ -13,7 +13,7 @@ inline vf activate(vf x, Activation activation) {
   switch (activation) {
     case Activation::relu:
       return x < splat(0) ? splat(0) : x;  // NaN stays NaN
-    case Activation::gelu: {  // the tanh form
+    case Activation::gelu: {               // the tanh form
       const vf inner = splat(0.7978845608f) * fma(splat(0.044715f) * x * x, x, x);
       return splat(0.5f) * x * (splat(1) + tanh(inner));
     }
@@ -39,8 +39,8 @@ void dense(const DenseArgs& args) {
   parallel_for((rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
     const int64_t first = task * kRowsPerTask;
     const float* input = args.input.as<float>() + first * args.input.stride[0];
-    gemm(product(input, args.input.stride[0], args.weight.as<float>(), min64(kRowsPerTask, rows - first), cols,
-                 depth),
+    gemm(product(input, args.input.stride[0], args.weight.as<float>(), min64(kRowsPerTask, rows - first),
+                 cols, depth),
          [&](int64_t row, int64_t col, vf value) {
            if (col >= cols) return;
            const int64_t at = (first + row) * cols + col, left = cols - col;

@@ -8,7 +8,8 @@ namespace {
 
 constexpr int64_t kBagsPerTask = 256;
 
-void embed_bag(const float* table, const int32_t* items, int64_t count, int64_t width, float scale, float* out) {
+void embed_bag(const float* table, const int32_t* items, int64_t count, int64_t width, float scale,
+               float* out) {
   const float share = count > 0 ? scale / static_cast<float>(count) : 0;
   for (int64_t d = 0; d < width; d += kLanes) {
     vf total = splat(0);

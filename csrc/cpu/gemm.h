@@ -35,9 +35,9 @@ inline void pack_panels(const T* b, int64_t step_k, int64_t step_j, int64_t dept
 
 template <typename T>
 struct Product {
-  const T* a;           // element (i, k) at a[i * a_row + k * a_k]
+  const T* a;  // element (i, k) at a[i * a_row + k * a_k]
   int64_t a_row, a_k;
-  const float* b;       // element (k, 16 p + j) at b[p * b_panel + k * b_k + j]
+  const float* b;  // element (k, 16 p + j) at b[p * b_panel + k * b_k + j]
   int64_t b_panel, b_k;
   int64_t rows, cols, depth;
 };

@@ -8,7 +8,8 @@ namespace {
 
 constexpr int64_t kRowsPerTask = 64;
 
-void normalize_row(const float* x, const float* weight, const float* bias, int64_t n, float epsilon, float* y) {
+void normalize_row(const float* x, const float* weight, const float* bias, int64_t n, float epsilon,
+                   float* y) {
   vf total = splat(0), squares = splat(0);
   for (int64_t i = 0; i < n; i += kLanes) total += load_some(x + i, n - i);
   const float mean = sum(total) / static_cast<float>(n);

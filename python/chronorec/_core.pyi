@@ -54,6 +54,8 @@ def gather_events(values: Array, order: Array, output: Array, /) -> None: ...
 def count_codes(codes: Array, counts: Array, /) -> None: ...
 def count_duplicates(
     offsets: Array, key: Array, item: Array, extra: Array | None, duplicates: Array, /
+) -> None: ...
+
 # items: best of all, rank among all, scores of some
 def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, /) -> int: ...
 def item_topk(
@@ -99,7 +101,8 @@ def item_score(
     scores: Array,
     /,
 ) -> None: ...
-# ---- jagged_attention
+
+# jagged_attention
 def jagged_attention_forward(
     query: Array,
     key: Array,
@@ -139,6 +142,7 @@ def jagged_attention_step(
 def jagged_attention_forward_scratch(sequences: int, events: int, width: int, /) -> int: ...
 def jagged_attention_backward_scratch(sequences: int, events: int, width: int, /) -> int: ...
 def jagged_attention_step_scratch(width: int, /) -> int: ...
+
 # item_cross_entropy
 def item_cross_entropy(
     hidden: Array,
@@ -169,6 +173,7 @@ def item_cross_entropy_scratch(
     bias_grad: bool,
     /,
 ) -> int: ...
+
 # gru
 def gru_forward(
     values: Array,
