@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +175,51 @@ def test_changed_bytes_are_found_by_verify(tmp_path: Path) -> None:
     path.write_bytes(raw)
     with pytest.raises(FormatError, match="content differs"):
         Histories.open(tmp_path / "data", verify=True)
+
+
+def test_interruption_is_heard() -> None:
+    """Ctrl-C during the grouping of one huge user, which is a single task."""
+    count = 6_000_000
+    key = np.random.default_rng(0).integers(-(2**62), 2**62, count)
+    arrays = [np.empty(2, np.int64), np.empty(count, np.int64), None, None, np.empty(1, np.int64)]
+    user = np.zeros(count, np.int32)
+
+    def group_again_and_again() -> None:
+        for _ in range(100):
+            _core.group_events(user, key, None, *arrays)
+
+    threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        group_again_and_again()
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int32, np.float32, np.int64, np.float64])
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_gather(kind: type, index: type) -> None:
+    values = np.arange(100_000).astype(kind)
+    order = np.random.default_rng(0).permutation(100_000).astype(index)
+    output = np.empty(100_000, kind)
+    _core.gather_events(values, order, output)
+    assert np.array_equal(output, values[order])
+
+
+def test_core_refuses_what_does_not_fit() -> None:
+    one, codes = np.zeros(1, np.int64), np.array([0, 3, 1], np.int32)
+    with pytest.raises(ValueError, match=r"user: wanted codes in \[0, 2\)"):
+        _core.group_events(codes, None, None, np.empty(3, np.int64), None, None, np.empty(3, np.int32), one)
+    with pytest.raises(ValueError, match=r"order: wanted positions in \[0, 2\)"):
+        _core.gather_events(np.zeros(2), codes, np.empty(3))
+    with pytest.raises(ValueError, match="codes: wanted codes inside counts"):
+        _core.count_codes(codes, np.zeros(3, np.int64))
+    with pytest.raises(TypeError, match="keys: wanted int64, got int32"):
+        _core.IntEncoder().encode(codes, codes.copy(), True)
+    with pytest.raises(ValueError, match="offsets: wanted ascending offsets inside data"):
+        _core.TextEncoder().encode(np.array([0, 9]), np.zeros(3, np.uint8), codes[:1].copy(), True)
+
+
+def test_encoders_look_up_without_inserting() -> None:
+    encoder, codes = _core.IntEncoder(), np.empty(3, np.int32)
+    encoder.encode(np.array([5, 6, 5]), codes, True)
+    encoder.encode(np.array([6, 7, 5]), codes, False)
+    assert codes.tolist() == [1, -1, 0]
+    assert len(encoder) == 2
