@@ -38,7 +38,7 @@ def test_file_and_override(tmp_path: Path) -> None:
         ({"training": {"epochs": True}}, "training.epochs: wanted int"),
         ({"training": {"precision": "fp16"}}, "wanted one of 'fp32', 'bf16'"),
         ({"model": {"kind": "sasrek"}}, "model.kind: wanted one of sasrec, gru4rec"),
-        ({"model": {"kind": "gru4rec", "heads": 2}}, "unknown key in \\[model\\] 'heads'"),
+        ({"model": {"kind": "gru4rec", "heads": 2}}, r"unknown key in \[model\] 'heads'"),
         ({"loss": 3}, "loss: wanted a section"),
     ],
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +138,7 @@ def test_markov_counts_basket_pairs_like_a_plain_loop() -> None:
     for begin, end in zip(histories.offsets[:-1], histories.offsets[1:], strict=True):
         order = list(dict.fromkeys(session[begin:end].tolist()))
         sets = [set(histories.item[begin:end][session[begin:end] == code].tolist()) for code in order]
-        for a, b in zip(sets[:-1], sets[1:], strict=True):
+        for a, b in pairwise(sets):
             for source in a:
                 for successor in b:
                     pairs[source, successor] += 1

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.quality``: train on a public log and compare with the baselines and published figures."""
+"""``python -m benchmarks.quality``: train on a public log and compare with the baselines."""
 
 from __future__ import annotations
 

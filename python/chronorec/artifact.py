@@ -89,7 +89,7 @@ class Artifact:
         return int(self.items.num_rows)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes the model folder. A folder of the same name is replaced only once the new one is complete."""
+        """Writes the model folder; one of the same name is replaced only once the new one is complete."""
         target = Path(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not (target / "model.json").exists() and any(target.iterdir()):
@@ -151,9 +151,8 @@ class Artifact:
         except (KeyError, SafetensorError, pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise ArtifactError(f"{path}: damaged model folder: {error}") from error
         if artifact.num_items != header.get("num_items"):
-            raise ArtifactError(
-                f"{path}: items.arrow has {artifact.num_items} rows, model.json says {header.get('num_items')}"
-            )
+            said = header.get("num_items")
+            raise ArtifactError(f"{path}: items.arrow has {artifact.num_items} rows, model.json says {said}")
         return artifact
 
 

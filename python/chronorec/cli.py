@@ -14,7 +14,7 @@ import chronorec
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0 done, 1 the input cannot be used, 2 bad usage, 130 Ctrl-C."""
+    """Runs a command; exit status 0: done, 1: unusable input, 2: bad usage, 130: Ctrl-C."""
     parsed = build_parser().parse_args(arguments)
     try:
         parsed.run(parsed)

@@ -82,9 +82,8 @@ def run_demo(folder: Path) -> None:
         run = train(config, histories, split=split, checkpoint=checkpoint)
         run.artifact.save(folder / name)
         artifacts.append(run.artifact)
-        print(
-            f"{name}: best epoch {run.best_epoch}, validation ndcg@10 {run.validation:.4f}, {run.seconds:.0f} s"
-        )
+        score = f"validation ndcg@10 {run.validation:.4f}"
+        print(f"{name}: best epoch {run.best_epoch}, {score}, {run.seconds:.0f} s")
     report = compare(artifacts, histories, part="test", ks=(10, 20))
     print(f"\n{report.text()}\n")
     best = max(artifacts, key=lambda a: float(a.provenance["validation"]["ndcg@10"]))

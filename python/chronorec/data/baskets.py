@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from chronorec.data.jagged import Int32s, Int64s, offsets_of, row_of_values
 
-if TYPE_CHECKING:
-    from chronorec.data.histories import Histories
+
+class Events(Protocol):
+    """Events grouped by user: what :class:`chronorec.data.Histories` and a batch of requests share."""
+
+    @property
+    def item(self) -> Int32s: ...
+    @property
+    def offsets(self) -> Int64s: ...
+    @property
+    def columns(self) -> dict[str, npt.NDArray[Any]]: ...
+    @property
+    def num_users(self) -> int: ...
+    @property
+    def num_items(self) -> int: ...
+    @property
+    def num_events(self) -> int: ...
+    def require_time(self, what: str) -> Int64s: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +57,7 @@ class Baskets:
         return first.astype(np.int64), np.maximum(first, last).astype(np.int64)
 
 
-def baskets(histories: Histories) -> Baskets:
+def baskets(histories: Events) -> Baskets:
     """Finds the baskets of a log: one per code of the ``session`` column, else one per user and time.
 
     A basket is a contiguous range of its user's events. Where sessions of one user interleave in time they

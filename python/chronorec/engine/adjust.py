@@ -24,6 +24,9 @@ class Adjustment(NamedTuple):
     values: npt.NDArray[np.float32]
 
 
+NO_ADJUSTMENT = (None, None, None)
+
+
 class Additions(NamedTuple):
     """Unordered additions: row * V + item, and what is added."""
 
@@ -74,11 +77,10 @@ def _frequency(batch: HistoryBatch, decay_days: float | None) -> Additions:
     keys = rows * batch.num_items + batch.item
     if decay_days is None:
         return Additions(keys, np.ones(len(keys)))
-    batch.require_time("personal frequency with time decay")
+    time = batch.require_time("personal frequency with time decay")
     if batch.at is None:
         raise ValueError("at: personal frequency with time decay needs the time of the request, got none")
-    assert batch.time is not None
-    days = np.maximum(batch.at[rows] - batch.time, 0) // _DAY
+    days = np.maximum(batch.at[rows] - time, 0) // _DAY
     return Additions(keys, np.exp(-days / decay_days))
 
 

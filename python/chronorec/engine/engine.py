@@ -62,7 +62,7 @@ class Engine:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Engine:
-        """Opens a model folder. Raises :class:`chronorec.artifact.ArtifactError` with the reason if it cannot."""
+        """Opens a model folder; raises :class:`chronorec.artifact.ArtifactError` that says why it cannot."""
         return cls(Artifact.load(folder))
 
     # --- one request --------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class Engine:
         if self._unit_table is None:
             norms = np.linalg.norm(table, axis=1, keepdims=True)
             self._unit_table = pack_panels(table / np.maximum(norms, 1e-12))
-        query = table[code : code + 1] / max(float(np.linalg.norm(table[code])), 1e-12)
+        query = table[code : code + 1] / np.float32(max(np.linalg.norm(table[code]), 1e-12))
         itself = adjust.exclude_items(np.array([code], np.int32), 1, self.num_items)
         adjustment = adjust.combine([itself], 1, self.num_items)
         codes, scores = _core_topk(query, self._unit_table, self.num_items, None, adjustment, k)
@@ -196,12 +196,15 @@ class Engine:
         states, adjustment = self._states(batch, exclude_seen, None)
         greater = np.empty(len(queries.targets), np.int64)
         equal = np.empty_like(greater)
+        offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
         _core.item_rank(
             states,
             self._table,
             self.num_items,
             self._bias,
-            *(adjustment or (None, None, None)),
+            offsets,
+            items,
+            values,
             queries.targets,
             queries.target_offsets,
             greater,
@@ -242,12 +245,15 @@ class Engine:
     ) -> Floats:
         states, adjustment = self._states(batch, exclude_seen, blocked)
         scores = np.empty(len(codes), np.float32)
+        offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
         _core.item_score(
             states,
             self._table,
             self.num_items,
             self._bias,
-            *(adjustment or (None, None, None)),
+            offsets,
+            items,
+            values,
             codes.astype(np.int32),
             np.array([0, len(codes)], np.int64),
             scores,
@@ -339,9 +345,8 @@ def _core_topk(
     scores = np.empty((len(states), k), np.float32)
     codes = np.empty((len(states), k), np.int32)
     room = scratch(_core.item_topk_scratch(len(states), num_items, states.shape[1], k))
-    _core.item_topk(
-        states, table, num_items, bias, *(adjustment or (None, None, None)), k, scores, codes, room
-    )
+    offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
+    _core.item_topk(states, table, num_items, bias, offsets, items, values, k, scores, codes, room)
     return codes, scores
 
 
@@ -376,8 +381,10 @@ def _one_time(time: When) -> int:
         time = datetime.datetime.fromisoformat(time)
     if isinstance(time, datetime.datetime) and time.tzinfo is not None:
         time = time.astimezone(datetime.timezone.utc).replace(tzinfo=None)
-    if isinstance(time, (datetime.date, np.datetime64)):
-        return int(np.datetime64(time, "us").astype(np.int64))
+    if isinstance(time, datetime.date):
+        time = np.datetime64(time)
+    if isinstance(time, np.datetime64):
+        return int(time.astype("datetime64[us]").astype(np.int64))
     if isinstance(time, (int, np.integer)) and not isinstance(time, bool):
         return int(time)
     raise TypeError(f"time: wanted a datetime, an ISO text or microseconds, got {time!r}")

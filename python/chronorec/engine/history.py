@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ class HistoryBatch:
     offsets: Int64s
     num_items: int
     time: Int64s | None = None
-    columns: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     at: Int64s | None = None
 
     @property
@@ -44,10 +44,11 @@ class HistoryBatch:
     def num_events(self) -> int:
         return len(self.item)
 
-    def require_time(self, what: str) -> None:
-        """Raises ValueError unless events carry times."""
+    def require_time(self, what: str) -> Int64s:
+        """The times; raises ValueError that names ``what`` needs them if there are none."""
         if self.time is None:
             raise ValueError(f"times: {what} needs the time of every event, got none")
+        return self.time
 
     @classmethod
     def of_queries(cls, histories: Histories, queries: Queries) -> HistoryBatch:

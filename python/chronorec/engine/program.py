@@ -103,7 +103,7 @@ def _dense(step: dict[str, Any], weights: dict[str, np.ndarray]) -> Step:
 
 def _gru(step: dict[str, Any], weights: dict[str, np.ndarray]) -> Step:
     bias_ih, bias_hh = weights[step["bias_ih"]], weights[step["bias_hh"]]
-    packed = [_pack_gates(weights[step[name]]) for name in ("weight_ih", "weight_hh")]
+    weight_ih, weight_hh = _pack_gates(weights[step["weight_ih"]]), _pack_gates(weights[step["weight_hh"]])
     hidden_size = weights[step["weight_hh"]].shape[1]
 
     def run(tokens: Tokens, registers: Registers) -> None:
@@ -111,7 +111,9 @@ def _gru(step: dict[str, Any], weights: dict[str, np.ndarray]) -> Step:
         out = np.empty((len(values), hidden_size), np.float32)
         final = np.empty((sequences, hidden_size), np.float32)
         room = scratch(_core.gru_forward_scratch(sequences, len(values), hidden_size))
-        _core.gru_forward(values, tokens.offsets, *packed, bias_ih, bias_hh, None, out, final, None, room)
+        _core.gru_forward(
+            values, tokens.offsets, weight_ih, weight_hh, bias_ih, bias_hh, None, out, final, None, room
+        )
         registers[step["out"]] = out
 
     return run

@@ -17,14 +17,14 @@ _DAY = 86_400_000_000  # microseconds
 
 
 def item_counts(histories: Histories, end: np.ndarray, days: float | None = None) -> np.ndarray:
-    """Events per item, float64 [V]; with ``days`` only those in that many days before the last counted one."""
+    """Events per item, float64 [V]; with ``days`` only those so many days before the last counted one."""
     begin = histories.offsets[:-1]
     events = ranges(begin, end - begin)
     if days is not None and len(events):
-        time = histories.time
-        assert time is not None
+        time = histories.require_time("recent popularity")
         events = events[time[events] > time[events].max() - days * _DAY]
-    return np.bincount(histories.item[events], minlength=histories.num_items).astype(np.float64)
+    counts: np.ndarray = np.bincount(histories.item[events], minlength=histories.num_items)
+    return counts.astype(np.float64)
 
 
 def filler_bias(histories: Histories, end: np.ndarray) -> np.ndarray:
@@ -45,8 +45,6 @@ class Popularity(CountingModel):
         self.name = "popularity" if days is None else f"popularity, {days:g} days"
 
     def fit(self, histories: Histories, end: np.ndarray, *, basket: bool, exclude_seen: bool) -> Artifact:
-        if self.days is not None:
-            histories.require_time("recent popularity")
         counts = item_counts(histories, end, self.days)
         return Artifact(
             name=self.name,

@@ -55,4 +55,5 @@ class TransformerBlock(nn.Module):
         """tokens [N, D], offsets int64 [B + 1] -> [N, D]."""
         tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), offsets))
         inner = F.gelu(self.expand(self.feed_norm(tokens)), approximate="tanh")
-        return tokens + self.dropout(self.contract(inner))
+        fed: Tensor = tokens + self.dropout(self.contract(inner))
+        return fed

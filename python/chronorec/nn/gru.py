@@ -64,8 +64,8 @@ class GRU(nn.Module):
         for layer in range(self.num_layers):
             if layer > 0:
                 values = self.dropout(values)
-            weights = (w.to(values.dtype) for w in self.layer_weights(layer))
+            weight_ih, weight_hh, bias_ih, bias_hh = (w.to(values.dtype) for w in self.layer_weights(layer))
             state = None if initial_state is None else initial_state[layer]
-            values, final_state = gru(values, offsets, *weights, state)
+            values, final_state = gru(values, offsets, weight_ih, weight_hh, bias_ih, bias_hh, state)
             final_states.append(final_state)
         return values, torch.stack(final_states)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,7 +27,7 @@ class SplitConfig:
     """How events are held out.
 
     Attributes:
-        protocol: "leave-one-out", "temporal-event" (next event after a cut) or "temporal-basket" (next basket).
+        protocol: "leave-one-out", "temporal-event" (next event after a cut) or "temporal-basket".
         cut: ISO date or time; events at or after it test. Temporal protocols only.
         validation_cut: the same for validation; must lie before ``cut``.
         exclude_seen: whether a user's earlier items leave the candidates.
@@ -66,7 +66,7 @@ class GRU4RecConfig:
     item_bias: bool = True
 
 
-ModelConfig = Union[SASRecConfig, GRU4RecConfig]
+ModelConfig = SASRecConfig | GRU4RecConfig
 MODEL_CONFIGS: dict[str, type[SASRecConfig] | type[GRU4RecConfig]] = {
     config.kind: config for config in (SASRecConfig, GRU4RecConfig)
 }
@@ -103,7 +103,7 @@ class TrainingConfig:
         validate_every: epochs between validations.
         seed: of initialisation, batches, dropout and negatives.
         precision: "fp32", or "bf16" for products and kernels with fp32 weights and states.
-        refit: after validation has chosen the number of epochs, train again on training and validation events.
+        refit: when validation has chosen the epochs, train again on training and validation events.
         checkpoint_seconds: time between checkpoints.
         tensorboard: folder for TensorBoard scalars, or "".
     """

@@ -32,7 +32,7 @@ class LoopState:
 
     Attributes:
         epoch, batch, step: the next epoch, the next batch inside it, optimiser steps done.
-        best_score, best_epoch: the best validation so far and how many epochs it took; -1 before the first.
+        best_score, best_epoch: the best validation so far (-1 before the first) and its epoch.
         bad: validations since the best one.
         loss_sum, loss_batches: running mean of the epoch's loss.
         seconds: training time so far.
@@ -94,7 +94,7 @@ class Loop:
         self.writer = _tensorboard(training.tensorboard, label)
 
     def run(self) -> LoopState:
-        """Trains to the end, resuming a checkpoint where there is one; leaves the best weights in the model."""
+        """Trains to the end, from a checkpoint where there is one; leaves the best weights in the model."""
         if self.checkpoint is not None and self.checkpoint.exists():
             self._resume(self.checkpoint)
         state = self.state
@@ -146,7 +146,8 @@ class Loop:
             target_offsets = torch.from_numpy(batch.target_offsets)
         with _autocast(self.config.precision):
             hidden = self.model(torch.from_numpy(batch.items).long(), torch.from_numpy(batch.offsets), bags)
-        table, bias = self.model.item_embedding, self.model.item_bias
+        table: Tensor = self.model.item_embedding
+        bias: Tensor | None = self.model.item_bias
         if self.config.precision == "bf16":
             hidden, table = hidden.bfloat16(), table.bfloat16()
             bias = None if bias is None else bias.bfloat16()
@@ -229,7 +230,8 @@ def learning_rate_share(step: int, config: TrainingConfig, steps_per_epoch: int)
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Only matrices of linear maps decay; embeddings, positions, biases and norms do not."""
-    decayed, kept = [], []
+    decayed: list[Tensor] = []
+    kept: list[Tensor] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.dim() == 2 and name not in ("item_embedding", "position")
         (decayed if is_matrix else kept).append(parameter)

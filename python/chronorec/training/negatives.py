@@ -25,7 +25,7 @@ class NegativeSampler:
         self.seed = seed
 
     def draw(self, step: int, count: int) -> tuple[Tensor, Tensor]:
-        """Items int64 [count], and the logarithm of how often each is expected among them, float32 [count]."""
+        """Items int64 [count], and the log of how often each is expected among them, float32 [count]."""
         generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, step]))
         items = np.searchsorted(self.cumulative, generator.random(count), side="right")
         log_expected = np.log(count * self.probability[items])

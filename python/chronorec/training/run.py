@@ -82,7 +82,7 @@ def train(
     """Trains the configured model; validation chooses the number of epochs.
 
     Args:
-        config: the run; the same configuration, data, machine, level and threads give the same weights, bitwise.
+        config: the run; with the same data, machine, level and threads it gives the same weights, bitwise.
         histories: the events.
         split: the split, if it was made before; by default the configured one.
         checkpoint: file to write checkpoints to, and to resume from if it exists; deleted at the end.
