@@ -18,6 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 import pyarrow as pa
+
 from chronorec.data import EventLog
 
 

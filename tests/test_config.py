@@ -54,5 +54,5 @@ def test_unusable_sources(tmp_path: Path) -> None:
     broken.write_text("[training")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_config(broken)
-    with pytest.raises(ConfigError, match="wanted section.key=value"):
+    with pytest.raises(ConfigError, match=r"wanted section\.key=value"):
         load_config(overrides=["epochs=3"])

@@ -17,6 +17,7 @@ import pyarrow.dataset
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
+
 from chronorec.data import DataError, EventLog, Histories
 
 USERS = [30, 10, 30, 20, 10, 30]

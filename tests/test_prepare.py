@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from chronorec.data import DataError, EventLog, Histories, prepare
-from chronorec.data.out_of_core import parse_bytes, partition_bounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from chronorec.data import DataError, EventLog, Histories, prepare
+from chronorec.data.out_of_core import parse_bytes, partition_bounds
 
 COLUMNS = {"session": "basket", "value": "price", "event_type": "kind"}
 

@@ -7,9 +7,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from benchmarks.harness import Case
 from torch import Tensor
 
+from benchmarks.harness import Case
 from chronorec.ops import item_cross_entropy
 
 ROWS, DEPTH = 4096, 64

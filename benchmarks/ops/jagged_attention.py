@@ -7,9 +7,10 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from benchmarks.harness import Case
 from chronorec.ops import jagged_attention, jagged_attention_step
-from torch import Tensor
 
 Providers = dict[str, Callable[[], object]]
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chronorec import _core
-from chronorec.ops import jagged_attention, jagged_attention_step, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from chronorec import _core
+from chronorec.ops import jagged_attention, jagged_attention_step, reference
 from tests.support.budget import assert_within_budget, run_in
 from tests.support.jagged import EDGE_LENGTHS, LONG_LENGTHS, jagged_lengths, offsets_of
 

@@ -34,7 +34,8 @@ def compare(
         if artifact.provenance.get("split") != split.hash:
             own = artifact.provenance.get("split", "unknown")[:12]
             raise ArtifactError(
-                f"{artifact.name}: trained on another split ({own}) than these histories give ({split.short_hash}); evaluate on the data it was trained on"
+                f"{artifact.name}: trained on another split ({own}) than these histories give "
+                f"({split.short_hash}); evaluate on the data it was trained on"
             )
     baselines = fit_baselines(histories, split, part=part)
 
