@@ -93,6 +93,7 @@ void IntEncoder::grow() {
   decltype(slots_)(slots_.size() * 2, Slot{0, -1}).swap(slots_);
   const uint64_t mask = slots_.size() - 1;
   for (size_t code = 0; code < keys_.size(); ++code) {
+    if (code + kBatch < keys_.size()) __builtin_prefetch(&slots_[home(keys_[code + kBatch])], 1);
     uint64_t at = home(keys_[code]);
     while (slots_[at].code >= 0) at = (at + 1) & mask;
     slots_[at] = {keys_[code], static_cast<int32_t>(code)};
