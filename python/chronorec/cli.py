@@ -210,6 +210,7 @@ def _add_recommend(commands: Any, name: str) -> None:
 
 def _run_recommend(arguments: argparse.Namespace) -> None:
     from chronorec.engine import Engine
+    from chronorec.engine.describe import item_lines
 
     engine = Engine.load(arguments.model)
     history, times, sessions = _read_history(arguments, engine)
@@ -227,7 +228,7 @@ def _run_recommend(arguments: argparse.Namespace) -> None:
         return
     if answer.unknown_items:
         print(f"{answer.unknown_items} of {len(history)} events skipped: the model does not know the item")
-    print(describe_items(engine, answer.items, answer.scores))
+    print(item_lines(engine.artifact.items, answer.items, answer.scores))
 
 
 def _read_history(
@@ -272,26 +273,6 @@ def parse_id(text: str, arrow_type: Any) -> Any:
         except ValueError:
             raise ValueError(f"{text!r}: ids in this model are whole numbers") from None
     return text
-
-
-def describe_items(engine: Any, items: list[Any], scores: Any = None) -> str:
-    """A table of items, with scores if given, and with whatever text the item table has."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    table = engine.artifact.items
-    ids = table.column("item")
-    names = [f.name for f in table.schema if f.name != "item" and pa.types.is_string(f.type)][:4]
-    rows = (
-        table.select(["item", *names]).take(pc.index_in(pa.array(items, ids.type), value_set=ids)).to_pylist()
-    )
-    cells = [["", "item", *([] if scores is None else ["score"]), *names]]
-    for place, row in enumerate(rows):
-        score = [] if scores is None else [f"{scores[place]:.3f}"]
-        cells.append([str(place + 1), str(row["item"]), *score, *(str(row[name] or "") for name in names)])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells)
-    return "\n".join(line.rstrip() for line in lines)
 
 
 # --- demo and doctor --------------------------------------------------------------------------------

@@ -98,9 +98,9 @@ def run_demo(folder: Path) -> None:
 
 def _show_household(artifact: Artifact, histories: Histories) -> int:
     """Prints the last basket before the cut and the next items of a household; returns its id."""
-    from chronorec.cli import describe_items
     from chronorec.data.splits import parse_cut
     from chronorec.engine import Engine
+    from chronorec.engine.describe import item_lines
 
     engine = Engine(artifact)
     code = 0
@@ -115,7 +115,7 @@ def _show_household(artifact: Artifact, histories: Histories) -> int:
         ids, times=histories.time[begin:end].tolist(), sessions=session.tolist(), at=CUT
     )
     print(f"household {household}: the last basket before {CUT}")
-    print(describe_items(engine, last))
+    print(item_lines(histories.items, last))
     print(f"{artifact.name} recommends next")
-    print(describe_items(engine, answer.items, answer.scores))
+    print(item_lines(histories.items, answer.items, answer.scores))
     return household

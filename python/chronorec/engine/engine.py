@@ -143,7 +143,7 @@ class Engine:
         if self._unit_table is None:
             norms = np.linalg.norm(table, axis=1, keepdims=True)
             self._unit_table = pack_panels(table / np.maximum(norms, 1e-12))
-        query = table[code : code + 1] / np.float32(max(float(np.linalg.norm(table[code])), 1e-12))
+        query = (table[code : code + 1] / max(float(np.linalg.norm(table[code])), 1e-12)).astype(np.float32)
         itself = adjust.exclude_items(np.array([code], np.int32), 1, self.num_items)
         adjustment = adjust.combine([itself], 1, self.num_items)
         codes, scores = _core_topk(query, self._unit_table, self.num_items, None, adjustment, k)

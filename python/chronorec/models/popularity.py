@@ -23,8 +23,7 @@ def item_counts(histories: Histories, end: np.ndarray, days: float | None = None
     if days is not None and len(events):
         time = histories.require_time("recent popularity")
         events = events[time[events] > time[events].max() - days * _DAY]
-    counts: np.ndarray = np.bincount(histories.item[events], minlength=histories.num_items).astype(np.float64)
-    return counts
+    return np.asarray(np.bincount(histories.item[events], minlength=histories.num_items), np.float64)
 
 
 def filler_bias(histories: Histories, end: np.ndarray) -> np.ndarray:
