@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 
-def item_lines(table: pa.Table, items: Sequence[Any], scores: Sequence[float] | None = None) -> str:
+def item_lines(
+    table: pa.Table, items: Sequence[Any], scores: Sequence[float] | npt.NDArray[np.float32] | None = None
+) -> str:
     """An aligned text table, one line per item.
 
     Args:
