@@ -32,7 +32,7 @@ COLUMN_TYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Histories:
     """All events of a log, grouped by user, each user's events in the order they happened.
 
@@ -70,6 +70,11 @@ class Histories:
 
     def __post_init__(self) -> None:
         check_histories(self)
+
+    def __repr__(self) -> str:
+        columns = ", ".join(["item", *(["time"] if self.has_time else []), *self.columns])
+        size = f"{self.num_events:,} events of {self.num_users:,} users on {self.num_items:,} items"
+        return f"Histories({size}; {columns})"
 
     @property
     def num_users(self) -> int:

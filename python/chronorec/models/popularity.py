@@ -23,7 +23,9 @@ def item_counts(histories: Histories, end: np.ndarray, days: float | None = None
     if days is not None and len(events):
         time = histories.require_time("recent popularity")
         events = events[time[events] > time[events].max() - days * _DAY]
-    return np.asarray(np.bincount(histories.item[events], minlength=histories.num_items), np.float64)
+    counts = np.zeros(histories.num_items)
+    counts += np.bincount(histories.item[events], minlength=histories.num_items)
+    return counts
 
 
 def filler_bias(histories: Histories, end: np.ndarray) -> np.ndarray:
