@@ -24,7 +24,7 @@ def item_counts(histories: Histories, end: np.ndarray, days: float | None = None
         time = histories.require_time("recent popularity")
         events = events[time[events] > time[events].max() - days * _DAY]
     counts = np.zeros(histories.num_items)
-    counts += np.bincount(histories.item[events], minlength=histories.num_items)
+    counts[:] = np.bincount(histories.item[events], minlength=histories.num_items)
     return counts
 
 
