@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chronorec.data.counts import event_counts
 from chronorec.data.splits import Queries, leave_one_out, temporal_basket, temporal_event
-from chronorec.evaluation import evaluate, evaluate_split, event_counts
+from chronorec.evaluation import evaluate, evaluate_split
 from tests.support.histories import make_histories, random_histories
 
 

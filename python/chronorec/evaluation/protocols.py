@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from chronorec.data.jagged import Int32s, Int64s, ranges
+from chronorec.data.counts import event_counts
+from chronorec.data.jagged import Int32s
 from chronorec.evaluation.metrics import Floats, Ranks, averages, coverage, novelty, per_query
 
 if TYPE_CHECKING:
@@ -70,12 +71,6 @@ class EvaluationResult:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the arrays, for JSON."""
         return {name: value for name, value in vars(self).items() if name not in ("user", "per_query")}
-
-
-def event_counts(histories: Histories, begin: Int64s, end: Int64s) -> Int64s:
-    """Events of each item [V] in events[begin:end] of every user."""
-    items = histories.item[ranges(begin, end - begin)]
-    return np.bincount(items, minlength=histories.num_items).astype(np.int64)
 
 
 def evaluate(

@@ -56,6 +56,17 @@ class SequenceModel(nn.Module, ABC):
         bags = F.embedding_bag(items, self.item_embedding, bag_offsets, mode="mean", include_last_offset=True)
         return bags * self.embedding_scale
 
+    @torch.no_grad()
+    def start_from_popularity(self, counts: Tensor) -> None:
+        """Sets the item bias to log popularity, so that training begins at what everybody takes.
+
+        Args:
+            counts: training events of each item, [V].
+        """
+        if self.item_bias is not None:
+            share = (counts + 1) / (counts + 1).sum()
+            self.item_bias.copy_(share.log() - share.log().mean())
+
     @abstractmethod
     def forward(self, items: Tensor, offsets: Tensor, bag_offsets: Tensor | None = None) -> Tensor:
         """States [N, D] after each token.

@@ -7,31 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronorec.artifact import Artifact
-from chronorec.data.jagged import ranges
+from chronorec.data.counts import event_counts
 from chronorec.models.base import CountingModel
 
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
 
-_DAY = 86_400_000_000  # microseconds
-
-
-def item_counts(histories: Histories, end: np.ndarray, days: float | None = None) -> np.ndarray:
-    """Events per item, float64 [V]; with ``days`` only those so many days before the last counted one."""
-    begin = histories.offsets[:-1]
-    events = ranges(begin, end - begin)
-    if days is not None and len(events):
-        time = histories.require_time("recent popularity")
-        events = events[time[events] > time[events].max() - days * _DAY]
-    counts = np.zeros(histories.num_items)
-    counts[:] = np.bincount(histories.item[events], minlength=histories.num_items)
-    return counts
-
-
 def filler_bias(histories: Histories, end: np.ndarray) -> np.ndarray:
     """float32 [V] in [0, 1e-6]: ranks by popularity what an adjustment left unscored, and breaks its ties."""
-    counts = item_counts(histories, end)
-    return (1e-6 * counts / max(counts.max(initial=0), 1)).astype(np.float32)
+    counts = event_counts(histories, histories.offsets[:-1], end)
+    return np.divide(1e-6 * counts, max(counts.max(initial=0), 1), dtype=np.float32)
 
 
 class Popularity(CountingModel):
@@ -46,7 +31,7 @@ class Popularity(CountingModel):
         self.name = "popularity" if days is None else f"popularity, {days:g} days"
 
     def fit(self, histories: Histories, end: np.ndarray, *, basket: bool, exclude_seen: bool) -> Artifact:
-        counts = item_counts(histories, end, self.days)
+        counts = event_counts(histories, histories.offsets[:-1], end, self.days)
         return Artifact(
             name=self.name,
             items=histories.items,

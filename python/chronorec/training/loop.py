@@ -123,7 +123,7 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.batch_loss(batch)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+            _clip_gradients(self.model, config.clip_norm)
             self.optimizer.step()
             state.loss_sum += loss.item()
             state.loss_batches += 1
@@ -226,6 +226,14 @@ def learning_rate_share(step: int, config: TrainingConfig, steps_per_epoch: int)
     total = max(config.epochs * steps_per_epoch - config.warmup_steps, 1)
     share = min((step - config.warmup_steps) / total, 1.0)
     return config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _clip_gradients(model: torch.nn.Module, limit: float) -> None:
+    """As ``clip_grad_norm_``, but gradients within the limit are not written again: item tables are large."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if norm > limit:
+        torch._foreach_mul_(gradients, limit / norm.item())
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -16,11 +16,11 @@ import chronorec
 from chronorec import _core
 from chronorec.artifact import Artifact
 from chronorec.data.batches import BasketBatches, EventBatches
+from chronorec.data.counts import event_counts
 from chronorec.data.splits import Split, leave_one_out, temporal_basket, temporal_event
 from chronorec.engine import Engine
 from chronorec.evaluation.protocols import evaluate_split
 from chronorec.models import GRU4Rec, SASRec, SequenceModel
-from chronorec.models.popularity import item_counts
 from chronorec.training.config import Config, ConfigError, GRU4RecConfig, SplitConfig, to_toml
 from chronorec.training.loop import Loop, LoopState
 
@@ -116,6 +116,8 @@ def _fit(
 ) -> tuple[LoopState, SequenceModel]:
     torch.manual_seed(config.training.seed)
     model = build_model(config, histories.num_items)
+    counts = event_counts(histories, histories.offsets[:-1], end)
+    model.start_from_popularity(torch.from_numpy(counts))
 
     def validate(trained: SequenceModel) -> float:
         engine = Engine(_export(trained, config, histories, split))
@@ -133,7 +135,7 @@ def _fit(
     loop = Loop(
         model,
         batches,
-        item_counts(histories, end),
+        counts,
         config.loss,
         config.training,
         validate=validate if validated else None,

@@ -1,0 +1,28 @@
+"""How often each item occurs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chronorec.data.jagged import Int64s, ranges
+
+if TYPE_CHECKING:
+    from chronorec.data.histories import Histories
+
+_DAY = 86_400_000_000  # microseconds
+
+
+def event_counts(histories: Histories, begin: Int64s, end: Int64s, days: float | None = None) -> Int64s:
+    """Events of each item [V] in events[begin:end] of every user.
+
+    Args:
+        days: count only the last so many days before the newest of these events; needs times.
+    """
+    events = ranges(begin, end - begin)
+    if days is not None and len(events):
+        time = histories.require_time("recent popularity")[events]
+        events = events[time > time.max() - days * _DAY]
+    counts: Int64s = np.bincount(histories.item[events], minlength=histories.num_items).astype(np.int64)
+    return counts
