@@ -19,11 +19,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed.run(parsed)
     except KeyboardInterrupt:
-        print("stopped; `chronorec train` goes on from its last checkpoint", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        extra = {"torch": "train", "tensorboard": "train"}.get(error.name or "")
+        hint = f"; pip install 'chronorec[{extra}]'" if extra else ""
+        print(f"chronorec {parsed.command}: {error}{hint}", file=sys.stderr)
+        return 1
     except (ValueError, KeyError, OSError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"chronorec {parsed.command}: {message}", file=sys.stderr)
@@ -140,12 +144,14 @@ def _run_train(arguments: argparse.Namespace) -> None:
     split = make_split(config.split, histories)
     print(split.describe())
     output = Path(arguments.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint = output.with_name(output.name + ".checkpoint")
-    run = train(config, histories, split=split, checkpoint=checkpoint, quiet=arguments.quiet)
-    run.artifact.save(output)
+    try:
+        run = train(config, histories, split=split, output=output, quiet=arguments.quiet)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise
+    epochs = f"{run.best_epoch} epochs, " if run.best_epoch else ""
     print(
-        f"{output}: {run.artifact.name}, epoch {run.best_epoch}, validation ndcg@10 {run.validation:.4f}, "
+        f"{output}: {run.artifact.name}, {epochs}validation ndcg@10 {run.validation:.4f}, "
         f"{run.seconds:.0f} s\nnext: chronorec evaluate {output} --data {arguments.data}"
     )
 
@@ -159,14 +165,21 @@ def _add_evaluate(commands: Any, name: str) -> None:
         name,
         "Rank the whole catalogue for every held-out event, with the baselines beside.",
         "  chronorec evaluate model --data histories\n"
-        "  chronorec evaluate model-a model-b --data histories --on validation --json result.json",
+        "  chronorec evaluate model-a model-b --data histories --part validation --json result.json",
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model folders trained on one split")
     parser.add_argument("--data", required=True, metavar="HISTORIES")
-    parser.add_argument("--on", choices=("test", "validation"), default="test")
-    parser.add_argument("-k", type=int, nargs="+", default=[10, 20], help="list lengths (default: 10 20)")
+    parser.add_argument("--part", choices=("test", "validation"), default="test")
+    parser.add_argument("-k", type=_list_lengths, default=[10, 20], help="list lengths (default: 10,20)")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON too; - for standard output")
     parser.set_defaults(run=_run_evaluate)
+
+
+def _list_lengths(text: str) -> list[int]:
+    lengths = [int(part) for part in text.split(",")]
+    if min(lengths) < 1:
+        raise ValueError
+    return lengths
 
 
 def _run_evaluate(arguments: argparse.Namespace) -> None:
@@ -175,8 +188,8 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
     from chronorec.training.comparison import compare
 
     histories = Histories.open(arguments.data)
-    artifacts = [Artifact.load(folder) for folder in arguments.models]
-    report = compare(artifacts, histories, part=arguments.on, ks=tuple(arguments.k))
+    models = {folder: Artifact.load(folder) for folder in arguments.models}
+    report = compare(models, histories, part=arguments.part, ks=tuple(arguments.k))
     if arguments.json == "-":
         print(report.json())
         return
@@ -242,11 +255,14 @@ def _read_history(
         )
     if arguments.data is None:
         raise ValueError("--user needs --data, the histories that hold the user's events")
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     from chronorec.data import Histories
 
     histories = Histories.open(arguments.data)
     ids = histories.users.column("user")
-    code = ids.to_pylist().index(parse_id(arguments.user, ids.type)) if _has(ids, arguments.user) else -1
+    code = pc.index(ids, pa.scalar(parse_id(arguments.user, ids.type), ids.type)).as_py()
     if code < 0:
         raise ValueError(f"--user: {arguments.user!r} is not among the {histories.num_users} users")
     begin, end = (int(x) for x in histories.offsets[code : code + 2])
@@ -257,10 +273,6 @@ def _read_history(
         None if histories.time is None else histories.time[begin:end].tolist(),
         None if session is None else session[begin:end].tolist(),
     )
-
-
-def _has(ids: Any, text: str) -> bool:
-    return parse_id(text, ids.type) in ids.to_pylist()
 
 
 def parse_id(text: str, arrow_type: Any) -> Any:

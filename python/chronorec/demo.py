@@ -74,25 +74,23 @@ def run_demo(folder: Path) -> None:
 
     started = time.monotonic()
     histories = prepare_purchases(folder / "histories")
-    artifacts: list[Artifact] = []
+    models: dict[str, Artifact] = {}
     for name, config in CONFIGS.items():
         split = make_split(config.split, histories)
         print(f"\ntraining {name}: {split.describe()}")
-        checkpoint = folder / f"{name}.checkpoint"
-        run = train(config, histories, split=split, checkpoint=checkpoint)
-        run.artifact.save(folder / name)
-        artifacts.append(run.artifact)
+        run = train(config, histories, split=split, output=folder / name)
+        models[name] = run.artifact
         score = f"validation ndcg@10 {run.validation:.4f}"
         print(f"{name}: best epoch {run.best_epoch}, {score}, {run.seconds:.0f} s")
-    report = compare(artifacts, histories, part="test", ks=(10, 20))
+    report = compare(models, histories, part="test", ks=(10, 20))
     print(f"\n{report.text()}\n")
-    best = max(artifacts, key=lambda a: float(a.provenance["validation"]["ndcg@10"]))
+    best = max(models.values(), key=lambda a: float(a.provenance["validation"]["ndcg@10"]))
     household = _show_household(best, histories)
     print(
         f"\n{time.monotonic() - started:.0f} s in all. Try next:\n"
         f"  chronorec recommend {folder / best.name} --data {folder / 'histories'} --user {household}\n"
-        f"  chronorec evaluate {folder / best.name} --data {folder / 'histories'} --on validation\n"
-        f"  chronorec prepare YOUR-EVENTS.parquet -o histories --user COLUMN --item COLUMN --time COLUMN"
+        f"  chronorec evaluate {folder / best.name} --data {folder / 'histories'} --part validation\n"
+        f"  chronorec prepare --help"
     )
 
 

@@ -13,10 +13,12 @@ from chronorec.models.base import CountingModel
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
 
+
 def filler_bias(histories: Histories, end: np.ndarray) -> np.ndarray:
     """float32 [V] in [0, 1e-6]: ranks by popularity what an adjustment left unscored, and breaks its ties."""
     counts = event_counts(histories, histories.offsets[:-1], end)
-    return np.divide(1e-6 * counts, max(counts.max(initial=0), 1), dtype=np.float32)
+    share = counts / max(int(counts.max(initial=0)), 1)
+    return np.asarray(1e-6 * share, np.float32)
 
 
 class Popularity(CountingModel):

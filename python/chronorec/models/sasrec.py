@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from chronorec.models.base import SequenceModel
 from chronorec.nn import TransformerBlock
@@ -52,7 +53,8 @@ class SASRec(SequenceModel):
         tokens = self.embed(items, bag_offsets)
         lengths = offsets.diff()
         places = torch.arange(tokens.shape[0]) - torch.repeat_interleave(offsets[:-1], lengths)
-        tokens = self.dropout(tokens + self.position[places])
+        # an indexed position table would add its gradient up in no fixed order
+        tokens = self.dropout(tokens + F.embedding(places, self.position))
         for block in self.blocks:
             tokens = block(tokens, offsets)
         normed: Tensor = self.norm(tokens)

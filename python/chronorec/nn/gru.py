@@ -60,6 +60,8 @@ class GRU(nn.Module):
         Returns:
             output [N, H] of the last layer and final_state [num_layers, B, H].
         """
+        if torch.is_autocast_enabled("cpu"):
+            values = values.to(torch.get_autocast_dtype("cpu"))
         final_states = []
         for layer in range(self.num_layers):
             if layer > 0:

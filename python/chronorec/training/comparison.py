@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from chronorec.artifact import Artifact, ArtifactError
+from chronorec.data.splits import Split
 from chronorec.engine import Engine
 from chronorec.evaluation.protocols import EvaluationResult, evaluate_split
 from chronorec.evaluation.report import Report
 from chronorec.training.baselines import fit_baselines
-from chronorec.training.config import SplitConfig, config_from_text
-from chronorec.training.run import make_split
+from chronorec.training.config import Config, config_from_text
+from chronorec.training.run import REFIT_EVENTS, make_split
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from chronorec.data.histories import Histories
 
 
 def compare(
-    artifacts: Sequence[Artifact],
+    models: Mapping[str, Artifact],
     histories: Histories,
     *,
     part: Literal["validation", "test"] = "test",
@@ -26,30 +31,60 @@ def compare(
 ) -> Report:
     """Evaluates models on the split they were trained under, with the baselines beside.
 
+    Models that differ by their seed alone become one row, their mean.
+
+    Args:
+        models: label (such as the folder) to model; rows are labelled where names would clash.
+        part: which held-out queries.
+        ks: list lengths.
+
     Raises:
-        ArtifactError: the models were trained under different splits, or on other data than ``histories``.
+        ArtifactError: the models were trained under different splits, on other data than ``histories``, or
+            on the very events that ``part`` asks for.
     """
-    split = make_split(_split_config(artifacts), histories)
-    for artifact in artifacts:
-        if artifact.provenance.get("split") != split.hash:
-            own = artifact.provenance.get("split", "unknown")[:12]
-            raise ArtifactError(
-                f"{artifact.name}: trained on another split ({own}) than these histories give "
-                f"({split.short_hash}); evaluate on the data it was trained on"
-            )
-    baselines = fit_baselines(histories, split, part=part)
-
-    def result(artifact: Artifact) -> EvaluationResult:
-        seed = artifact.provenance.get("seed")
-        return evaluate_split(
-            Engine(artifact), histories, split, name=artifact.name, part=part, ks=ks, seed=seed
+    configs = {label: config_from_text(model.config, label) for label, model in models.items()}
+    if len({config.split for config in configs.values()}) != 1:
+        raise ArtifactError(f"models: wanted models of one split, got {', '.join(models)} of several")
+    split = make_split(next(iter(configs.values())).split, histories)
+    for label, model in models.items():
+        _check_model(label, model, split, part)
+    names = _row_names(models, configs)
+    results: list[EvaluationResult] = []
+    for label, model in models.items():
+        seed = model.provenance["seed"] if "epochs" in model.provenance else None
+        results.append(
+            evaluate_split(Engine(model), histories, split, name=names[label], part=part, ks=ks, seed=seed)
         )
+    taken = set(names.values())
+    baselines = [b for b in fit_baselines(histories, split, part=part) if b.name not in taken]
+    for baseline in baselines:
+        results.append(
+            evaluate_split(Engine(baseline), histories, split, name=baseline.name, part=part, ks=ks)
+        )
+    return Report(results, baselines=[b.name for b in baselines])
 
-    return Report([result(a) for a in [*artifacts, *baselines]], baselines=[b.name for b in baselines])
+
+def _check_model(label: str, model: Artifact, split: Split, part: str) -> None:
+    own = model.provenance.get("split", "unknown")
+    if own != split.hash:
+        raise ArtifactError(
+            f"{label}: trained on another split ({own[:12]}) than these histories give "
+            f"({split.short_hash}); evaluate on the data it was trained on"
+        )
+    if part == "validation" and model.provenance.get("trained_on") == REFIT_EVENTS:
+        raise ArtifactError(f"{label}: trained on the validation events too; evaluate it on the test part")
 
 
-def _split_config(artifacts: Sequence[Artifact]) -> SplitConfig:
-    configs = {config_from_text(artifact.config, artifact.name).split for artifact in artifacts}
-    if len(configs) != 1:
-        raise ArtifactError(f"models: wanted models of one split, got {len(configs)} different splits")
-    return configs.pop()
+def _row_names(models: Mapping[str, Artifact], configs: Mapping[str, Config]) -> dict[str, str]:
+    """The name of each model's row: its own name, or its label where two differ by more than the seed."""
+
+    def without_seed(config: Config) -> Config:
+        return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=0))
+
+    kinds = {label: (models[label].name, without_seed(configs[label])) for label in models}
+    clashing = {name for name, count in Counter(name for name, _ in set(kinds.values())).items() if count > 1}
+    runs = Counter((kinds[label], configs[label].training.seed) for label in models)
+    return {
+        label: label if name in clashing or runs[(name, config), configs[label].training.seed] > 1 else name
+        for label, (name, config) in kinds.items()
+    }

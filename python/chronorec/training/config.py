@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import difflib
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,11 @@ else:
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message says what to write instead."""
+
+
+def _limited(default: Any, least: float, most: float = math.inf) -> Any:
+    """A number that must lie in [least, most]."""
+    return field(default=default, metadata={"limits": (least, most)})
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,12 @@ class SASRecConfig:
     """See :class:`chronorec.models.SASRec`."""
 
     kind: ClassVar[str] = "sasrec"
-    width: int = 64
-    blocks: int = 2
-    heads: int = 2
-    inner_factor: int = 4
-    dropout: float = 0.2
-    max_length: int = 200
+    width: int = _limited(64, 1)
+    blocks: int = _limited(2, 1)
+    heads: int = _limited(2, 1)
+    inner_factor: int = _limited(4, 1)
+    dropout: float = _limited(0.2, 0, 0.99)
+    max_length: int = _limited(200, 1)
     item_bias: bool = False
 
 
@@ -58,18 +64,42 @@ class GRU4RecConfig:
     """See :class:`chronorec.models.GRU4Rec`."""
 
     kind: ClassVar[str] = "gru4rec"
-    width: int = 64
-    hidden_size: int = 128
-    layers: int = 1
-    dropout: float = 0.2
-    max_length: int = 200
+    width: int = _limited(64, 1)
+    hidden_size: int = _limited(128, 1)
+    layers: int = _limited(1, 1)
+    dropout: float = _limited(0.2, 0, 0.99)
+    max_length: int = _limited(200, 1)
     item_bias: bool = True
 
 
-ModelConfig = SASRecConfig | GRU4RecConfig
-MODEL_CONFIGS: dict[str, type[SASRecConfig] | type[GRU4RecConfig]] = {
-    config.kind: config for config in (SASRecConfig, GRU4RecConfig)
-}
+@dataclass(frozen=True)
+class PopularityConfig:
+    """See :class:`chronorec.models.Popularity`; ``days = 0`` counts all events."""
+
+    kind: ClassVar[str] = "popularity"
+    days: float = _limited(0.0, 0)
+
+
+@dataclass(frozen=True)
+class PersonalFrequencyConfig:
+    """See :class:`chronorec.models.PersonalFrequency`; ``decay_days = 0`` weighs all events alike."""
+
+    kind: ClassVar[str] = "personal-frequency"
+    decay_days: float = _limited(0.0, 0)
+
+
+@dataclass(frozen=True)
+class MarkovConfig:
+    """See :class:`chronorec.models.Markov`."""
+
+    kind: ClassVar[str] = "markov"
+    max_successors: int = _limited(500, 1)
+
+
+SequenceConfig = SASRecConfig | GRU4RecConfig
+CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig
+ModelConfig = SequenceConfig | CountingConfig
+MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}
 
 
 @dataclass(frozen=True)
@@ -83,8 +113,8 @@ class LossConfig:
     """
 
     kind: Literal["full", "sampled"] = "full"
-    negatives: int = 1024
-    popularity_exponent: float = 0.75
+    negatives: int = _limited(1024, 1)
+    popularity_exponent: float = _limited(0.75, 0, 2)
 
 
 @dataclass(frozen=True)
@@ -93,7 +123,7 @@ class TrainingConfig:
 
     Attributes:
         epochs: at most so many passes over the training events.
-        batch_tokens: tokens (events or baskets) of a batch.
+        batch_tokens: tokens (events or baskets) of a batch; at least ``model.max_length``.
         learning_rate: peak rate of AdamW.
         weight_decay: of weight matrices; embeddings, biases and norms are not decayed.
         warmup_steps: the rate rises linearly over so many steps.
@@ -108,19 +138,19 @@ class TrainingConfig:
         tensorboard: folder for TensorBoard scalars, or "".
     """
 
-    epochs: int = 100
-    batch_tokens: int = 8192
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    warmup_steps: int = 100
-    final_rate: float = 0.1
-    clip_norm: float = 5.0
-    patience: int = 5
-    validate_every: int = 1
-    seed: int = 0
+    epochs: int = _limited(100, 1)
+    batch_tokens: int = _limited(8192, 1)
+    learning_rate: float = _limited(1e-3, 1e-12, 10)
+    weight_decay: float = _limited(0.0, 0, 10)
+    warmup_steps: int = _limited(100, 0)
+    final_rate: float = _limited(0.1, 0, 1)
+    clip_norm: float = _limited(5.0, 1e-6, 1e6)
+    patience: int = _limited(5, 1)
+    validate_every: int = _limited(1, 1)
+    seed: int = _limited(0, 0, 2**63 - 1)
     precision: Literal["fp32", "bf16"] = "fp32"
     refit: bool = False
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = _limited(60.0, 0)
     tensorboard: str = ""
 
 
@@ -133,12 +163,20 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
+    def __post_init__(self) -> None:
+        longest = getattr(self.model, "max_length", 1)
+        if self.training.batch_tokens < longest:
+            raise ConfigError(
+                f"training.batch_tokens: wanted at least model.max_length = {longest}, "
+                f"got {self.training.batch_tokens}"
+            )
+
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Reads a TOML file (or the defaults) and applies ``section.key=value`` overrides.
 
     Raises:
-        ConfigError: unknown section or key (names the nearest), or a value of the wrong type.
+        ConfigError: unknown section or key (names the nearest), or a value of the wrong type or range.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -162,8 +200,7 @@ def config_from_text(text: str, name: str) -> Config:
 
 def config_from(values: dict[str, Any]) -> Config:
     """Builds a :class:`Config` from nested plain values, as TOML gives them."""
-    sections = {f.name: f for f in dataclasses.fields(Config)}
-    _refuse_unknown(values, list(sections), "section")
+    _refuse_unknown(values, [f.name for f in dataclasses.fields(Config)], "section")
     for section, content in values.items():
         if not isinstance(content, dict):
             raise ConfigError(f"{section}: wanted a section [{section}], got {content!r}")
@@ -187,8 +224,9 @@ def to_toml(config: Config) -> str:
         lines.append(f"[{section.name}]")
         if section.name == "model":
             lines.append(f'kind = "{content.kind}"')
-        # JSON and TOML write strings, numbers and booleans alike
-        lines += [f"{k} = {json.dumps(v)}" for k, v in dataclasses.asdict(content).items()]
+        # JSON and TOML write strings, finite numbers and booleans alike
+        values = dataclasses.asdict(content)
+        lines += [f"{k} = {json.dumps(v, ensure_ascii=False, allow_nan=False)}" for k, v in values.items()]
         lines.append("")
     return "\n".join(lines)
 
@@ -217,13 +255,19 @@ def _refuse_unknown(values: dict[str, Any], known: list[str], what: str) -> None
 
 def _build(cls: Any, values: dict[str, Any], section: str) -> Any:
     hints = get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
-    _refuse_unknown(values, names, f"key in [{section}]")
-    checked = {name: _checked(value, hints[name], f"{section}.{name}") for name, value in values.items()}
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    _refuse_unknown(values, list(fields), f"key in [{section}]")
+    checked = {}
+    for name, value in values.items():
+        checked[name] = _of_type(value, hints[name], f"{section}.{name}")
+        least, most = fields[name].metadata.get("limits", (None, None))
+        if least is not None and not (least <= checked[name] <= most and math.isfinite(checked[name])):
+            wanted = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+            raise ConfigError(f"{section}.{name}: wanted {wanted}, got {value!r}")
     return cls(**checked)
 
 
-def _checked(value: Any, wanted: Any, name: str) -> Any:
+def _of_type(value: Any, wanted: Any, name: str) -> Any:
     if get_origin(wanted) is Literal:
         if value not in get_args(wanted):
             choices = ", ".join(map(repr, get_args(wanted)))

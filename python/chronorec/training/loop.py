@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from chronorec.data.batches import BasketBatches, EventBatches
 
 
+class TrainingError(ValueError):
+    """A run that cannot go on; the message says what to change."""
+
+
 @dataclass
 class LoopState:
     """Where the loop is; everything a resumed run needs besides tensors.
@@ -61,10 +65,11 @@ class Loop:
         batches: training batches, a pure function of (seed, epoch).
         counts: training events per item [V], for sampled negatives.
         loss, training: configuration.
-        validate: gives the score to maximise, or None to train for exactly ``epochs``.
+        validate: gives the score to maximise, or None for no early stopping.
+        stop_after: train for so many epochs, on the schedule of ``training.epochs``; None for all of them.
         checkpoint: where checkpoints go, or None for none.
         fingerprint: identifies the run; see :class:`LoopState`.
-        label: what the progress line says.
+        label, unit: what the progress line says, and what it counts.
         quiet: no progress line.
     """
 
@@ -77,13 +82,17 @@ class Loop:
         training: TrainingConfig,
         *,
         validate: Callable[[SequenceModel], float] | None,
+        stop_after: int | None,
         checkpoint: Path | None,
         fingerprint: str,
         label: str,
-        quiet: bool = False,
+        unit: str,
+        quiet: bool,
     ) -> None:
         self.model, self.batches, self.loss, self.config = model, batches, loss, training
-        self.validate, self.checkpoint, self.label, self.quiet = validate, checkpoint, label, quiet
+        self.validate, self.checkpoint, self.quiet = validate, checkpoint, quiet
+        self.epochs = training.epochs if stop_after is None else stop_after
+        self.label, self.unit = label, unit
         self.sampler = NegativeSampler(counts, loss.popularity_exponent, training.seed)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(model, training.weight_decay), lr=training.learning_rate, fused=True
@@ -98,7 +107,7 @@ class Loop:
         if self.checkpoint is not None and self.checkpoint.exists():
             self._resume(self.checkpoint)
         state = self.state
-        while state.epoch < self.config.epochs and state.bad <= self.config.patience:
+        while state.epoch < self.epochs and state.bad < self.config.patience:
             self._run_epoch()
             self._finish_epoch()
         if self.best:
@@ -109,10 +118,8 @@ class Loop:
 
     def _run_epoch(self) -> None:
         state, config = self.state, self.config
-        total = self.batches.num_targets
-        progress = Progress(
-            f"{self.label}  epoch {state.epoch + 1}/{config.epochs}", total, "events", shown=not self.quiet
-        )
+        label = f"{self.label}  epoch {state.epoch + 1}/{self.epochs}"
+        progress = Progress(label, self.batches.num_targets, self.unit, shown=not self.quiet)
         steps_per_epoch = self.batches.num_batches(state.epoch)
         self.model.train()
         started = time.monotonic()
@@ -122,14 +129,15 @@ class Loop:
                 group["lr"] = config.learning_rate * rate
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.batch_loss(batch)
+            value = self._finite(loss.item())
             loss.backward()
             _clip_gradients(self.model, config.clip_norm)
             self.optimizer.step()
-            state.loss_sum += loss.item()
+            state.loss_sum += value
             state.loss_batches += 1
             state.step += 1
             state.batch += 1
-            progress.advance(int(batch.offsets[-1]), f"loss {loss.item():.3f}")
+            progress.advance(int(batch.offsets[-1]), f"loss {value:.3f}")
             if time.monotonic() - self.saved_at > config.checkpoint_seconds:
                 now = time.monotonic()
                 state.seconds += now - started
@@ -171,7 +179,7 @@ class Loop:
         loss = state.loss_sum / max(state.loss_batches, 1)
         state.loss_sum, state.loss_batches = 0.0, 0
         entry = {"epoch": state.epoch, "loss": loss, "seconds": state.seconds}
-        last = state.epoch == self.config.epochs
+        last = state.epoch == self.epochs
         if self.validate is not None and (last or state.epoch % self.config.validate_every == 0):
             score = self.validate(self.model)
             entry["ndcg@10"] = score
@@ -179,6 +187,14 @@ class Loop:
         state.curve.append(entry)
         self._report(entry)
         self._save()
+
+    def _finite(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self.label}: the loss became {loss} in epoch {self.state.epoch + 1}, batch "
+                f"{self.state.batch + 1}; lower training.learning_rate or training.clip_norm"
+            )
+        return loss
 
     def _keep_best(self, score: float) -> None:
         state = self.state
@@ -198,7 +214,7 @@ class Loop:
             rate = scaled(self.batches.num_targets * entry["epoch"] / max(entry["seconds"], 1e-9))
             Progress(self.label, 1, "").close(
                 f"{self.label}  epoch {entry['epoch']:.0f}  loss {entry['loss']:.4f}{validated}"
-                f"  {entry['seconds']:.1f} s  {rate} events/s"
+                f"  {entry['seconds']:.1f} s  {rate} {self.unit}/s"
             )
 
     def _save(self) -> None:

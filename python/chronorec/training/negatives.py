@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,7 +19,7 @@ class NegativeSampler:
         seed: together with the step it determines every draw.
     """
 
-    def __init__(self, counts: npt.NDArray[np.float64], exponent: float, seed: int) -> None:
+    def __init__(self, counts: npt.NDArray[Any], exponent: float, seed: int) -> None:
         weights = (counts + 1.0) ** exponent
         self.probability = weights / weights.sum()
         self.cumulative = np.cumsum(self.probability)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 import chronorec
@@ -17,11 +16,31 @@ from chronorec import _core
 from chronorec.artifact import Artifact
 from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.counts import event_counts
+from chronorec.data.jagged import Int64s
 from chronorec.data.splits import Split, leave_one_out, temporal_basket, temporal_event
 from chronorec.engine import Engine
 from chronorec.evaluation.protocols import evaluate_split
-from chronorec.models import GRU4Rec, SASRec, SequenceModel
-from chronorec.training.config import Config, ConfigError, GRU4RecConfig, SplitConfig, to_toml
+from chronorec.models import (
+    CountingModel,
+    GRU4Rec,
+    Markov,
+    PersonalFrequency,
+    Popularity,
+    SASRec,
+    SequenceModel,
+)
+from chronorec.training.config import (
+    Config,
+    ConfigError,
+    CountingConfig,
+    GRU4RecConfig,
+    MarkovConfig,
+    PopularityConfig,
+    SASRecConfig,
+    SequenceConfig,
+    SplitConfig,
+    to_toml,
+)
 from chronorec.training.loop import Loop, LoopState
 
 if TYPE_CHECKING:
@@ -34,7 +53,7 @@ class TrainingRun:
 
     Attributes:
         artifact: the model for the engine.
-        best_epoch: how many epochs validation chose.
+        best_epoch: how many epochs validation chose; 0 for a counted model.
         validation: its ndcg@10 there.
         seconds: time in the loop, refit included.
         curve: per epoch: epoch, loss, validation ndcg@10, seconds.
@@ -48,7 +67,24 @@ class TrainingRun:
 
 
 def make_split(config: SplitConfig, histories: Histories) -> Split:
-    """The split that a configuration names."""
+    """The split that a configuration names.
+
+    Raises:
+        ConfigError: a cut is missing, or the split leaves nothing to train on, to validate on or to test on.
+    """
+    split = _make_split(config, histories)
+    where = f"under split.protocol = {config.protocol!r}"
+    if config.protocol != "leave-one-out":
+        where += f" with split.validation_cut = {config.validation_cut!r} and split.cut = {config.cut!r}"
+    if int((split.train_end - split.begin).max(initial=0)) < 2:
+        raise ConfigError(f"no user has two training events {where}")
+    for part, queries in (("validation", split.validation), ("test", split.test)):
+        if len(queries) == 0:
+            raise ConfigError(f"no user has both a past and a {part} target {where}")
+    return split
+
+
+def _make_split(config: SplitConfig, histories: Histories) -> Split:
     if config.protocol == "leave-one-out":
         return leave_one_out(histories, exclude_seen=config.exclude_seen)
     if not config.cut or not config.validation_cut:
@@ -65,18 +101,12 @@ def make_split(config: SplitConfig, histories: Histories) -> Split:
     return temporal_basket(histories, config.cut, validation_cut=config.validation_cut)
 
 
-def build_model(config: Config, num_items: int) -> SequenceModel:
-    """The untrained model that a configuration describes."""
-    fields = dataclasses.asdict(config.model)
-    return (GRU4Rec if isinstance(config.model, GRU4RecConfig) else SASRec)(num_items, **fields)
-
-
 def train(
     config: Config,
     histories: Histories,
     *,
     split: Split | None = None,
-    checkpoint: Path | None = None,
+    output: Path | None = None,
     quiet: bool = False,
 ) -> TrainingRun:
     """Trains the configured model; validation chooses the number of epochs.
@@ -85,38 +115,78 @@ def train(
         config: the run; with the same data, machine, level and threads it gives the same weights, bitwise.
         histories: the events.
         split: the split, if it was made before; by default the configured one.
-        checkpoint: file to write checkpoints to, and to resume from if it exists; deleted at the end.
+        output: model folder to write. Checkpoints go beside it, are resumed from if they are there, and
+            are deleted once the model is saved.
         quiet: print no progress.
     """
     split = split or make_split(config.split, histories)
-    chosen, model = _fit(config, histories, split, split.train_end, True, checkpoint, quiet)
+    if isinstance(config.model, SASRecConfig | GRU4RecConfig):
+        run = _train(config, config.model, histories, split, output, quiet)
+    else:
+        run = _count(config, config.model, histories, split)
+    if output is not None:
+        run.artifact.save(output)
+        for refit in (False, True):
+            _checkpoint(output, refit).unlink(missing_ok=True)
+    return run
+
+
+def _count(config: Config, model_config: CountingConfig, histories: Histories, split: Split) -> TrainingRun:
+    """Counts the training events for validation, and all events before the test targets for good."""
+    model = _build_counting(model_config)
+
+    def fit(end: Int64s, **fields: Any) -> Artifact:
+        artifact = model.fit(histories, end, basket=split.basket, exclude_seen=split.exclude_seen)
+        return dataclasses.replace(artifact, config=to_toml(config), **fields)
+
+    engine = Engine(fit(split.train_end))
+    result = evaluate_split(engine, histories, split, name=model.name, part="validation", ks=(10,))
+    score = result.metrics["ndcg@10"]
+    provenance = _provenance(config, histories, split, score) | {"trained_on": REFIT_EVENTS}
+    return TrainingRun(fit(split.refit_end, provenance=provenance), 0, score, result.seconds, [])
+
+
+def _train(
+    config: Config,
+    model_config: SequenceConfig,
+    histories: Histories,
+    split: Split,
+    output: Path | None,
+    quiet: bool,
+) -> TrainingRun:
+    chosen, model = _fit(config, model_config, histories, split, output, quiet)
     seconds = chosen.seconds
     if config.training.refit:
-        epochs = dataclasses.replace(config.training, epochs=max(chosen.best_epoch, 1))
-        again = dataclasses.replace(config, training=epochs)
-        refit_checkpoint = checkpoint and checkpoint.with_name(checkpoint.name + ".refit")
-        state, model = _fit(again, histories, split, split.refit_end, False, refit_checkpoint, quiet)
-        seconds += state.seconds
-        _discard(refit_checkpoint)
-    _discard(checkpoint)
-    artifact = _export(
-        model, config, histories, split, provenance=_provenance(config, histories, split, chosen)
-    )
+        refit, model = _fit(config, model_config, histories, split, output, quiet, epochs=chosen.best_epoch)
+        seconds += refit.seconds
+    provenance = _provenance(config, histories, split, chosen.best_score) | {
+        "trained_on": REFIT_EVENTS if config.training.refit else "training events",
+        "epochs": chosen.best_epoch,
+        "curve": chosen.curve,
+    }
+    artifact = _export(model, config, histories, split, provenance=provenance)
     return TrainingRun(artifact, chosen.best_epoch, chosen.best_score, seconds, chosen.curve)
+
+
+REFIT_EVENTS = "training and validation events"
 
 
 def _fit(
     config: Config,
+    model_config: SequenceConfig,
     histories: Histories,
     split: Split,
-    end: np.ndarray,
-    validated: bool,
-    checkpoint: Path | None,
+    output: Path | None,
     quiet: bool,
+    *,
+    epochs: int | None = None,
 ) -> tuple[LoopState, SequenceModel]:
+    """Trains under validation or, given ``epochs``, for that long on all events before the test targets."""
+    refit = epochs is not None
+    end = split.refit_end if refit else split.train_end
     torch.manual_seed(config.training.seed)
-    model = build_model(config, histories.num_items)
-    counts = event_counts(histories, histories.offsets[:-1], end)
+    model = build_model(model_config, histories.num_items)
+    counts = event_counts(histories, split.begin, end)
     model.start_from_popularity(torch.from_numpy(counts))
 
     def validate(trained: SequenceModel) -> float:
@@ -126,10 +196,10 @@ def _fit(
 
     batches = (BasketBatches if split.basket else EventBatches)(
         histories,
-        histories.offsets[:-1],
+        split.begin,
         end,
-        max_length=config.model.max_length,
-        batch_events=max(config.training.batch_tokens, config.model.max_length),
+        max_length=model_config.max_length,
+        batch_events=config.training.batch_tokens,
         seed=config.training.seed,
     )
     loop = Loop(
@@ -138,13 +208,29 @@ def _fit(
         counts,
         config.loss,
         config.training,
-        validate=validate if validated else None,
-        checkpoint=checkpoint,
-        fingerprint=_fingerprint(config, split, validated),
-        label=model.name if validated else f"{model.name} refit",
+        validate=None if refit else validate,
+        stop_after=epochs,
+        checkpoint=None if output is None else _checkpoint(output, refit),
+        fingerprint=_fingerprint(config, split, refit),
+        label=f"{model.name} refit" if refit else model.name,
+        unit="baskets" if split.basket else "events",
         quiet=quiet,
     )
     return loop.run(), model
+
+
+def build_model(config: SequenceConfig, num_items: int) -> SequenceModel:
+    """The untrained model that a configuration describes."""
+    make = GRU4Rec if isinstance(config, GRU4RecConfig) else SASRec
+    return make(num_items, **dataclasses.asdict(config))
+
+
+def _build_counting(config: CountingConfig) -> CountingModel:
+    if isinstance(config, PopularityConfig):
+        return Popularity(config.days or None)
+    if isinstance(config, MarkovConfig):
+        return Markov(config.max_successors)
+    return PersonalFrequency(config.decay_days or None)
 
 
 def _export(
@@ -160,29 +246,35 @@ def _export(
     )
 
 
-def _fingerprint(config: Config, split: Split, validated: bool) -> str:
-    text = f"{to_toml(config)}\n{split.hash}\n{validated}"
-    return hashlib.sha256(text.encode()).hexdigest()
+def _checkpoint(output: Path, refit: bool) -> Path:
+    return output.with_name(output.name + (".refit.checkpoint" if refit else ".checkpoint"))
 
 
-def _provenance(config: Config, histories: Histories, split: Split, chosen: LoopState) -> dict[str, Any]:
+def _environment() -> dict[str, Any]:
+    """Everything besides configuration and data that a bitwise repetition needs to be the same."""
     return {
         "chronorec": chronorec.__version__,
         "torch": torch.__version__,
         "machine": platform.machine(),
         "level": _core.level,
         "threads": _core.num_threads(),
-        "data": histories.content_hash,
-        "protocol": split.protocol,
-        "split": split.hash,
-        "trained_on": "training and validation events" if config.training.refit else "training events",
-        "seed": config.training.seed,
-        "epochs": chosen.best_epoch,
-        "validation": {"ndcg@10": chosen.best_score},
-        "curve": chosen.curve,
+        "torch_threads": torch.get_num_threads(),
     }
 
 
-def _discard(path: Path | None) -> None:
-    if path is not None:
-        path.unlink(missing_ok=True)
+def _fingerprint(config: Config, split: Split, refit: bool) -> str:
+    training = dataclasses.replace(config.training, tensorboard="", checkpoint_seconds=0.0)
+    text = (
+        f"{to_toml(dataclasses.replace(config, training=training))}\n{split.hash}\n{refit}\n{_environment()}"
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _provenance(config: Config, histories: Histories, split: Split, validation: float) -> dict[str, Any]:
+    return _environment() | {
+        "data": histories.content_hash,
+        "protocol": split.protocol,
+        "split": split.hash,
+        "seed": config.training.seed,
+        "validation": {"ndcg@10": validation},
+    }
