@@ -62,9 +62,9 @@ def jagged_attention_step(
     *,
     scale: float | None = None,
 ) -> Float[Tensor, "B A D"]:
-    """The output of :func:`jagged_attention` for the newest event of every sequence, bit for bit.
+    """The output of :func:`jagged_attention` for the newest event of every sequence, up to rounding.
 
-    Not differentiable.
+    A sequence's result does not depend on the others, bit for bit. Not differentiable.
 
     Args:
         query: [B, A, D] float32 or bfloat16, of the newest event of each sequence.
