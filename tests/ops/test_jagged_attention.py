@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chronorec import _core
-from chronorec.ops import jagged_attention, jagged_attention_step, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from chronorec import _core
+from chronorec.ops import jagged_attention, jagged_attention_step, reference
 from tests.support.budget import assert_within_budget, run_in
 from tests.support.jagged import EDGE_LENGTHS, LONG_LENGTHS, jagged_lengths, offsets_of
 
@@ -154,7 +154,9 @@ def test_heads_of_a_long_cache_are_tasks_of_their_own() -> None:
         one = slice(head, head + 1)
         alone = jagged_attention_step(query[:1, one], key[:, one], value[:, one], offsets_of([3000]))
         assert torch.equal(alone, whole[:, one])
-    exact = reference.jagged_attention_step(*(x.double() for x in (query[:1], key, value)), offsets_of([3000]))
+    exact = reference.jagged_attention_step(
+        *(x.double() for x in (query[:1], key, value)), offsets_of([3000])
+    )
     own = reference.jagged_attention_step(query[:1], key, value, offsets_of([3000]))
     assert_within_budget(whole, own, exact)
 

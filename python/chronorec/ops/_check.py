@@ -16,14 +16,21 @@ def check_tensor(
     Args:
         shape: per dimension a size, or a letter of the legend in ``csrc/ops.h`` for "any size".
     """
-    fits = isinstance(value, Tensor) and value.dim() == len(shape)
-    if fits and (value.dtype in dtype if isinstance(dtype, tuple) else value.dtype == dtype):
-        for wanted, size in zip(shape, value.shape, strict=True):
-            if wanted != size and not isinstance(wanted, str):
-                break
-        else:
-            return
+    same_type = isinstance(value, Tensor) and (
+        value.dtype in dtype if isinstance(dtype, tuple) else value.dtype == dtype
+    )
+    if same_type and (value.shape == shape or _fits(value.shape, shape)):
+        return
     _raise_mismatch(value, name, shape, dtype if isinstance(dtype, tuple) else (dtype,))
+
+
+def _fits(sizes: torch.Size, shape: tuple[int | str, ...]) -> bool:
+    if len(sizes) != len(shape):
+        return False
+    for wanted, size in zip(shape, sizes, strict=True):  # all() would cost a microsecond
+        if wanted != size and not isinstance(wanted, str):
+            return False
+    return True
 
 
 def _raise_mismatch(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops._check import FLOATS, check_same_device, check_tensor
-from chronorec.ops._register import define_gradient, define_op
+from chronorec.ops._register import define_gradient, define_op, run_without_gradient
 from chronorec.ops.reference.gru import GruOutput
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def gru_step(
     check_same_device(values=values, state=state, weights=weights.weight_ih)
     if _needs_gradient(values, state):
         raise RuntimeError("gru_step: has no gradient; call gru, or gru_step under torch.no_grad()")
-    new_state: Tensor = _gru_step(values, state, *weights)
+    new_state: Tensor = run_without_gradient(_gru_step, _gru_step_cpu, values, state, *weights)
     return new_state
 
 
@@ -359,9 +359,7 @@ _gru = define_op(
     cpu=_gru_cpu,
     fake=_gru_fake,
 )
-_pack_gates = define_op(
-    "pack_gru_gates(Tensor weight) -> Tensor", cpu=_pack_gates_cpu, fake=_pack_gates_fake
-)
+_pack_gates = define_op("pack_gru_gates(Tensor weight) -> Tensor", cpu=_pack_gates_cpu, fake=_pack_gates_fake)
 _gru_step = define_op(
     f"gru_step(Tensor values, Tensor state, {_WEIGHTS}) -> Tensor", cpu=_gru_step_cpu, fake=_gru_step_fake
 )
