@@ -80,7 +80,7 @@ void item_topk(const ItemTopkArgs& args);
 int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k);
 
 // For each target of a query: how many other items that are left score more, and how many exactly as much.
-// A target that was itself taken out is a miss: greater = number of items left, equal = 0.
+// A target that was itself taken out is a miss at every cutoff: greater = num_items, equal = 0.
 struct ItemRankArgs {
   TensorView queries;  // as in ItemTopkArgs, down to adjust_values
   TensorView table;
@@ -139,7 +139,8 @@ struct JaggedAttentionBackwardArgs {
 void jagged_attention_backward(const JaggedAttentionBackwardArgs& args);
 int64_t jagged_attention_backward_scratch(int64_t sequences, int64_t events, int64_t width);
 
-// One new event per sequence; its own key and value are the last of the cache. No keys at all: zeros.
+// One new event per sequence; its own key and value are the last of the cache. No keys at all: zeros. Equal
+// to jagged_attention_forward up to rounding, and bitwise independent of the other sequences.
 struct JaggedAttentionStepArgs {
   TensorView query;                   // float/bf16 [B, A, D], rows may be strided
   TensorView key_cache, value_cache;  // float/bf16 [N, A, D], rows may be strided
@@ -154,10 +155,13 @@ int64_t jagged_attention_step_scratch(int64_t width);
 // Of a forward or backward scratch, the head that holds the order of the work.
 int64_t jagged_attention_order_bytes(int64_t sequences, int64_t events);
 
-// Tiles of the attention kernels: queries taken together, keys per pass, and backward's longest undivided
-// sequence and the parts of longer ones. A tile's last pass may hold kAttentionQueries more keys.
+// Tiles of the attention kernels: queries taken together and keys per pass (a tile's last pass may hold
+// kAttentionQueries more keys). Backward never divides a sequence up to kAttentionShort, always one above
+// kAttentionWhole, and one in between where there are too few others for the threads; then into parts of
+// kAttentionPart. A thread's scratch holds the sums of kAttentionWhole keys: 2 MB at D = 64.
 constexpr int64_t kAttentionQueries = 48, kAttentionKeys = 192;
-constexpr int64_t kAttentionWhole = 20 * kAttentionQueries, kAttentionPart = 10 * kAttentionQueries;
+constexpr int64_t kAttentionShort = 20 * kAttentionQueries, kAttentionPart = 10 * kAttentionQueries;
+constexpr int64_t kAttentionWhole = 84 * kAttentionQueries;
 // ---- item_cross_entropy: softmax loss over items, mean over the rows that have a target; logits are not
 // stored Logit of item v for row n: hidden[n] . table[v] + bias[v]; in sampled mode less log_q. Row n has the
 // targets target_offsets[n] .. target_offsets[n + 1]. Gradients are those of the loss; ask for them by

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from benchmarks.harness import Case
 from chronorec import _core
-from chronorec.ops import gru
+from chronorec.ops import gru, gru_step, pack_gru_weights
 
 Provider = Callable[[], object]
 
@@ -84,17 +84,11 @@ class Setup:
 
 
 def step_setup(sequences: int, inputs: int, hidden: int) -> dict[str, Provider]:
-    """One step with weights packed once, as a service runs it, against GRUCell."""
+    """One step with weights packed once: the public op, the core alone as a service runs it, and GRUCell."""
     torch.manual_seed(0)
     cell = torch.nn.GRUCell(inputs, hidden)
     values, state = torch.randn(sequences, inputs), torch.randn(sequences, hidden)
-    packed = []
-    for weight in (cell.weight_ih, cell.weight_hh):
-        panels = torch.empty(3, (hidden + 15) // 16, weight.shape[1], 16)
-        for gate, part in enumerate(weight.detach().chunk(3)):
-            _core.pack_panels(part, panels[gate])
-        packed.append(panels)
-    biases = cell.bias_ih.detach(), cell.bias_hh.detach()
+    weights = pack_gru_weights(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
     new_state = torch.empty(sequences, hidden)
     scratch = torch.empty(_core.gru_step_scratch(hidden), dtype=torch.uint8)
 
@@ -103,7 +97,8 @@ def step_setup(sequences: int, inputs: int, hidden: int) -> dict[str, Provider]:
             return cell(values, state)
 
     return {
-        "chronorec": lambda: _core.gru_step(values, state, *packed, *biases, new_state, scratch),
+        "chronorec": lambda: gru_step(values, state, weights),
+        "chronorec core": lambda: _core.gru_step(values, state, *weights, new_state, scratch),
         "torch.nn.GRUCell": torch_cell,
     }
 

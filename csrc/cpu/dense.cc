@@ -1,6 +1,7 @@
 #include "core/parallel.h"
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
+#include "cpu/transpose.h"
 #include "cpu/vec_math.h"
 
 namespace chronorec {
@@ -8,6 +9,7 @@ namespace CHRONOREC_LEVEL {
 namespace {
 
 constexpr int64_t kRowsPerTask = 64;
+constexpr int64_t kPackedPerTask = 1 << 16;  // elements: below, waking a thread costs more than it saves
 
 inline vf activate(vf x, Activation activation) {
   switch (activation) {
@@ -26,6 +28,36 @@ inline vf activate(vf x, Activation activation) {
     default:
       return x;
   }
+}
+
+// One panel: `count` rows of `depth` to packed[d][row], zero beyond `count`.
+template <typename T>
+void pack_panel(Rows<const T> rows, int64_t count, int64_t depth, float* packed) {
+  for (int64_t d = 0; d < depth; d += kLanes)
+    for (int64_t first = 0; first < kPanel; first += kLanes) {
+      vf m[kLanes];
+      load_transposed<T>({rows.data + first * rows.step + d, rows.step}, count - first, depth - d, m);
+      float* out = packed + d * kPanel + first;
+      if (depth - d >= kLanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) store(out + i * kPanel, m[i]);
+      } else {
+        for (int64_t i = 0; i < depth - d; ++i) store(out + i * kPanel, m[i]);
+      }
+    }
+}
+
+template <typename T>
+void pack(const PackPanelsArgs& args) {
+  const int64_t count = args.rows.shape[0], depth = args.rows.shape[1];
+  const Rows<const T> rows = {args.rows.as<const T>(), args.rows.stride[0]};
+  const int64_t step = kPanel * max64(1, kPackedPerTask / (kPanel * max64(depth, 1)));
+  parallel_for((count + step - 1) / step, [&](int64_t task, int) {
+    const int64_t end = min64(count, (task + 1) * step);
+    for (int64_t first = task * step; first < end; first += kPanel)
+      pack_panel<T>(from_row(rows, first), min64(kPanel, end - first), depth,
+                    args.packed.as<float>() + first * depth);
+  });
 }
 
 }  // namespace
@@ -53,18 +85,10 @@ void dense(const DenseArgs& args) {
 }
 
 void pack_panels(const PackPanelsArgs& args) {
-  const int64_t rows = args.rows.shape[0], depth = args.rows.shape[1], step = args.rows.stride[0];
-  const auto pack = [&](const auto* source) {
-    parallel_for((rows + kPanel - 1) / kPanel, [&](int64_t panel, int) {
-      const int64_t first = panel * kPanel;
-      pack_panels(source + first * step, 1, step, depth, min64(kPanel, rows - first),
-                  args.packed.as<float>() + first * depth);
-    });
-  };
   if (args.rows.dtype == DType::bf16)
-    pack(args.rows.as<const bf16>());
+    pack<bf16>(args);
   else
-    pack(args.rows.as<const float>());
+    pack<float>(args);
 }
 
 }  // namespace CHRONOREC_LEVEL

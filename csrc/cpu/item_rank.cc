@@ -36,10 +36,7 @@ void item_rank(const ItemRankArgs& args) {
   int64_t *greater = args.greater.as<int64_t>(), *equal = args.equal.as<int64_t>();
   float* limits = args.scratch.as<float>();
   score_lists(s, offsets, queries, args.targets.as<int32_t>(), limits);
-  for (int64_t i = 0; i < targets; ++i) {
-    if (!(limits[i] > kTakenOut)) limits[i] = kTakenOut;  // then "greater" counts every item that is left
-    greater[i] = equal[i] = 0;
-  }
+  for (int64_t i = 0; i < targets; ++i) greater[i] = equal[i] = 0;
   const ItemPlan plan = plan_items(queries, s.items, s.depth, 0);
   parallel_for(plan.blocks * plan.splits, [&](int64_t task, int) {
     const int64_t query = task % plan.blocks * kBlockQueries, first = task / plan.blocks * plan.split_items;
@@ -50,7 +47,11 @@ void item_rank(const ItemRankArgs& args) {
                       count_tile(scores, count, limits[i], greater + i, equal + i);
                   });
   });
-  for (int64_t i = 0; i < targets; ++i) equal[i] = limits[i] > kTakenOut ? equal[i] - 1 : 0;
+  for (int64_t i = 0; i < targets; ++i) {
+    const bool left = limits[i] > kTakenOut;
+    greater[i] = left ? greater[i] : s.items;
+    equal[i] = left ? equal[i] - 1 : 0;
+  }
 }
 
 }  // namespace CHRONOREC_LEVEL

@@ -5,29 +5,48 @@ namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
 
-// Queries [query, query_end) and keys [key, key_end) of a sequence, and which gradients they give. A short
-// sequence is one job; a long one is cut twice, by keys for grad_key and grad_value and by queries for
-// grad_query, so that every gradient has one owner and one order of summation.
+// Queries [query, query_end) and keys [key, key_end) of a sequence, and which gradients they give. A sequence
+// is one job where that leaves no thread idle; else it is cut twice, by keys for grad_key and grad_value and
+// by queries for grad_query, which computes the scores twice. Either way every gradient has one owner and one
+// order of summation, the same in both forms.
 struct Job {
   int64_t query, query_end, key, key_end;
   bool of_query, of_keys;
 };
 
-int64_t slices(int64_t length) { return (length + kAttentionPart - 1) / kAttentionPart; }
+struct Cut {
+  double shared_work;  // of the whole call, per thread
 
-int64_t jobs(int64_t length) { return length == 0 ? 0 : length <= kAttentionWhole ? 1 : 2 * slices(length); }
+  bool whole(int64_t length) const {
+    if (length <= kAttentionShort) return true;
+    return length <= kAttentionWhole &&
+           static_cast<double>(length) * static_cast<double>(length) <= shared_work;
+  }
+  static int64_t slices(int64_t length) { return (length + kAttentionPart - 1) / kAttentionPart; }
+  int64_t jobs(int64_t length) const { return length == 0 ? 0 : whole(length) ? 1 : 2 * slices(length); }
 
-Job job_of(int64_t length, int64_t part) {
-  if (length <= kAttentionWhole) return {0, length, 0, length, true, true};
-  const int64_t begin = part / 2 * kAttentionPart, end = min64(length, begin + kAttentionPart);
-  if (part % 2 == 0) return {begin, length, begin, end, false, true};
-  return {begin, end, 0, end, true, false};
-}
+  Job job(int64_t length, int64_t part) const {
+    if (whole(length)) return {0, length, 0, length, true, true};
+    const int64_t begin = part / 2 * kAttentionPart, end = min64(length, begin + kAttentionPart);
+    if (part % 2 == 0) return {begin, length, begin, end, false, true};
+    return {begin, end, 0, end, true, false};
+  }
+  // Products of one query with one key, roughly.
+  int64_t work(int64_t length, int64_t part) const {
+    const Job j = job(length, part);
+    return (j.query_end - j.query) * (j.key_end - j.key);
+  }
+};
 
-// Products of one query with one key, roughly.
-int64_t work_of(int64_t length, int64_t part) {
-  const Job job = job_of(length, part);
-  return (job.query_end - job.query) * (job.key_end - job.key);
+// A sequence that has at most half of a thread's share of the work is not worth cutting.
+Cut cut_of(const TensorView& offsets, int64_t heads) {
+  const int64_t* at = offsets.as<int64_t>();
+  double work = 0;
+  for (int64_t b = 0; b + 1 < offsets.shape[0]; ++b) {
+    const double length = static_cast<double>(at[b + 1] - at[b]);
+    work += length * length;
+  }
+  return {work * static_cast<double>(heads) / (2.0 * num_threads())};
 }
 
 struct Workspace {
@@ -176,7 +195,10 @@ void backward(const JaggedAttentionBackwardArgs& args) {
   const int64_t heads = args.query.shape[1], width = args.query.shape[2];
   const int64_t* offsets = args.offsets.as<int64_t>();
   const Scratch scratch = divide_scratch(args.scratch, args.offsets, args.query.shape[0]);
-  const int64_t parts = order_parts(args.offsets, jobs, work_of, scratch.order);
+  const Cut cut = cut_of(args.offsets, heads);
+  const int64_t parts = order_parts(
+      args.offsets, [&](int64_t length) { return cut.jobs(length); },
+      [&](int64_t length, int64_t part) { return cut.work(length, part); }, scratch.order);
   parallel_for(parts * heads, [&](int64_t task, int thread) {
     const Part part = scratch.order[task / heads];
     const int64_t h = task % heads, begin = offsets[part.sequence];
@@ -187,7 +209,7 @@ void backward(const JaggedAttentionBackwardArgs& args) {
         rows_of<T>(args.grad_query, begin, h),        rows_of<T>(args.grad_key, begin, h),
         rows_of<T>(args.grad_value, begin, h)};
     Workspace workspace(scratch.of_thread(thread), width);
-    run_job(head, job_of(offsets[part.sequence + 1] - begin, part.index), width,
+    run_job(head, cut.job(offsets[part.sequence + 1] - begin, part.index), width,
             static_cast<float>(args.scale), workspace);
   });
 }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chronorec import _core
-from chronorec.ops import gru, gru_step
+from chronorec.ops import gru, gru_step, pack_gru_weights
 from chronorec.ops.reference import gru as reference
 from tests.support.budget import assert_within_budget
 from tests.support.jagged import EDGE_LENGTHS, LONG_LENGTHS, jagged_lengths, offsets_of
@@ -160,7 +160,7 @@ def test_no_events_at_all(lengths: list[int]) -> None:
 @pytest.mark.parametrize("batch", [1, 2, 8, 9, 16, 70])
 def test_a_step_is_a_sequence_of_one_event(batch: int, dtype: torch.dtype) -> None:
     values, offsets, *weights, initial = inputs_of([1] * batch, 13, 21, dtype)
-    stepped = gru_step(values, initial, *weights)
+    stepped = gru_step(values, initial, pack_gru_weights(*weights))
     output, final_state = gru(values, offsets, *weights, initial)
     assert torch.equal(stepped, output)
     assert torch.equal(stepped, final_state)
@@ -170,19 +170,24 @@ def test_a_step_is_a_sequence_of_one_event(batch: int, dtype: torch.dtype) -> No
 def test_steps_give_the_sequence_bitwise(hidden: int) -> None:
     values, offsets, *weights, initial = inputs_of([40] * 11, 13, hidden)
     output = gru(values, offsets, *weights, initial).output.view(11, 40, hidden)
-    state = initial
+    state, packed = initial, pack_gru_weights(*weights)
     for t in range(40):
-        state = gru_step(values.view(11, 40, 13)[:, t], state, *weights)
+        state = gru_step(values.view(11, 40, 13)[:, t], state, packed)
         assert torch.equal(state, output[:, t])
 
 
-def test_a_step_has_gradients() -> None:
+def test_a_step_has_no_gradient_and_packed_weights_are_a_copy() -> None:
     values, _, *weights, initial = inputs_of([1] * 5, 7, 6)
-    state = initial.clone().requires_grad_()
-    gru_step(values, state, *weights).sum().backward()
-    twin = initial.clone().requires_grad_()
-    reference.gru_step(values, twin, *weights).sum().backward()
-    torch.testing.assert_close(state.grad, twin.grad)
+    packed = pack_gru_weights(*(weight.requires_grad_() for weight in weights))
+    wanted = reference.gru_step(values, initial, *weights).detach()
+    with torch.no_grad():
+        for weight in weights:
+            weight.zero_()
+    torch.testing.assert_close(gru_step(values, initial, packed), wanted)
+    with pytest.raises(RuntimeError, match="gru_step: has no gradient"):
+        gru_step(values, initial.requires_grad_(), packed)
+    with torch.no_grad():
+        assert torch.equal(gru_step(values, initial, packed), gru_step(values, initial.detach(), packed))
 
 
 def test_two_segments_with_carried_state_give_the_whole() -> None:
@@ -288,7 +293,9 @@ def test_gradcheck_of_the_reference() -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_opcheck(dtype: torch.dtype) -> None:
     arguments = inputs_of([3, 0, 5], 6, 10, dtype)
-    torch.library.opcheck(torch.ops.chronorec.gru_step, (arguments[0][:3], arguments[6], *arguments[2:6]))
+    packed = pack_gru_weights(*arguments[2:6])
+    torch.library.opcheck(torch.ops.chronorec.gru_step, (arguments[0][:3], arguments[6], *packed))
+    torch.library.opcheck(torch.ops.chronorec.pack_gru_gates, (arguments[2],))
     leaves = [a.requires_grad_() if a.is_floating_point() else a for a in arguments]
     torch.library.opcheck(torch.ops.chronorec.gru, (*leaves, True))
     torch.library.opcheck(torch.ops.chronorec.gru, (*leaves[:4], None, None, None, True))
@@ -305,9 +312,13 @@ def test_compiles_as_one_graph() -> None:
     assert_same(
         results_of(compiled, arguments, torch.float32), results_of(function, arguments, torch.float32)
     )
-    step = torch.compile(gru_step, fullgraph=True, backend="aot_eager")
+
+    def step(values: Tensor, state: Tensor, *weights: Tensor) -> Tensor:
+        return gru_step(values, state, pack_gru_weights(*weights))
+
     inputs = (arguments[0][:3], arguments[6], *arguments[2:6])
-    assert torch.equal(step(*inputs), gru_step(*inputs))
+    compiled_step = torch.compile(step, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled_step(*inputs), step(*inputs))
 
 
 @pytest.mark.parametrize(
@@ -343,9 +354,26 @@ def test_errors_name_the_argument(
 
 def test_errors_of_a_step_name_the_argument() -> None:
     values, _, *weights, initial = inputs_of([1] * 3, 6, 10)
+    packed = pack_gru_weights(*weights)
     with pytest.raises(ValueError, match="state: wanted shape"):
-        gru_step(values, initial[:2], *weights)
+        gru_step(values, initial[:2], packed)
     with pytest.raises(TypeError, match=r"state: wanted torch\.float32"):
-        gru_step(values, initial.bfloat16(), *weights)
+        gru_step(values, initial.bfloat16(), packed)
     with pytest.raises(TypeError, match="values: float64 has no kernel"):
-        gru_step(values.double(), initial, *weights)
+        gru_step(values.double(), initial, packed)
+    with pytest.raises(ValueError, match="values: wanted shape"):
+        gru_step(values[:, 1:], initial, packed)
+    with pytest.raises(TypeError, match="weights: wanted a PackedGRU"):
+        gru_step(values, initial, weights)
+
+
+def test_errors_of_packing_name_the_argument() -> None:
+    _, _, *weights, _ = inputs_of([1] * 3, 6, 10)
+    with pytest.raises(TypeError, match=r"weight_ih: wanted torch\.float32 or"):
+        pack_gru_weights(weights[0].double(), *weights[1:])
+    with pytest.raises(TypeError, match=r"weight_hh: wanted torch\.float32"):
+        pack_gru_weights(weights[0], weights[1].bfloat16())
+    with pytest.raises(ValueError, match="weight_ih: wanted shape"):
+        pack_gru_weights(weights[0][1:], *weights[1:])
+    with pytest.raises(ValueError, match="bias_hh: wanted shape"):
+        pack_gru_weights(*weights[:3], weights[3][1:])

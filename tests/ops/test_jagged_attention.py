@@ -133,13 +133,32 @@ def test_expanded_gradient() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [7, 32, 50])
-def test_steps_equal_sequence_bitwise(width: int, dtype: torch.dtype) -> None:
+def test_steps_give_the_sequence(width: int, dtype: torch.dtype) -> None:
     query, key, value, _ = make_inputs([500], 2, width, dtype)
-    sequence = jagged_attention(query, key, value, offsets_of([500]))
-    ends = torch.tensor([1, 2, 3, 16, 17, 33, 47, 48, 49, 97, 192, 193, 240, 241, 289, 434, 500])
+    offsets = offsets_of([500])
+    ends = torch.tensor([1, 2, 3, 15, 16, 17, 33, 47, 48, 49, 97, 192, 193, 240, 241, 289, 434, 500])
     cache = torch.cat([torch.arange(end) for end in ends])
     steps = jagged_attention_step(query[ends - 1], key[cache], value[cache], offsets_of(ends.tolist()))
-    assert torch.equal(steps, sequence[ends - 1])
+    in_dtype = reference.jagged_attention(query, key, value, offsets)
+    exact = run_in(torch.float64, reference.jagged_attention, query, key, value, offsets)
+    assert_within_budget(steps, in_dtype[ends - 1], exact[ends - 1])
+    for row, end in enumerate(ends.tolist()):
+        alone = jagged_attention_step(query[end - 1 : end], key[:end], value[:end], offsets_of([end]))
+        assert torch.equal(alone[0], steps[row])
+
+
+def test_heads_of_a_long_cache_are_tasks_of_their_own() -> None:
+    query, key, value, _ = make_inputs([3000], 3, 40, torch.float32)
+    whole = jagged_attention_step(query[:1], key, value, offsets_of([3000]))
+    for head in range(3):
+        one = slice(head, head + 1)
+        alone = jagged_attention_step(query[:1, one], key[:, one], value[:, one], offsets_of([3000]))
+        assert torch.equal(alone, whole[:, one])
+    exact = reference.jagged_attention_step(
+        *(x.double() for x in (query[:1], key, value)), offsets_of([3000])
+    )
+    own = reference.jagged_attention_step(query[:1], key, value, offsets_of([3000]))
+    assert_within_budget(whole, own, exact)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -3,8 +3,10 @@
 from chronorec.ops._items import PackedItems as PackedItems
 from chronorec.ops._items import pack_items as pack_items
 from chronorec.ops.gru import GruOutput as GruOutput
+from chronorec.ops.gru import PackedGRU as PackedGRU
 from chronorec.ops.gru import gru as gru
 from chronorec.ops.gru import gru_step as gru_step
+from chronorec.ops.gru import pack_gru_weights as pack_gru_weights
 from chronorec.ops.item_cross_entropy import item_cross_entropy as item_cross_entropy
 from chronorec.ops.item_rank import item_rank as item_rank
 from chronorec.ops.item_score import item_score as item_score

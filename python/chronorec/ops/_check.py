@@ -16,26 +16,45 @@ def check_tensor(
     Args:
         shape: per dimension a size, or a letter of the legend in ``csrc/ops.h`` for "any size".
     """
+    same_type = isinstance(value, Tensor) and (
+        value.dtype in dtype if isinstance(dtype, tuple) else value.dtype == dtype
+    )
+    if same_type and (value.shape == shape or _fits(value.shape, shape)):
+        return
+    _raise_mismatch(value, name, shape, dtype if isinstance(dtype, tuple) else (dtype,))
+
+
+def _fits(sizes: torch.Size, shape: tuple[int | str, ...]) -> bool:
+    if len(sizes) != len(shape):
+        return False
+    for wanted, size in zip(shape, sizes, strict=True):  # all() would cost a microsecond
+        if wanted != size and not isinstance(wanted, str):
+            return False
+    return True
+
+
+def _raise_mismatch(
+    value: object, name: str, shape: tuple[int | str, ...], dtypes: tuple[torch.dtype, ...]
+) -> None:
     wanted = " x ".join(str(s) for s in shape)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: wanted a tensor of shape [{wanted}], got {type(value).__name__}")
-    dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
     if value.dtype not in dtypes:
         raise TypeError(f"{name}: wanted {' or '.join(map(str, dtypes))}, got {value.dtype}")
-    fits = value.dim() == len(shape) and all(
-        isinstance(s, str) or s == size for s, size in zip(shape, value.shape, strict=True)
-    )
-    if not fits:
-        raise ValueError(f"{name}: wanted shape [{wanted}], got {list(value.shape)}")
+    raise ValueError(f"{name}: wanted shape [{wanted}], got {list(value.shape)}")
 
 
 def check_same_device(**tensors: Tensor | None) -> torch.device:
     """Raises ValueError unless all tensors live on one device, which is returned."""
-    present = {name: t for name, t in tensors.items() if t is not None}
-    (first_name, first), *others = present.items()
-    for name, tensor in others:
-        if tensor.device != first.device:
-            raise ValueError(f"{name}: wanted device {first.device} like {first_name}, got {tensor.device}")
-    if first.device.type not in ("cpu", "meta"):
-        raise NotImplementedError(f"{first_name}: device {first.device} has no kernel in this build")
-    return first.device
+    first_name, first = "", None
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if first is None:
+            first_name, first = name, tensor.device
+        elif tensor.device != first:
+            raise ValueError(f"{name}: wanted device {first} like {first_name}, got {tensor.device}")
+    assert first is not None, "no tensor to compare"
+    if first.type not in ("cpu", "meta"):
+        raise NotImplementedError(f"{first_name}: device {first} has no kernel in this build")
+    return first

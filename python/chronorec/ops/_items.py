@@ -108,7 +108,7 @@ def check_list(items: Tensor, name: str, offsets: Tensor | None, queries: Tensor
 def narrow_ids(ids: Tensor, name: str) -> Tensor:
     """The ids as contiguous int32."""
     narrow = ids.to(torch.int32).contiguous()
-    if ids.dtype == torch.int64 and not torch.equal(narrow.long(), ids):
+    if ids.dtype == torch.int64 and not torch.equal(narrow, ids):
         raise ValueError(f"{name}: wanted ids below 2^31, got {int(ids.abs().max())}")
     return narrow
 

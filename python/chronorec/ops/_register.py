@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _LIBRARY = torch.library.Library("chronorec", "DEF")
 
@@ -26,6 +27,22 @@ def define_op(schema: str, *, cpu: Callable[..., Any], fake: Callable[..., Any])
     _LIBRARY.impl(name, cpu, "CPU")
     torch.library.register_fake(f"chronorec::{name}", fake, lib=_LIBRARY)
     return getattr(torch.ops.chronorec, name).default
+
+
+def run_without_gradient(op: Any, cpu: Callable[..., Any], first: Tensor, *rest: Any) -> Any:
+    """Calls an op that has no gradient; the result never has one.
+
+    A plain eager call runs ``cpu`` itself: for a request of one row the dispatcher costs as much as the
+    kernel. Whoever looks at ops (compilation, fake tensors, dispatch modes) sees the op.
+    """
+    if (
+        type(first) is Tensor
+        and first.is_cpu
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+    ):
+        return cpu(first, *rest)
+    return op(first, *rest)
 
 
 def define_gradient(op: Any, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops._check import FLOATS, check_same_device, check_tensor
-from chronorec.ops._register import define_gradient, define_op
+from chronorec.ops._register import define_gradient, define_op, run_without_gradient
 from chronorec.ops.reference.gru import GruOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["GruOutput", "gru", "gru_step"]
+__all__ = ["GruOutput", "PackedGRU", "gru", "gru_step", "pack_gru_weights"]
+
+
+class PackedGRU(NamedTuple):
+    """The weights of a layer in the layout of the kernels, made once by :func:`pack_gru_weights`.
+
+    Attributes:
+        weight_ih: float32 [3, ceil(H / 16), I, 16], packed gate by gate.
+        weight_hh: float32 [3, ceil(H / 16), H, 16], packed gate by gate.
+        bias_ih: float32 [3H], or None for none.
+        bias_hh: float32 [3H], or None for none.
+    """
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
 
 
 def gru(
@@ -64,47 +80,74 @@ def gru(
     return GruOutput(output, final_state)
 
 
-def gru_step(
-    values: Float[Tensor, "B I"],
-    state: Float[Tensor, "B H"],
+def pack_gru_weights(
     weight_ih: Float[Tensor, "3*H I"],
     weight_hh: Float[Tensor, "3*H H"],
     bias_ih: Float[Tensor, " 3*H"] | None = None,
     bias_hh: Float[Tensor, " 3*H"] | None = None,
-) -> Float[Tensor, "B H"]:
-    """The state of B sequences after one more event each; bitwise :func:`gru` over sequences of length one.
+) -> PackedGRU:
+    """Packs the weights of a layer once for many calls of :func:`gru_step`.
+
+    The copy does not follow later changes of the weights and has no gradient.
 
     Args:
-        values: [B, I], float32 or bfloat16: the next event of every sequence.
-        state: [B, H], the states before it.
-        weight_ih: [3H, I], input to gates; this and all that follow in the dtype of ``values``.
+        weight_ih: [3H, I], float32 or bfloat16, input to gates; the others in its dtype.
         weight_hh: [3H, H], state to gates.
         bias_ih: [3H], or None for none.
         bias_hh: [3H], or None for none.
+
+    Raises:
+        TypeError: a dtype that has no kernel, or mixed ones.
+        ValueError: a shape that does not fit, mixed devices.
+    """
+    check_tensor(weight_ih, "weight_ih", ("3H", "I"), FLOATS)
+    _check_weights(weight_ih, weight_ih, weight_hh, bias_ih, bias_hh)
+    biases = [None if bias is None else bias.detach().float().clone() for bias in (bias_ih, bias_hh)]
+    return PackedGRU(_pack_gates(weight_ih.detach()), _pack_gates(weight_hh.detach()), *biases)
+
+
+def gru_step(
+    values: Float[Tensor, "B I"], state: Float[Tensor, "B H"], weights: PackedGRU
+) -> Float[Tensor, "B H"]:
+    """The state of B sequences after one more event each; bitwise :func:`gru` over sequences of length one.
+
+    Not differentiable: training goes through :func:`gru`.
+
+    Args:
+        values: [B, I], float32 or bfloat16: the next event of every sequence.
+        state: [B, H], the states before it, in the dtype of ``values``.
+        weights: by :func:`pack_gru_weights`, from weights of either dtype.
 
     Returns:
         The new states, [B, H].
 
     Raises:
-        TypeError: a dtype that has no kernel (float64: use ``chronorec.ops.reference.gru``), or mixed ones.
+        TypeError: a dtype that has no kernel (float64: use ``chronorec.ops.reference.gru``), mixed ones, or
+            weights that are not packed.
         ValueError: a shape that does not fit, mixed devices.
+        RuntimeError: ``values`` or ``state`` requires a gradient, outside ``torch.no_grad()``.
     """
-    _check_weights(values, weight_ih, weight_hh, bias_ih, bias_hh)
-    check_tensor(state, "state", (values.shape[0], weight_hh.shape[1]), values.dtype)
-    check_same_device(values=values, state=state, weight_ih=weight_ih)
-    weights = (weight_ih, weight_hh, bias_ih, bias_hh)
-    if _needs_gradient(values, state, *weights):
-        offsets = torch.arange(values.shape[0] + 1, device=values.device)
-        return gru(values, offsets, *weights, state).final_state
-    new_state: Tensor = _gru_step(values, state, *weights)
+    if not isinstance(weights, PackedGRU):
+        raise TypeError(f"weights: wanted a PackedGRU of pack_gru_weights, got {type(weights).__name__}")
+    _refuse_float64(values)
+    check_tensor(values, "values", ("B", weights.weight_ih.shape[2]), FLOATS)
+    check_tensor(state, "state", (values.shape[0], weights.weight_hh.shape[2]), values.dtype)
+    check_same_device(values=values, state=state, weights=weights.weight_ih)
+    if _needs_gradient(values, state):
+        raise RuntimeError("gru_step: has no gradient; call gru, or gru_step under torch.no_grad()")
+    new_state: Tensor = run_without_gradient(_gru_step, _gru_step_cpu, values, state, *weights)
     return new_state
+
+
+def _refuse_float64(values: Tensor) -> None:
+    if isinstance(values, Tensor) and values.dtype == torch.float64:
+        raise TypeError("values: float64 has no kernel; use chronorec.ops.reference.gru")
 
 
 def _check_weights(
     values: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
 ) -> None:
-    if isinstance(values, Tensor) and values.dtype == torch.float64:
-        raise TypeError("values: float64 has no kernel; use chronorec.ops.reference.gru")
+    _refuse_float64(values)
     check_tensor(values, "values", ("N", "I"), FLOATS)
     check_tensor(weight_hh, "weight_hh", ("3H", "H"), values.dtype)
     hidden = weight_hh.shape[1]
@@ -129,20 +172,21 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.detach() if tensor.stride(-1) == 1 else tensor.detach().contiguous()
 
 
-def _packed(weight: Tensor) -> Tensor:
+def _pack_gates_cpu(weight: Tensor) -> Tensor:
     """[3H, K] packed gate by gate: [3, ceil(H / 16), K, 16]."""
-    hidden, depth = weight.shape[0] // 3, weight.shape[1]
-    packed = torch.empty(3, (hidden + 15) // 16, depth, 16)
-    for gate in range(3):
-        _core.pack_panels(_rows(weight[gate * hidden : (gate + 1) * hidden]), packed[gate])
+    packed, rows = _pack_gates_fake(weight), _rows(weight)
+    hidden, (_, panels, depth, _) = weight.shape[0] // 3, packed.shape
+    if hidden % 16 == 0:  # then the panels of the gates are those of the whole
+        _core.pack_panels(rows, packed.view(3 * panels, depth, 16))
+    else:
+        for gate in range(3):
+            _core.pack_panels(rows[gate * hidden : (gate + 1) * hidden], packed[gate])
     return packed
 
 
-def _packed_weights(
-    weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    biases = [None if bias is None else bias.detach().float().contiguous() for bias in (bias_ih, bias_hh)]
-    return _packed(weight_ih), _packed(weight_hh), biases[0], biases[1]
+def _pack_gates_fake(weight: Tensor) -> Tensor:
+    shape = (3, (weight.shape[0] // 3 + 15) // 16, weight.shape[1], 16)
+    return weight.new_empty(shape, dtype=torch.float32)
 
 
 def _scratch(size: int) -> Tensor:
@@ -169,7 +213,10 @@ def _gru_cpu(
     _core.gru_forward(
         _rows(values),
         offsets.contiguous(),
-        *_packed_weights(weight_ih, weight_hh, bias_ih, bias_hh),
+        _pack_gates_cpu(weight_ih),
+        _pack_gates_cpu(weight_hh),
+        None if bias_ih is None else bias_ih.detach().float().contiguous(),
+        None if bias_hh is None else bias_hh.detach().float().contiguous(),
         None if initial_state is None else _rows(initial_state),
         output,
         final_state,
@@ -209,7 +256,10 @@ def _gru_step_cpu(
     _core.gru_step(
         _rows(values),
         _rows(state),
-        *_packed_weights(weight_ih, weight_hh, bias_ih, bias_hh),
+        weight_ih,
+        weight_hh,
+        bias_ih,
+        bias_hh,
         new_state,
         _scratch(_core.gru_step_scratch(state.shape[1])),
     )
@@ -309,6 +359,7 @@ _gru = define_op(
     cpu=_gru_cpu,
     fake=_gru_fake,
 )
+_pack_gates = define_op("pack_gru_gates(Tensor weight) -> Tensor", cpu=_pack_gates_cpu, fake=_pack_gates_fake)
 _gru_step = define_op(
     f"gru_step(Tensor values, Tensor state, {_WEIGHTS}) -> Tensor", cpu=_gru_step_cpu, fake=_gru_step_fake
 )

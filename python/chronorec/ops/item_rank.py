@@ -66,7 +66,7 @@ def item_rank(
 
     Returns:
         greater and equal, int64 [M], over the items whose score is neither ``-inf`` nor NaN. A target that
-        was itself taken out is a miss: greater is the number of items left, equal is 0.
+        was itself taken out is a miss at every cutoff: greater is V, equal is 0.
 
     Raises:
         TypeError, ValueError: as ``item_topk``; also targets outside [0, V), and offsets that do

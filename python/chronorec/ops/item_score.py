@@ -16,7 +16,7 @@ from chronorec.ops._items import (
     core_arguments,
     narrow_ids,
 )
-from chronorec.ops._register import define_op
+from chronorec.ops._register import define_op, run_without_gradient
 from chronorec.ops.reference.item_score import ItemAdjustment
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _cpu(*args: Any) -> Tensor:
 
 def _fake(*args: Any) -> Tensor:
     items: Tensor = args[-2]
-    return items.new_empty(items.shape, dtype=torch.float32)
+    return torch.empty_like(items, dtype=torch.float32, memory_format=torch.contiguous_format)
 
 
 _item_score = define_op(
@@ -67,5 +67,5 @@ def item_score(
     """
     scoring = check_scoring(queries, table, bias, adjust)
     offsets = check_list(items, "items", item_offsets, queries)
-    scores: Tensor = _item_score(*scoring, items, offsets)
+    scores: Tensor = run_without_gradient(_item_score, _cpu, *scoring, items, offsets)
     return scores

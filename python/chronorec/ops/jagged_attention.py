@@ -9,7 +9,7 @@ from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops._check import FLOATS, check_same_device, check_tensor
-from chronorec.ops._register import define_gradient, define_op
+from chronorec.ops._register import define_gradient, define_op, run_without_gradient
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -62,9 +62,9 @@ def jagged_attention_step(
     *,
     scale: float | None = None,
 ) -> Float[Tensor, "B A D"]:
-    """The output of :func:`jagged_attention` for the newest event of every sequence, bit for bit.
+    """The output of :func:`jagged_attention` for the newest event of every sequence, up to rounding.
 
-    Not differentiable.
+    A sequence's result does not depend on the others, bit for bit. The result has no gradient.
 
     Args:
         query: [B, A, D] float32 or bfloat16, of the newest event of each sequence.
@@ -83,7 +83,8 @@ def jagged_attention_step(
     check_tensor(value_cache, "value_cache", tuple(key_cache.shape), query.dtype)
     check_tensor(offsets, "offsets", (query.shape[0] + 1,), torch.int64)
     check_same_device(query=query, key_cache=key_cache, value_cache=value_cache, offsets=offsets)
-    output: Tensor = _step(query, key_cache, value_cache, offsets, _factor(query, scale))
+    arguments = query, key_cache, value_cache, offsets, _factor(query, scale)
+    output: Tensor = run_without_gradient(_step, _step_cpu, *arguments)
     return output
 
 
@@ -102,7 +103,7 @@ def _scratch(size: int) -> Tensor:
 
 
 def _new(like: Tensor) -> Tensor:
-    return torch.empty(like.shape, dtype=like.dtype, device=like.device)
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 def _forward_cpu(

@@ -34,7 +34,6 @@ def item_rank(
     scores = all_scores(queries, table, bias, adjust)
     own = scores[rows, targets.long()]
     left = own > -torch.inf
-    own = torch.where(left, own, -torch.inf).unsqueeze(1)
-    greater = (scores[rows] > own).sum(1)
-    equal = (scores[rows] == own).sum(1) - 1
-    return Rank(greater, torch.where(left, equal, 0))
+    greater = (scores[rows] > own.unsqueeze(1)).sum(1)
+    equal = (scores[rows] == own.unsqueeze(1)).sum(1) - 1
+    return Rank(torch.where(left, greater, len(table)), torch.where(left, equal, 0))
