@@ -37,9 +37,13 @@ def test_file_and_override(tmp_path: Path) -> None:
         ({"training": {"epochs": "three"}}, "training.epochs: wanted int, got 'three'"),
         ({"training": {"epochs": True}}, "training.epochs: wanted int"),
         ({"training": {"precision": "fp16"}}, "wanted one of 'fp32', 'bf16'"),
-        ({"model": {"kind": "sasrek"}}, "model.kind: wanted one of sasrec, gru4rec"),
+        ({"model": {"kind": "sasrek"}}, "model.kind: wanted one of sasrec, gru4rec, popularity"),
         ({"model": {"kind": "gru4rec", "heads": 2}}, r"unknown key in \[model\] 'heads'"),
         ({"loss": 3}, "loss: wanted a section"),
+        ({"training": {"epochs": 0}}, r"training\.epochs: wanted at least 1, got 0"),
+        ({"training": {"learning_rate": float("nan")}}, "learning_rate: wanted 1e-12 to 10"),
+        ({"training": {"clip_norm": float("inf")}}, "clip_norm: wanted"),
+        ({"training": {"batch_tokens": 100}}, r"wanted at least model\.max_length = 200"),
     ],
 )
 def test_unusable_values(values: dict, message: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +20,7 @@ from chronorec.training.run import make_split
 _EXAMPLE = """\
 example (MovieLens-1M as Parquet with columns user_id, item_id, position):
   python -m benchmarks.quality benchmarks/quality/ml1m_sasrec.toml --data ml-1m/interactions.parquet \\
-      --order position --min-item-events 5
+      --order position --min-item-events 5 --peer peer/bin/python
 """
 
 
@@ -28,7 +30,8 @@ def read_histories(path: Path, order: str | None, min_item_events: int) -> Histo
     counts = table.group_by("item_id").aggregate([("item_id", "count")])
     kept = counts.filter(pc.greater_equal(counts["item_id_count"], min_item_events))["item_id"]
     table = table.filter(pc.is_in(table["item_id"], value_set=kept.combine_chunks()))
-    return EventLog.read(table, user="user_id", item="item_id", order=order, time_unit="s").histories()
+    time_unit = "s" if "timestamp" in table.column_names else None
+    return EventLog.read(table, user="user_id", item="item_id", order=order, time_unit=time_unit).histories()
 
 
 def main() -> None:
@@ -40,6 +43,10 @@ def main() -> None:
     parser.add_argument("--order", help="order column, where times are not known for all events")
     parser.add_argument("--min-item-events", type=int, default=1, help="drop rarer items")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--output", type=Path, help="keep the model, and its checkpoints, here")
+    parser.add_argument(
+        "--peer", metavar="PYTHON", help="also time an epoch of RecTools with this interpreter"
+    )
     parser.add_argument("--validation-only", action="store_true", help="leave the test split unread")
     arguments = parser.parse_args()
 
@@ -50,12 +57,31 @@ def main() -> None:
     print(f"{histories.num_users} users, {histories.num_items} items, {histories.num_events} events")
     print(split.describe())
     with tempfile.TemporaryDirectory() as folder:
-        run = train(config, histories, split=split, checkpoint=Path(folder) / "checkpoint")
-    first = run.curve[0]["seconds"]
-    print(f"best epoch {run.best_epoch}, validation ndcg@10 {run.validation:.4f}, first epoch {first:.1f} s")
+        run = train(config, histories, split=split, output=arguments.output or Path(folder) / "model")
+    epoch = run.curve[-1]["seconds"] / len(run.curve)
+    print(f"best epoch {run.best_epoch}, validation ndcg@10 {run.validation:.4f}, {epoch:.1f} s an epoch")
     if not arguments.validation_only:
-        print(compare([run.artifact], histories).text())
+        print(compare({config.model.kind: run.artifact}, histories).text())
     print(f"{time.monotonic() - started:.0f} s in all, trained on {run.artifact.provenance['trained_on']}")
+    if arguments.peer:
+        peer = peer_epoch(arguments.peer, arguments)
+        print(f"an epoch of RecTools takes {peer:.1f} s: {peer / epoch:.1f} times as long")
+
+
+def peer_epoch(python: str, arguments: argparse.Namespace) -> float:
+    """Seconds of one epoch of RecTools' SASRec on the same log, in its own environment."""
+    script = Path(__file__).parents[1] / "peers" / "rectools_sasrec.py"
+    command = [python, str(script), "--data", str(arguments.data), "--epochs", "1"]
+    command += [
+        "--order",
+        arguments.order or "timestamp",
+        "--min-item-events",
+        str(arguments.min_item_events),
+    ]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"epoch 1: ([\d.]+) s", printed)
+    assert found, f"no epoch in what the peer printed: {printed}"
+    return float(found[1])
 
 
 if __name__ == "__main__":
