@@ -169,9 +169,7 @@ def test_a_diverged_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.nn.init.constant_(model.item_embedding, float("nan"))
 
     monkeypatch.setattr(SequenceModel, "start_from_popularity", diverge)
-    with pytest.raises(
-        ValueError, match=r"loss became nan in epoch 1, batch 1; lower training\.learning_rate"
-    ):
+    with pytest.raises(ValueError, match="loss became nan in epoch 1, batch 1; lower"):
         train(config_of(), histories_of(cycle_log()), quiet=True)
 
 
