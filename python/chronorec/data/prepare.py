@@ -14,7 +14,7 @@ from chronorec.data.grouping import concatenate, group
 from chronorec.data.histories import Histories
 from chronorec.data.out_of_core import group_on_disk, parse_bytes
 from chronorec.data.report import LogReport
-from chronorec.data.storage import MANIFEST, check_replaceable, new_folder, write_folder
+from chronorec.data.storage import MANIFEST, check_replaceable, save_histories
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def _write(
             before = appending.old.provenance
             histories.provenance["appended_to"] = before
         report = log.describe(histories, out_of_order, *notes)
-        with new_folder(folder) as work:
-            write_folder(histories, work)
+        save_histories(histories, folder)
     return PrepareReport(folder, report, histories.content_hash)
 
 
