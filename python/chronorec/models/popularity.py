@@ -13,7 +13,6 @@ from chronorec.models.base import CountingModel
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
 
-
 def filler_bias(histories: Histories, end: np.ndarray) -> np.ndarray:
     """float32 [V] in [0, 1e-6]: ranks by popularity what an adjustment left unscored, and breaks its ties."""
     counts = event_counts(histories, histories.offsets[:-1], end)
