@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 import time as clock
 from collections import Counter
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
-from chronorec.data.baskets import baskets
 from chronorec.data.batches import BasketBatch, BasketBatches, Batch, EventBatches
 from chronorec.data.splits import leave_one_out, temporal_basket
 from tests.support.histories import make_histories, random_histories
@@ -16,16 +18,28 @@ def same(a: Batch | BasketBatch, b: Batch | BasketBatch) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
 
 
+def numbered(histories: Any) -> Any:
+    """The same users, every event with an item of its own number."""
+    item = np.arange(histories.num_events, dtype=np.int32)
+    return dataclasses.replace(histories, item=item, num_items=len(item))
+
+
+def windows_of(batch: Batch) -> list[tuple[int, int]]:
+    """First input and last target of every window of numbered events."""
+    return [(int(batch.items[low]), int(batch.targets[high - 1])) for low, high in pairwise(batch.offsets)]
+
+
 def whole(histories: object) -> tuple[np.ndarray, np.ndarray]:
     return histories.offsets[:-1], histories.offsets[1:]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("max_length", [1, 2, 7, 100])
-@pytest.mark.parametrize("budget", [{"batch_events": 128}, {"batch_sequences": 5}])
-def test_every_event_but_the_first_is_a_target_once(max_length: int, budget: dict[str, int]) -> None:
-    histories = random_histories(0)
+def test_every_event_but_the_first_is_a_target_once(max_length: int) -> None:
+    histories = numbered(random_histories(0))
     split = leave_one_out(histories, exclude_seen=False)
-    batches = EventBatches(histories, split.begin, split.train_end, max_length=max_length, seed=3, **budget)
+    batches = EventBatches(
+        histories, split.begin, split.train_end, max_length=max_length, seed=3, batch_events=128
+    )
     wanted = [e for b, end in zip(split.begin, split.train_end, strict=True) for e in range(b + 1, end)]
     for epoch in range(3):
         seen: Counter[int] = Counter()
@@ -33,21 +47,14 @@ def test_every_event_but_the_first_is_a_target_once(max_length: int, budget: dic
             lengths = np.diff(batch.offsets)
             assert len(batch) == len(lengths)
             assert ((lengths >= 1) & (lengths <= max_length)).all()
-            assert np.array_equal(lengths, batch.end - batch.begin)
-            if "batch_events" in budget:
-                assert batch.offsets[-1] <= budget["batch_events"]
-            for s in range(len(batch)):
-                low, high = batch.offsets[s : s + 2]
-                begin, end = batch.begin[s], batch.end[s]
-                assert split.begin[batch.user[s]] <= begin
-                assert end < split.train_end[batch.user[s]]
-                assert np.array_equal(batch.items[low:high], histories.item[begin:end])
-                assert np.array_equal(batch.targets[low:high], histories.item[begin + 1 : end + 1])
-                assert batch.times is not None
-                assert batch.target_times is not None
-                assert np.array_equal(batch.times[low:high], histories.time[begin:end])
-                assert np.array_equal(batch.target_times[low:high], histories.time[begin + 1 : end + 1])
-                seen.update(range(begin + 1, end + 1))
+            assert batch.offsets[-1] <= 128
+            assert np.array_equal(batch.targets, batch.items + 1)  # items are numbered like events
+            for low, high in pairwise(batch.offsets):
+                window = batch.items[low:high]
+                assert np.array_equal(window, np.arange(window[0], window[0] + len(window)))
+                user = np.searchsorted(split.begin, window[0], side="right") - 1
+                assert batch.targets[high - 1] < split.train_end[user]
+            seen.update(batch.targets.tolist())
         assert sorted(seen.elements()) == wanted
         assert batches.num_targets == len(wanted)
 
@@ -71,12 +78,12 @@ def test_a_function_of_seed_and_epoch_that_resumes_anywhere() -> None:
 
 
 def test_phase_of_long_users_varies_and_short_users_stay_whole() -> None:
-    histories = make_histories([list(range(21)), [1, 2, 3]])
-    batches = EventBatches(histories, *whole(histories), max_length=5, batch_sequences=100)
+    histories = make_histories([list(range(21)), [21, 22, 23]])
+    batches = EventBatches(histories, *whole(histories), max_length=5, batch_events=1000)
     firsts = set()
     for epoch in range(40):
         (batch,) = batches.epoch(epoch)
-        windows = sorted(zip(batch.begin.tolist(), batch.end.tolist(), strict=True))
+        windows = sorted(windows_of(batch))
         assert windows[-1] == (21, 23)
         own = windows[:-1]
         assert [end for _, end in own[:-1]] == [begin for begin, _ in own[1:]]
@@ -84,62 +91,52 @@ def test_phase_of_long_users_varies_and_short_users_stay_whole() -> None:
         assert own[0][0] == 0
         assert own[-1][1] == 20
         firsts.add(own[0][1])
-        assert batch.times is None
     assert firsts == {1, 2, 3, 4, 5}
 
 
 def test_budget_is_used_well_and_windows_are_shuffled() -> None:
-    histories = random_histories(2, users=300)
+    histories = numbered(random_histories(2, users=300))
     batches = EventBatches(histories, *whole(histories), max_length=20, batch_events=400)
     sizes = [int(batch.offsets[-1]) for batch in batches.epoch(0)]
     assert min(sizes[:-1]) > 380
-    users = np.concatenate([batch.user for batch in batches.epoch(0)])
-    assert (np.diff(users) < 0).any()
+    firsts = [first for batch in batches.epoch(0) for first, _ in windows_of(batch)]
+    assert (np.diff(firsts) < 0).any()
 
 
 @pytest.mark.parametrize("max_length", [1, 3, 50])
 def test_baskets_as_tokens(max_length: int) -> None:
     histories = random_histories(3, baskets=True)
     split = temporal_basket(histories, 70, validation_cut=50)
-    index = baskets(histories)
-    batches = BasketBatches(
-        histories, split.begin, split.train_end, max_length=max_length, batch_events=64, index=index
-    )
-
-    def items(basket: int) -> list[int]:
-        return sorted(
-            set(histories.item[index.event_offsets[basket] : index.event_offsets[basket + 1]].tolist())
-        )
+    index = histories.baskets
+    batches = BasketBatches(histories, split.begin, split.train_end, max_length=max_length, batch_events=64)
+    basket_of: dict[tuple[int, ...], list[int]] = {}
+    for basket, (low, high) in enumerate(pairwise(index.event_offsets)):
+        basket_of.setdefault(tuple(sorted(set(histories.item[low:high].tolist()))), []).append(basket)
 
     seen = []
     for batch in batches.epoch(1):
-        assert batch.offsets[-1] <= 64
-        tokens = [t for a, b in zip(batch.begin, batch.end, strict=True) for t in range(a, b)]
-        assert (
-            len(tokens) == batch.offsets[-1] == len(batch.basket_offsets) - 1 == len(batch.target_offsets) - 1
-        )
-        assert batch.times is not None
-        assert batch.target_times is not None
-        for i, token in enumerate(tokens):
-            assert batch.items[batch.basket_offsets[i] : batch.basket_offsets[i + 1]].tolist() == items(token)
-            own = batch.targets[batch.target_offsets[i] : batch.target_offsets[i + 1]].tolist()
-            assert own == items(token + 1)
-            assert batch.times[i] == histories.time[index.event_offsets[token]]
-            assert batch.target_times[i] == histories.time[index.event_offsets[token + 1]]
-            assert batch.times[i] < batch.target_times[i] < 50
-        seen += [t + 1 for t in tokens]
+        count = batch.offsets[-1]
+        assert count <= 64
+        assert count == len(batch.basket_offsets) - 1 == len(batch.target_offsets) - 1
+        inputs = [tuple(batch.items[a:b].tolist()) for a, b in pairwise(batch.basket_offsets)]
+        targets = [tuple(batch.targets[a:b].tolist()) for a, b in pairwise(batch.target_offsets)]
+        for low, high in pairwise(batch.offsets):
+            assert 1 <= high - low <= max_length
+            assert inputs[low + 1 : high] == targets[low : high - 1]
+        for own, following in zip(inputs, targets, strict=True):
+            assert any(basket + 1 in basket_of[following] for basket in basket_of[own])
+        seen += targets
     first, last = index.inside(split.begin, split.train_end)
-    assert sorted(seen) == [t for a, b in zip(first, last, strict=True) for t in range(a + 1, b)]
+    wanted = [basket for a, b in zip(first, last, strict=True) for basket in range(a + 1, b)]
+    name = {basket: items for items, baskets in basket_of.items() for basket in baskets}
+    assert Counter(seen) == Counter(name[basket] for basket in wanted)
     assert len(seen) == batches.num_targets
-    own_index = BasketBatches(histories, split.begin, split.train_end, max_length=max_length, batch_events=64)
-    assert all(same(a, b) for a, b in zip(own_index.epoch(1), batches.epoch(1), strict=True))
 
 
 def test_baskets_without_times_need_sessions() -> None:
     histories = make_histories([[1, 2, 3]], None, [[0, 0, 1]])
-    batches = BasketBatches(histories, *whole(histories), max_length=4, batch_sequences=1)
+    batches = BasketBatches(histories, *whole(histories), max_length=4, batch_events=4)
     (batch,) = batches.epoch(0)
-    assert batch.times is None
     assert batch.items.tolist() == [1, 2]
     assert batch.targets.tolist() == [3]
 
@@ -149,14 +146,8 @@ def test_errors() -> None:
     begin, end = whole(histories)
     with pytest.raises(ValueError, match="max_length: wanted at least 1, got 0"):
         EventBatches(histories, begin, end, max_length=0, batch_events=5)
-    with pytest.raises(ValueError, match="wanted exactly one of them, got None and None"):
-        EventBatches(histories, begin, end, max_length=5)
-    with pytest.raises(ValueError, match="wanted exactly one of them, got 5 and 1"):
-        EventBatches(histories, begin, end, max_length=5, batch_events=5, batch_sequences=1)
     with pytest.raises(ValueError, match="batch_events: wanted at least max_length = 5, got 4"):
         EventBatches(histories, begin, end, max_length=5, batch_events=4)
-    with pytest.raises(ValueError, match="batch_sequences: wanted at least 1, got 0"):
-        EventBatches(histories, begin, end, max_length=5, batch_sequences=0)
     with pytest.raises(ValueError, match="seed: wanted 0 or more, got -1"):
         EventBatches(histories, begin, end, max_length=5, batch_events=5, seed=-1)
     with pytest.raises(ValueError, match="a user with at least two tokens"):

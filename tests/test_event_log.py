@@ -551,3 +551,65 @@ def test_csv_whose_types_change_late(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + rows + "x1,2,1200000\n")
     histories = EventLog.read(tmp_path / "log.csv", time_unit="s").histories()
     assert histories.users["user"].to_pylist() == ["0", "1", "2", "3", "4", "5", "6", "x1"]
+
+
+def write_text(path: Path, rows: list[tuple[str, str]]) -> Path:
+    text = "user_id,item_id,timestamp\n" + "".join(f"{a},{b},2020-01-01\n" for a, b in rows)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_csv_ids_lose_nothing(tmp_path: Path, folder: bool) -> None:
+    path = write_text(tmp_path / "logs/log.csv", [("007", "-5"), ("7", "0"), ("", "1"), ("7", "-5")])
+    log = EventLog.read(path.parent if folder else path)
+    assert log.histories().users["user"].to_pylist() == ["007", "7"]
+    assert log.histories().items["item"].to_pylist() == [-5, 0]
+    assert log.report.rejected == {"the user is null (column 'user_id')": 1}
+    assert log.report.notes == [
+        "the ids in column 'user_id' were read as text, such as '007'",
+        "the ids in column 'item_id' are all integers and were read as such",
+    ]
+
+
+@pytest.mark.parametrize("odd", ["+7", " 7", "7 ", "-0", "1.0", "9223372036854775808", "1e3", "NA", "00"])
+def test_csv_ids_that_are_no_plain_integers_stay_text(tmp_path: Path, odd: str) -> None:
+    histories = EventLog.read(write_text(tmp_path / "log.csv", [("1", "1"), (odd, "1")])).histories()
+    assert histories.users["user"].to_pylist() == ["1", odd]
+
+
+def test_csv_features_of_integer_ids(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title\n007,padded\n7,plain\n")
+    time = pa.array([1, 2], pa.timestamp("s"))
+    log = EventLog.read(pa.table({"user_id": [1, 1], "item_id": [7, 8], "timestamp": time}))
+    assert log.histories(items=tmp_path / "items.csv").items["title"].to_pylist() == ["plain", None]
+    assert "1 rows of the item table belong to no item of the log (left out)" in log.report.notes
+
+
+def test_missing_and_infinite_numbers_are_counted() -> None:
+    inf, nan = float("inf"), float("nan")
+    log = EventLog.read(
+        pa.table(
+            {
+                "user_id": [1] * 7,
+                "item_id": list(range(7)),
+                "timestamp": pa.array(range(7), pa.timestamp("s")),
+                "value": [1.0, None, nan, inf, -inf, 1e300, 2.0],
+                "lat": [1.0, 1.0, None, 1.0, 1.0, 1.0, inf],
+                "lon": [1.0, nan, None, 1.0, 1.0, 1.0, 1.0],
+            }
+        ),
+        value="value",
+        latitude="lat",
+        longitude="lon",
+    )
+    report = log.report
+    assert log.histories().item.tolist() == [0, 1, 2]
+    assert (report.missing_values, report.missing_places) == (2, 2)
+    assert report.rejected == {
+        "the value is infinite or beyond float32": 3,
+        "the latitude is outside -90 to 90": 1,
+    }
+    assert "2 events without a value (null or NaN; kept)" in str(report)
+    assert "2 events without latitude or longitude (null or NaN; kept)" in str(report)

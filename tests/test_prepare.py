@@ -138,7 +138,7 @@ def test_append_continues_incomplete_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda log: log.drop_columns(["timestamp"]), "has no column 'timestamp'"),
+        (lambda log: log.drop_columns(["timestamp"]), "time: no column 'timestamp'"),
         (lambda log: log.set_column(0, "user_id", pa.array(["a", "b"])), "user_id: wanted ids of type int64"),
         (
             lambda log: log.set_column(0, "user_id", pa.array([2**63, 1], pa.uint64())),
@@ -159,13 +159,13 @@ def test_append_needs_the_same_columns_and_a_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no prepared data set to append to"):
         prepare(old, tmp_path / "data", append=True)
     prepare(old, tmp_path / "data", value="price")
-    with pytest.raises(DataError, match="the new log lacks: value; it has in addition: session"):
+    with pytest.raises(DataError, match="wanted the columns of the data set; it has in addition: session"):
         prepare(new, tmp_path / "data", append=True, session="basket")
 
 
 def test_what_is_no_data_set_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(DataError, match="it is left alone"):
+    with pytest.raises(DataError, match=r"other files, such as 'photo.jpg'"):
         prepare(log_of(100, 10), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
 
@@ -183,3 +183,38 @@ def test_parse_bytes() -> None:
     for wrong in ("", "G", "2X", "-1", 0):
         with pytest.raises(DataError, match="memory: wanted a size"):
             parse_bytes(wrong)
+
+
+def test_append_takes_columns_unit_and_zone_from_the_data_set(tmp_path: Path) -> None:
+    def log(start: int) -> pa.Table:
+        return pa.table({"who": [1, 2], "what": [3, 4], "when": [start, start + 1], "paid": [1.0, 2.0]})
+
+    names = {"user": "who", "item": "what", "time": "when", "value": "paid", "time_unit": "s"}
+    prepare(log(10**9), tmp_path / "data", timezone="Europe/Berlin", **names)
+    prepare(log(10**9 + 5), tmp_path / "data", append=True)
+    moved = log(10**9 + 9).rename_columns(["who", "what", "at", "paid"])
+    moved = moved.set_column(2, "at", pa.array([10**9 + 9] * 2, pa.timestamp("s")))
+    prepare(moved, tmp_path / "data", append=True, time="at")  # a timestamp needs no unit
+    histories = Histories.open(tmp_path / "data", verify=True)
+    assert (histories.time // 10**6 - 10**9).tolist() == [0, 5, 9, 1, 6, 9]
+    assert histories.columns["value"].tolist() == [1, 1, 1, 2, 2, 2]
+    assert histories.timezone == "Europe/Berlin"
+    with pytest.raises(DataError, match="timezone: wanted 'Europe/Berlin' like the data set, got 'UTC'"):
+        prepare(log(10**9 + 20), tmp_path / "data", append=True, timezone="UTC", time="when")
+
+
+def test_append_of_csv_ids(tmp_path: Path) -> None:
+    def csv(name: str, *users: str) -> Path:
+        rows = "".join(f"{user},{i},2020-01-0{i + 1}\n" for i, user in enumerate(users))
+        (tmp_path / name).write_text("user_id,item_id,timestamp\n" + rows)
+        return tmp_path / name
+
+    prepare(csv("a.csv", "7", "8"), tmp_path / "numbers")
+    prepare(csv("b.csv", "9", "7"), tmp_path / "numbers", append=True)
+    assert Histories.open(tmp_path / "numbers", verify=True).users["user"].to_pylist() == [7, 8, 9]
+    with pytest.raises(DataError, match="user_id: wanted ids of type int64 like those before, got '007'"):
+        prepare(csv("c.csv", "9", "007"), tmp_path / "numbers", append=True)
+    prepare(csv("d.csv", "007", "7"), tmp_path / "texts")
+    report = prepare(csv("e.csv", "9", "7"), tmp_path / "texts", append=True)
+    assert "the ids in column 'user_id' were read as text, like those before" in report.log.notes
+    assert Histories.open(tmp_path / "texts", verify=True).users["user"].to_pylist() == ["007", "7", "9"]

@@ -224,10 +224,11 @@ class TestTemporalBasket:
                 assert own not in session[queries.begin[q] : queries.end[q]]
                 assert targets_of(queries, q) == sorted(set(histories.item[session == own].tolist()))
 
-    def test_a_given_index_changes_nothing(self) -> None:
+    def test_baskets_are_found_once(self) -> None:
         histories = random_histories(1, baskets=True)
-        given = temporal_basket(histories, 70, validation_cut=50, index=baskets(histories))
-        assert given.hash == temporal_basket(histories, 70, validation_cut=50).hash
+        temporal_basket(histories, 70, validation_cut=50)
+        assert histories.baskets is histories.baskets
+        assert "baskets" not in vars(dataclasses.replace(histories))
 
 
 class TestHashAndSelect:

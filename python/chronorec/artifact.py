@@ -3,7 +3,7 @@
 A model folder holds
 
 - ``model.json``: format number, the program (a list of core calls over named weights), how scores are made,
-  how a history is cut, provenance, and the SHA-256 of the other files;
+  how a history is cut, provenance, the SHA-256 of the other files and of itself;
 - ``weights.safetensors``: named fp32 arrays;
 - ``items.arrow``: the vocabulary: column ``item`` (original ids, row = item code) and item features;
 - ``config.toml``: the resolved configuration of the training run, where there was one.
@@ -30,8 +30,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +40,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from chronorec.atomic import new_folder, obstacle
+
 FORMAT = 1
 KIND = "chronorec.model"
+HEADER = "model.json"
+_CONTENT = ("weights.safetensors", "items.arrow", "config.toml")
 
 
 class ArtifactError(ValueError):
@@ -89,26 +91,24 @@ class Artifact:
         return int(self.items.num_rows)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes the model folder; one of the same name is replaced only once the new one is complete."""
-        target = Path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and not (target / "model.json").exists() and any(target.iterdir()):
-            raise ArtifactError(f"{target}: not empty and no model; choose another folder")
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            files = {
-                "weights.safetensors": save_safetensors(
-                    {name: np.ascontiguousarray(value) for name, value in self.weights.items()}
-                ),
-                "items.arrow": _table_bytes(self.items),
-                "config.toml": self.config.encode(),
-            }
+        """Writes the model folder; one of the same name is replaced only once the new one is complete.
+
+        Raises:
+            ArtifactError: see :func:`check_target`; nothing was written.
+        """
+        target = check_target(folder)
+        files = {
+            "weights.safetensors": save_safetensors(
+                {name: np.ascontiguousarray(value) for name, value in self.weights.items()}
+            ),
+            "items.arrow": _table_bytes(self.items),
+            "config.toml": self.config.encode(),
+        }
+        header = self._header(files)
+        files[HEADER] = json.dumps({**header, "header_sha256": _digest(header)}, indent=1).encode()
+        with new_folder(target) as work:
             for name, content in files.items():
-                _write_synced(work / name, content)
-            _write_synced(work / "model.json", json.dumps(self._header(files), indent=1).encode())
-            _replace_folder(work, target)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+                (work / name).write_bytes(content)
         return target
 
     def _header(self, files: dict[str, bytes]) -> dict[str, Any]:
@@ -156,6 +156,19 @@ class Artifact:
         return artifact
 
 
+def check_target(folder: str | os.PathLike[str]) -> Path:
+    """The folder as a path, if a model can be saved there: it is new, empty or holds a model.
+
+    Raises:
+        ArtifactError: it is a file, holds other files, or cannot be made.
+    """
+    target = Path(folder)
+    why = obstacle(target, HEADER, KIND, (HEADER, *_CONTENT))
+    if why is not None:
+        raise ArtifactError(f"{target}: cannot hold a model: {why}; choose another folder")
+    return target
+
+
 _HEADER_FIELDS = (
     "name",
     "program",
@@ -171,7 +184,7 @@ _HEADER_FIELDS = (
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    file = path / "model.json"
+    file = path / HEADER
     if not file.is_file():
         raise ArtifactError(f"{path}: no model here (no model.json); `chronorec train` writes one")
     try:
@@ -184,10 +197,17 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{file}: format {header.get('format')!r}, this version reads up to {FORMAT}; upgrade chronorec"
         )
-    wanted = {"weights.safetensors", "items.arrow", "config.toml"}
-    if not isinstance(header.get("sha256"), dict) or set(header["sha256"]) != wanted:
-        raise ArtifactError(f"{file}: damaged: sha256 must list {', '.join(sorted(wanted))}")
+    if header.pop("header_sha256", None) != _digest(header):
+        raise ArtifactError(f"{file}: damaged: its content differs from its header_sha256")
+    if not isinstance(header.get("sha256"), dict) or set(header["sha256"]) != set(_CONTENT):
+        raise ArtifactError(f"{file}: damaged: sha256 must list {', '.join(_CONTENT)}")
     return header
+
+
+def _digest(header: dict[str, Any]) -> str:
+    """SHA-256 over the header's values as JSON gives them back, without regard to order and spaces."""
+    values = json.loads(json.dumps(header))
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _read_checked(file: Path, digest: str) -> bytes:
@@ -205,21 +225,3 @@ def _table_bytes(table: pa.Table) -> bytes:
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue())
-
-
-def _write_synced(file: Path, content: bytes) -> None:
-    with open(file, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def _replace_folder(source: Path, target: Path) -> None:
-    """Renames ``source`` to ``target``; an older target steps aside first and is deleted last."""
-    old = None
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-        os.rename(target, old / "folder")
-    os.rename(source, target)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from chronorec.data.baskets import Baskets, baskets
 
 
 @dataclass
@@ -38,6 +41,10 @@ class ListHistories:
             *self.columns.values(),
         ]
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+    @cached_property
+    def baskets(self) -> Baskets:
+        return baskets(self)
 
     def require_time(self, what: str) -> npt.NDArray[np.int64]:
         if self.time is None:

@@ -14,6 +14,27 @@ from chronorec.data.log_encoder import LogEncoder, Piece
 from chronorec.data.sources import ROWS_PER_PIECE
 
 
+def like_before(given: dict[str, str | None], old: Histories, schema: pa.Schema) -> dict[str, str | None]:
+    """The arguments of :meth:`EventLog.read`, completed by those with which the data set was made.
+
+    Args:
+        given: by the caller; None where nothing was said.
+        old: the data set.
+        schema: of the new log. Its times have a unit of their own unless they are numbers.
+
+    Raises:
+        DataError: the time zone is not that of the data set.
+    """
+    if given["timezone"] and old.timezone and given["timezone"] != old.timezone:
+        raise DataError(f"timezone: wanted {old.timezone!r} like the data set, got {given['timezone']!r}")
+    before = {**old.provenance.get("columns", {}), "timezone": old.timezone}
+    both = {role: given[role] or before.get(role) for role in given}
+    at = schema.get_field_index(both["time"]) if both["time"] else -1
+    if at >= 0 and (pa.types.is_integer(schema.types[at]) or pa.types.is_floating(schema.types[at])):
+        both["time_unit"] = given["time_unit"] or old.provenance.get("time_unit")
+    return both
+
+
 class Appending:
     """The pieces of a data set, followed by those of a newer log that is encoded with the same codes.
 

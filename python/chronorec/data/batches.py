@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from chronorec.data.baskets import Baskets, baskets
 from chronorec.data.jagged import Int32s, Int64s, offsets_of, ranges
 
 if TYPE_CHECKING:
@@ -26,24 +25,16 @@ class Batch:
     """S windows of events: event t of a window is the input, the next event of the user its target.
 
     Attributes:
-        user: int32 [S].
         offsets: int64 [S + 1], into the arrays of length n below.
-        begin, end: int64 [S], the inputs are events[begin:end], the targets events[begin + 1:end + 1].
         items, targets: int32 [n].
-        times, target_times: int64 [n] microseconds UTC, or None for a log without times.
     """
 
-    user: Int32s
     offsets: Int64s
-    begin: Int64s
-    end: Int64s
     items: Int32s
     targets: Int32s
-    times: Int64s | None
-    target_times: Int64s | None
 
     def __len__(self) -> int:
-        return len(self.user)
+        return len(self.offsets) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,29 +42,21 @@ class BasketBatch:
     """S windows of baskets: a token is a basket, its target the set of items of the user's next basket.
 
     Attributes:
-        user: int32 [S].
         offsets: int64 [S + 1], into the T tokens.
-        begin, end: int64 [S], the inputs are baskets begin .. end - 1, the targets begin + 1 .. end.
         basket_offsets: int64 [T + 1], into ``items``.
         items: int32, the distinct items of every input basket.
         target_offsets: int64 [T + 1], into ``targets``.
         targets: int32, the distinct items of every target basket.
-        times, target_times: int64 [T], when the basket's first event was; None for a log without times.
     """
 
-    user: Int32s
     offsets: Int64s
-    begin: Int64s
-    end: Int64s
     basket_offsets: Int64s
     items: Int32s
     target_offsets: Int64s
     targets: Int32s
-    times: Int64s | None
-    target_times: Int64s | None
 
     def __len__(self) -> int:
-        return len(self.user)
+        return len(self.offsets) - 1
 
 
 BatchType = TypeVar("BatchType", Batch, BasketBatch)
@@ -83,7 +66,6 @@ BatchType = TypeVar("BatchType", Batch, BasketBatch)
 class _Plan:
     """The shuffled windows of an epoch and the first window of every batch."""
 
-    user: Int64s
     begin: Int64s
     end: Int64s
     batches: Int64s
@@ -98,32 +80,23 @@ class _Batches(Generic[BatchType]):
         end: Int64s,
         *,
         max_length: int,
-        batch_events: int | None,
-        batch_sequences: int | None,
+        batch_events: int,
         seed: int,
     ) -> None:
         if max_length < 1:
             raise ValueError(f"max_length: wanted at least 1, got {max_length}")
-        if (batch_events is None) == (batch_sequences is None):
-            raise ValueError(
-                "batch_events, batch_sequences: wanted exactly one of them, "
-                f"got {batch_events} and {batch_sequences}"
-            )
-        if batch_events is not None and batch_events < max_length:
+        if batch_events < max_length:
             raise ValueError(f"batch_events: wanted at least max_length = {max_length}, got {batch_events}")
-        if batch_sequences is not None and batch_sequences < 1:
-            raise ValueError(f"batch_sequences: wanted at least 1, got {batch_sequences}")
         if seed < 0:
             raise ValueError(f"seed: wanted 0 or more, got {seed}")
-        self._users = np.flatnonzero(end - begin > 1)
-        self._begin = begin[self._users]
-        self._targets = (end - begin)[self._users] - 1
+        users = np.flatnonzero(end - begin > 1)
+        self._begin = begin[users]
+        self._targets = (end - begin)[users] - 1
         self._max_length = max_length
         self._batch_events = batch_events
-        self._batch_sequences = batch_sequences
         self._seed = seed
         self._planned: tuple[int, _Plan] | None = None
-        if len(self._users) == 0:
+        if len(users) == 0:
             raise ValueError("begin, end: wanted a user with at least two tokens to train on, got none")
 
     @property
@@ -142,9 +115,9 @@ class _Batches(Generic[BatchType]):
             raise ValueError(f"start: wanted 0 to {len(plan.batches) - 1}, got {start}")
         bounds = plan.batches[start:].tolist()
         for first, last in pairwise(bounds):
-            yield self._gather(plan.user[first:last], plan.begin[first:last], plan.end[first:last])
+            yield self._gather(plan.begin[first:last], plan.end[first:last])
 
-    def _gather(self, user: Int64s, begin: Int64s, end: Int64s) -> BatchType:
+    def _gather(self, begin: Int64s, end: Int64s) -> BatchType:
         raise NotImplementedError
 
     def _plan(self, epoch: int) -> _Plan:
@@ -158,7 +131,7 @@ class _Batches(Generic[BatchType]):
         generator = np.random.default_rng([self._seed, epoch])
         # A long user's first window gets 1 .. max_length targets and every later one max_length, so that over
         # the epochs every event is seen with every length of context.
-        phase = generator.integers(1, self._max_length + 1, len(self._users))
+        phase = generator.integers(1, self._max_length + 1, len(self._targets))
         first = np.where(self._targets > self._max_length, phase, self._targets)
         windows = 1 + -(-(self._targets - first) // self._max_length)
         number = ranges(np.zeros_like(windows), windows)
@@ -168,14 +141,10 @@ class _Batches(Generic[BatchType]):
         order = generator.permutation(len(row))
         row, begin, end = row[order], begin[order], end[order]
         origin = self._begin[row]
-        return _Plan(self._users[row], origin + begin, origin + end, self._pack(end - begin))
+        return _Plan(origin + begin, origin + end, self._pack(end - begin))
 
     def _pack(self, lengths: Int64s) -> Int64s:
         """Where the batches begin, over windows of ``lengths``: as many whole windows as fit, in order."""
-        if self._batch_sequences is not None:
-            bounds = np.arange(0, len(lengths), self._batch_sequences, dtype=np.int64)
-            return np.append(bounds, len(lengths))
-        assert self._batch_events is not None
         used, first = offsets_of(lengths), [0]
         while first[-1] < len(lengths):
             limit = used[first[-1]] + self._batch_events
@@ -193,8 +162,7 @@ class EventBatches(_Batches[Batch]):
     Args:
         begin, end: int64 [B], the training range of every user: ``split.begin`` and ``split.train_end``.
         max_length: the most targets of a window.
-        batch_events: the most targets of a batch (its token budget), at least ``max_length``; or
-        batch_sequences: the number of windows of a batch.
+        batch_events: the most targets of a batch (its token budget), at least ``max_length``.
     """
 
     def __init__(
@@ -204,33 +172,16 @@ class EventBatches(_Batches[Batch]):
         end: Int64s,
         *,
         max_length: int,
-        batch_events: int | None = None,
-        batch_sequences: int | None = None,
+        batch_events: int,
         seed: int = 0,
     ) -> None:
-        super().__init__(
-            begin,
-            end,
-            max_length=max_length,
-            batch_events=batch_events,
-            batch_sequences=batch_sequences,
-            seed=seed,
-        )
+        super().__init__(begin, end, max_length=max_length, batch_events=batch_events, seed=seed)
         self._histories = histories
 
-    def _gather(self, user: Int64s, begin: Int64s, end: Int64s) -> Batch:
+    def _gather(self, begin: Int64s, end: Int64s) -> Batch:
         inputs = ranges(begin, end - begin)
-        item, time = self._histories.item, self._histories.time
-        return Batch(
-            user=user.astype(np.int32),
-            offsets=offsets_of(end - begin),
-            begin=begin,
-            end=end,
-            items=item[inputs],
-            targets=item[inputs + 1],
-            times=None if time is None else time[inputs],
-            target_times=None if time is None else time[inputs + 1],
-        )
+        item = self._histories.item
+        return Batch(offsets=offsets_of(end - begin), items=item[inputs], targets=item[inputs + 1])
 
 
 class BasketBatches(_Batches[BasketBatch]):
@@ -238,9 +189,6 @@ class BasketBatches(_Batches[BasketBatch]):
 
     The arguments are those of :class:`EventBatches`, except that ``max_length`` and ``batch_events`` count
     baskets. Only baskets that lie wholly inside a user's training range take part.
-
-    Args:
-        index: the log's baskets, if the caller has them already.
     """
 
     def __init__(
@@ -250,38 +198,23 @@ class BasketBatches(_Batches[BasketBatch]):
         end: Int64s,
         *,
         max_length: int,
-        batch_events: int | None = None,
-        batch_sequences: int | None = None,
+        batch_events: int,
         seed: int = 0,
-        index: Baskets | None = None,
     ) -> None:
-        self._index = baskets(histories) if index is None else index
+        self._index = histories.baskets
         first, last = self._index.inside(begin, end)
-        super().__init__(
-            first,
-            last,
-            max_length=max_length,
-            batch_events=batch_events,
-            batch_sequences=batch_sequences,
-            seed=seed,
-        )
-        self._time = None if histories.time is None else histories.time[self._index.event_offsets[:-1]]
+        super().__init__(first, last, max_length=max_length, batch_events=batch_events, seed=seed)
 
-    def _gather(self, user: Int64s, begin: Int64s, end: Int64s) -> BasketBatch:
+    def _gather(self, begin: Int64s, end: Int64s) -> BasketBatch:
         inputs = ranges(begin, end - begin)
         basket_offsets, items = self._items(inputs)
         target_offsets, targets = self._items(inputs + 1)
         return BasketBatch(
-            user=user.astype(np.int32),
             offsets=offsets_of(end - begin),
-            begin=begin,
-            end=end,
             basket_offsets=basket_offsets,
             items=items,
             target_offsets=target_offsets,
             targets=targets,
-            times=None if self._time is None else self._time[inputs],
-            target_times=None if self._time is None else self._time[inputs + 1],
         )
 
     def _items(self, basket: Int64s) -> tuple[Int64s, Int32s]:

@@ -48,11 +48,15 @@ class IdEncoder:
     Args:
         given: Arrow type of the column.
         name: of the column, for errors.
+        guess: the column is text because its file holds nothing else. If in the end every id is written as
+            an integer is, the ids are kept as integers.
     """
 
-    def __init__(self, given: pa.DataType, name: str) -> None:
+    def __init__(self, given: pa.DataType, name: str, *, guess: bool = False) -> None:
         self.name = name
         self.type = id_type(given, name)
+        self._guess = guess and self.type == pa.string()
+        self._earlier: pa.DataType | None = None
         self._is_text = not pa.types.is_integer(self.type)
         self._integers = _core.IntEncoder()
         self._texts = _core.TextEncoder()
@@ -83,6 +87,9 @@ class IdEncoder:
         Raises:
             DataError: they are of another kind.
         """
+        self._earlier = ids.type
+        if self._guess and pa.types.is_integer(ids.type):
+            ids = ids.cast(pa.string())
         if is_text(ids.type) != self._is_text:
             raise DataError(f"{self.name}: wanted ids of type {ids.type} like those before, got {self.type}")
         if not self._is_text:
@@ -91,7 +98,35 @@ class IdEncoder:
             self.encode(chunk)
 
     def ids(self) -> pa.Array:
-        """The ids by code, in their integer type or as strings."""
+        """The ids by code, in their integer type or as strings.
+
+        Raises:
+            DataError: ids read from a text file are not integers like the earlier ones.
+        """
+        if self._guess:
+            kind = pa.int64() if self._earlier is None else self._earlier
+            texts = self._ids()
+            if is_text(kind):
+                return texts
+            integers = as_integers(texts, kind)
+            if integers is None and self._earlier is not None:
+                raise DataError(
+                    f"{self.name}: wanted ids of type {kind} like those before, got {_no_integer(texts)!r}"
+                )
+            return texts if integers is None else integers
+        return self._ids()
+
+    def note(self) -> str | None:
+        """One sentence on how the ids of a text file were read; None where their type was given."""
+        if not self._guess:
+            return None
+        ids = self.ids()
+        if not is_text(ids.type):
+            return f"the ids in column {self.name!r} are all integers and were read as such"
+        why = "like those before" if self._earlier is not None else f"such as {_no_integer(ids)!r}"
+        return f"the ids in column {self.name!r} were read as text, {why}"
+
+    def _ids(self) -> pa.Array:
         if not self._is_text:
             keys = np.empty(len(self), np.int64)
             self._integers.copy_keys(keys)
@@ -104,6 +139,30 @@ class IdEncoder:
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
         texts = pa.Array.from_buffers(pa.large_string(), len(self), buffers)
         return texts.cast(pa.string()) if len(data) < 2**31 - 1 else texts
+
+
+def is_plain_integer(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Whether a text is how an integer is written: no leading zeros, plus sign or spaces."""
+    return pc.match_substring_regex(texts, r"^(0|-?[1-9][0-9]*)$")
+
+
+def as_integers(texts: pa.Array, kind: pa.DataType) -> pa.Array | None:
+    """The texts as integers if every one of them would be written the same again, else None."""
+    if len(texts) == 0 or not pc.all(is_plain_integer(texts)).as_py():
+        return None
+    try:
+        return texts.cast(kind)
+    except pa.ArrowInvalid:  # out of range
+        return None
+
+
+def _no_integer(texts: pa.Array) -> str:
+    """One of the texts that is no integer, or else the longest."""
+    at = pc.index(is_plain_integer(texts), pa.scalar(False)).as_py()
+    if at < 0:
+        lengths = pc.binary_length(texts)
+        at = pc.index(lengths, pc.max(lengths)).as_py()
+    return str(texts[at].as_py())
 
 
 def integer_keys(ids: pa.Array, kind: pa.DataType) -> npt.NDArray[np.int64]:

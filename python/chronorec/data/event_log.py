@@ -13,7 +13,7 @@ from chronorec.data.errors import DataError
 from chronorec.data.features import join_features
 from chronorec.data.grouping import concatenate, group, split_times
 from chronorec.data.histories import Array, Histories
-from chronorec.data.log_encoder import LogEncoder, Piece
+from chronorec.data.log_encoder import ID_ROLES, LogEncoder, Piece
 from chronorec.data.report import LogReport
 from chronorec.data.sources import Source, open_source
 
@@ -30,6 +30,7 @@ class EventLog:
         self.name = source.name
         self.rows = source.rows
         self.encoder = encoder
+        self.time_unit = None if encoder.times is None else encoder.times.unit
         self._batches = batches
         self._timezone = timezone
         self._report = LogReport(source=source.name)
@@ -60,6 +61,7 @@ class EventLog:
                 .feather, .ipc), CSV (.csv, .csv.gz), or any object with ``__arrow_c_stream__`` (pyarrow,
                 polars, pandas, a DuckDB relation).
             user, item: columns of ids: integers, strings, or a dictionary of these ("user_id", "item_id").
+                Ids from CSV become integers only if that loses nothing: "007" and "7" are two ids.
             time: column of timestamps, dates, ISO text, or numbers with ``time_unit`` ("timestamp", if it
                 is there). Times without a zone are UTC.
             order: column that orders a user's events, in place of the time or beside it; then a time may
@@ -89,8 +91,10 @@ class EventLog:
                 "longitude": longitude,
             },
         )
-        schema, batches = opened.read(list(dict.fromkeys(names.given().values())))
-        encoder = LogEncoder(names, schema, time_unit)
+        given = names.given()
+        ids = {name for role, name in given.items() if role in ID_ROLES}
+        schema, batches = opened.read(list(dict.fromkeys(given.values())), ids)
+        encoder = LogEncoder(names, schema, time_unit, guessed=opened.guessed)
         return cls(opened, batches, encoder, check_timezone(timezone))
 
     @property
@@ -152,6 +156,7 @@ class EventLog:
         ids, names = self.encoder.ids, self.encoder.names
         time, columns = split_times(grouped)
         notes = self._report.notes
+        notes += [note for note in (encoder.note() for encoder in ids.values()) if note is not None]
         types = [str(name) for name in ids["event_type"].ids().to_pylist()] if "event_type" in ids else []
         return Histories(
             item=columns.pop("item"),
@@ -163,7 +168,7 @@ class EventLog:
             timezone=self.timezone,
             event_types=tuple(types),
             sessions=ids["session"].ids() if "session" in ids else None,
-            provenance={"source": self.name, "columns": names.given()},
+            provenance={"source": self.name, "columns": names.given(), "time_unit": self.time_unit},
         )
 
     @property

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chronorec.data.columns import check_column
+from chronorec.data.encode import is_plain_integer
 from chronorec.data.errors import DataError
 from chronorec.data.sources import open_source, reading
 
@@ -32,20 +33,29 @@ def join_features(ids: pa.Array, role: str, log_column: str, source: Any, notes:
     name = log_column if log_column in opened.schema.names else role
     if name not in opened.schema.names:
         check_column(opened.schema, log_column, f"{role}s")
-    schema, batches = opened.read(list(opened.schema.names))
+    schema, batches = opened.read(list(opened.schema.names), [name])
     with reading(opened.name):
         table = pa.Table.from_batches(batches, schema).combine_chunks()
+    rows = table.num_rows
+    if opened.guessed and pa.types.is_integer(ids.type):
+        table = _without_texts(table, name)
     known = _ids_like(table[name], ids.type, role, name)
     features = table.drop_columns([name])
     if role in features.column_names or "offset" in features.column_names:
         raise DataError(f"{role}s: the feature names {role!r} and 'offset' are taken; rename the column")
     where = pc.index_in(ids, known)
-    missing, unused = where.null_count, len(known) - (len(ids) - where.null_count)
+    missing, unused = where.null_count, rows - (len(ids) - where.null_count)
     if missing:
         notes.append(f"{missing:,} {role}s of the log are not in the {role} table (their features are null)")
     if unused:
         notes.append(f"{unused:,} rows of the {role} table belong to no {role} of the log (left out)")
     return features.take(where).add_column(0, role, ids).combine_chunks()
+
+
+def _without_texts(table: pa.Table, name: str) -> pa.Table:
+    """Without the rows of a text file whose ids, such as "007", are no integers; unless all are."""
+    mask = pc.fill_null(is_plain_integer(table[name]), True)
+    return table.filter(mask).combine_chunks() if pc.any(mask).as_py() else table
 
 
 def _ids_like(column: pa.ChunkedArray, kind: pa.DataType, role: str, name: str) -> pa.Array:

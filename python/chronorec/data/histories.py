@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from chronorec.data.baskets import Baskets, baskets
 from chronorec.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -101,6 +103,11 @@ class Histories:
 
             self._content_hash = content_hash(self)
         return self._content_hash
+
+    @cached_property
+    def baskets(self) -> Baskets:
+        """The baskets of the log, found once; see :func:`chronorec.data.baskets.baskets`."""
+        return baskets(self)
 
     def require_time(self, what: str) -> Array:
         """The times; raises DataError that names ``what`` needs them if any is missing."""

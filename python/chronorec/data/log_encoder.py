@@ -17,6 +17,7 @@ from chronorec.data.times import NAN, NULL, TimeReader, to_order
 #: One piece of a log: "user" and "item" int32 codes, "time" int64 microseconds and "position" int64 where
 #: the log has them, and the optional columns under their names in ``Histories.columns``.
 Piece = dict[str, Array]
+ID_ROLES = ("user", "item", "session", "event_type")
 Mask = npt.NDArray[np.bool_]
 
 
@@ -27,16 +28,19 @@ class LogEncoder:
         names: which column plays which role.
         schema: of these columns.
         time_unit: unit of numeric times.
+        guessed: whether the types are those of a text file; see :class:`IdEncoder`.
     """
 
-    def __init__(self, names: ColumnNames, schema: pa.Schema, time_unit: str | None) -> None:
+    def __init__(
+        self, names: ColumnNames, schema: pa.Schema, time_unit: str | None, *, guessed: bool = False
+    ) -> None:
         self.names = names
         self.rows = 0
         self.rejected: Counter[str] = Counter()
         self.ids = {
-            role: IdEncoder(schema.field(name).type, name)
+            role: IdEncoder(schema.field(name).type, name, guess=guessed and role != "event_type")
             for role, name in names.given().items()
-            if role in ("user", "item", "session", "event_type")
+            if role in ID_ROLES
         }
         self.times = None
         if names.time is not None:
@@ -87,6 +91,8 @@ class LogEncoder:
             if name is not None and batch.column(name).null_count:
                 reasons[f"the {role} is null (column {name!r})"] = _null_mask(batch.column(name))
         reasons.update(bad)
+        if "value" in piece:
+            reasons["the value is infinite or beyond float32"] = np.isinf(piece["value"])
         for role, bound in (("latitude", 90.0), ("longitude", 180.0)):
             if role in piece:
                 reasons[f"the {role} is outside -{bound:g} to {bound:g}"] = np.abs(piece[role]) > bound
@@ -124,4 +130,5 @@ def _numbers(column: pa.Array, role: str) -> Array:
     except pa.ArrowInvalid as error:
         raise DataError(f"{role}: wanted numbers: {error}") from error
     values: Array = numbers.to_numpy(zero_copy_only=False)  # null becomes NaN
-    return values.astype(COLUMN_TYPES[role])
+    with np.errstate(over="ignore"):  # what is too large becomes infinite and is rejected
+        return values.astype(COLUMN_TYPES[role])

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chronorec.data.append import Appending
+from chronorec.data.append import Appending, like_before
 from chronorec.data.errors import DataError
 from chronorec.data.event_log import EventLog
 from chronorec.data.grouping import concatenate, group
 from chronorec.data.histories import Histories
 from chronorec.data.out_of_core import group_on_disk, parse_bytes
 from chronorec.data.report import LogReport
-from chronorec.data.storage import MANIFEST, check_replaceable, new_folder, write_folder
+from chronorec.data.sources import open_source
+from chronorec.data.storage import MANIFEST, check_replaceable, save_histories
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def prepare(
             the same. The ids themselves are always held in memory.
         append: add the log to the data set in ``output``. Its codes stay. If the new events come after
             the old ones, the result is that of preparing everything at once. Features of items and users
-            are kept unless new tables are given.
+            are kept unless new tables are given. Columns, time unit and time zone that are not given are
+            those of the data set.
 
     Raises:
         DataError: the log cannot be used; ``output`` is as it was.
@@ -87,8 +89,8 @@ def prepare(
     if append:
         if not (folder / MANIFEST).exists():
             raise DataError(f"append: {folder} holds no prepared data set to append to")
-        old = Histories.open(folder)
-        columns["timezone"] = timezone or old.timezone
+        old, source = Histories.open(folder), open_source(source)
+        columns = like_before(columns, old, source.schema)
         return _write(EventLog.read(source, **columns), folder, items, users, limit, old)
     return _write(EventLog.read(source, **columns), folder, items, users, limit, None)
 
@@ -115,8 +117,7 @@ def _write(
             before = appending.old.provenance
             histories.provenance["appended_to"] = before
         report = log.describe(histories, out_of_order, *notes)
-        with new_folder(folder) as work:
-            write_folder(histories, work)
+        save_histories(histories, folder)
     return PrepareReport(folder, report, histories.content_hash)
 
 

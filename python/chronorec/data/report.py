@@ -27,6 +27,8 @@ class LogReport:
         users_with_one_event: users without a second event.
         items_seen_once: items that appear in one event only.
         missing_times: events without a time (only kept beside an order column).
+        missing_values, missing_places: events whose value, or latitude or longitude, is null or NaN; they are
+            kept, with NaN. (An infinite value, or a place outside the degrees, is a reason to reject.)
         notes: further remarks, one sentence each.
     """
 
@@ -41,6 +43,8 @@ class LogReport:
     users_with_one_event: int = 0
     items_seen_once: int = 0
     missing_times: int = 0
+    missing_values: int = 0
+    missing_places: int = 0
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,6 +61,8 @@ class LogReport:
         self.exact_duplicates = count_duplicates(histories)
         if "partial_time" in histories.columns:
             self.missing_times = int(np.count_nonzero(histories.columns["partial_time"] == NULL_TIME))
+        self.missing_values = _count_nan(histories, "value")
+        self.missing_places = _count_nan(histories, "latitude", "longitude")
 
     def __str__(self) -> str:
         lines = [f"{self.events:,} events of {self.users:,} users on {self.items:,} items from {self.source}"]
@@ -68,11 +74,25 @@ class LogReport:
             (self.out_of_order, "events out of order in the log (sorted)"),
             (self.exact_duplicates, "exact duplicates (kept: people repeat)"),
             (self.missing_times, "events without a time (kept; only their order is known)"),
+            (self.missing_values, "events without a value (null or NaN; kept)"),
+            (self.missing_places, "events without latitude or longitude (null or NaN; kept)"),
             (self.users_with_one_event, "users with one event"),
             (self.items_seen_once, "items that appear once"),
         ]
         lines += [f"{count:,} {what}" for count, what in facts if count]
         return "\n".join(lines + self.notes)
+
+
+def _count_nan(histories: Histories, *names: str) -> int:
+    """Events with NaN in one of these columns; 0 if the columns are not there."""
+    columns = [histories.columns[name] for name in names if name in histories.columns]
+    if not columns:
+        return 0
+    total = 0
+    for start in range(0, histories.num_events, _EVENTS_AT_ONCE):
+        part = slice(start, start + _EVENTS_AT_ONCE)
+        total += int(np.count_nonzero(np.logical_or.reduce([np.isnan(values[part]) for values in columns])))
+    return total
 
 
 def count_duplicates(histories: Histories) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.dataset
 
@@ -34,13 +35,15 @@ _FORMATS = {
 class Source:
     """Something with a schema that yields record batches of chosen columns, in the order of its rows.
 
-    ``read(columns)`` gives the schema of these columns and the batches, which are read while iterating.
+    ``read(columns, ids)`` gives the schema of these columns and the batches, which are read while iterating.
+    Where types are guessed (CSV), the columns ``ids`` are read as the text that is there, empty as null.
     """
 
     name: str
     schema: pa.Schema
-    read: Callable[[list[str]], tuple[pa.Schema, Iterator[pa.RecordBatch]]]
+    read: Callable[[list[str], Collection[str]], tuple[pa.Schema, Iterator[pa.RecordBatch]]]
     rows: int | None = None  # if known without reading
+    guessed: bool = False  # a text file: the types of its columns are a guess
 
 
 def open_source(source: Any) -> Source:
@@ -49,12 +52,16 @@ def open_source(source: Any) -> Source:
     Raises:
         DataError: nothing can be read from it.
     """
+    if isinstance(source, Source):
+        return source
     if isinstance(source, (str, Path)):
         return _open_path(Path(source))
     if isinstance(source, (pa.Table, pa.RecordBatch)):
         table = pa.Table.from_batches([source]) if isinstance(source, pa.RecordBatch) else source
 
-        def read_table(columns: list[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        def read_table(
+            columns: list[str], ids: Collection[str]
+        ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
             chosen = table.select(columns)
             return chosen.schema, _slices("Arrow table", chosen.to_batches())
 
@@ -64,7 +71,9 @@ def open_source(source: Any) -> Source:
         with reading(kind):
             reader = pa.RecordBatchReader.from_stream(source)
 
-        def read_stream(columns: list[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        def read_stream(
+            columns: list[str], ids: Collection[str]
+        ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
             return _schema_of(reader.schema, columns), _slices(kind, _select(reader, columns))
 
         return Source(kind, reader.schema, read_stream)
@@ -147,18 +156,28 @@ def _open_folder(path: Path) -> Source:
 def _open_dataset(path: Path, files: list[str], kind: str) -> Source:
     base = str(path) if path.is_dir() else None
     partitioning = pyarrow.dataset.HivePartitioning.discover(infer_dictionary=False)
-    data = pyarrow.dataset.dataset(
-        files, format=kind, partitioning=partitioning if base else None, partition_base_dir=base
-    )
 
-    def read(columns: list[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    def open_as(form: Any) -> Any:
+        return pyarrow.dataset.dataset(
+            files, format=form, partitioning=partitioning if base else None, partition_base_dir=base
+        )
+
+    whole = open_as(kind)
+
+    def read(columns: list[str], ids: Collection[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        data = whole
+        if kind == "csv":
+            types = dict.fromkeys(ids, pa.string())
+            options = pyarrow.csv.ConvertOptions(column_types=types)
+            data = open_as(pyarrow.dataset.CsvFileFormat(convert_options=options))
         # few batches ahead: the log may be larger than memory
         scanner = data.scanner(
             columns=columns, batch_size=ROWS_PER_PIECE, batch_readahead=2, fragment_readahead=1
         )
-        return _schema_of(data.schema, columns), _slices(str(path), scanner.to_batches())
+        batches = _slices(str(path), scanner.to_batches())
+        return _schema_of(data.schema, columns), _empty_as_null(batches, ids) if kind == "csv" else batches
 
-    return Source(str(path), data.schema, read)
+    return Source(str(path), whole.schema, read, guessed=kind == "csv")
 
 
 def _open_ipc(path: Path) -> Source:
@@ -169,7 +188,7 @@ def _open_ipc(path: Path) -> Source:
         mapped = pa.memory_map(str(path))
         return pa.ipc.open_file(mapped) if is_file else pa.ipc.open_stream(mapped)
 
-    def read(columns: list[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    def read(columns: list[str], ids: Collection[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         reader = open_reader()
         every = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
         return _schema_of(reader.schema, columns), _slices(str(path), _select(every, columns))
@@ -187,13 +206,28 @@ def _open_csv(path: Path) -> Source:
             convert_options=pyarrow.csv.ConvertOptions(column_types=types, include_columns=columns),
         )
 
-    def read(columns: list[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    def read(columns: list[str], ids: Collection[str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         with reading(str(path)):
-            _settle_csv(open_reader, columns, types)
+            types.update(dict.fromkeys(ids, pa.string()))
+            others = [name for name in columns if name not in ids]
+            if others:
+                _settle_csv(open_reader, others, types)
             reader = open_reader(columns)
-        return reader.schema, _slices(str(path), reader)
+        return reader.schema, _empty_as_null(_slices(str(path), reader), ids)
 
-    return Source(str(path), open_reader([]).schema, read)
+    return Source(str(path), open_reader([]).schema, read, guessed=True)
+
+
+def _empty_as_null(batches: Iterator[pa.RecordBatch], names: Collection[str]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for name in names:
+            column = batch.column(name)
+            if pa.types.is_string(column.type):  # not the key of a partition
+                empty = pc.equal(pc.binary_length(column), 0)
+                if pc.any(empty).as_py():
+                    column = pc.if_else(empty, pa.scalar(None, pa.string()), column)
+                    batch = batch.set_column(batch.schema.get_field_index(name), name, column)
+        yield batch
 
 
 def _settle_csv(open_reader: Any, columns: list[str], types: dict[str, pa.DataType]) -> None:

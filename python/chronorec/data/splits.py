@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from chronorec.data.baskets import Baskets, baskets
+from chronorec.data.baskets import Baskets
 from chronorec.data.jagged import Int32s, Int64s, count_in_rows, offsets_of, ranges, row_of_values
 
 if TYPE_CHECKING:
@@ -206,7 +206,6 @@ def temporal_basket(
     *,
     validation_cut: Cut,
     exclude_seen: bool = False,
-    index: Baskets | None = None,
 ) -> Split:
     """One global cut, next basket: per user the first basket at or after the cut is the target.
 
@@ -217,15 +216,12 @@ def temporal_basket(
     whose first basket there is not over before ``cut`` has no validation query. Users without a past get no
     query (counted).
 
-    Args:
-        index: the log's baskets, if the caller has them already.
-
     Raises:
         ValueError: the log has no times, its order contradicts them, or ``validation_cut`` does not lie
             before ``cut``.
     """
     time, test_from, validation_from = _cuts(histories, cut, validation_cut)
-    index = baskets(histories) if index is None else index
+    index = histories.baskets
     last_time = time[index.event_offsets[1:] - 1]
     first = index.offsets[:-1]
     validation_basket = first + count_in_rows(last_time < validation_from, index.offsets)

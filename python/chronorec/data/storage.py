@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from chronorec.atomic import new_folder, obstacle
 from chronorec.data.encode import text_buffers
 from chronorec.data.errors import DataError, FormatError
 from chronorec.data.histories import COLUMN_TYPES, Array, Histories
@@ -22,6 +18,7 @@ from chronorec.data.histories import COLUMN_TYPES, Array, Histories
 FORMAT = "chronorec histories"
 FORMAT_NUMBER = 1
 MANIFEST = "histories.json"
+_FILES = (MANIFEST, "events.arrow", "users.arrow", "items.arrow", "sessions.arrow")
 EVENT_TYPES = {"item": np.dtype(np.int32), "time": np.dtype(np.int64), **COLUMN_TYPES}
 
 _ROWS_AT_ONCE = 1 << 22  # so that a mapped file needs no copy and Ctrl-C is heard
@@ -72,62 +69,21 @@ def _digest_of_ids(array: pa.Array | pa.ChunkedArray) -> bytes:
     return lengths.digest() + content.digest()
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` when the block ends without an error."""
-    check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield work
-        os.chmod(work, 0o755)
-        for path in sorted(work.iterdir()):
-            _sync(path)
-        _sync(work)
-        _replace(work, folder)
-        _sync(folder.parent)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-
-
 def check_replaceable(folder: Path) -> None:
-    """Raises DataError if something other than a prepared data set stands there."""
-    ours = folder.is_dir() and ((folder / MANIFEST).exists() or not any(folder.iterdir()))
-    if folder.exists() and not ours:
-        raise DataError(f"{folder}: exists and is not a prepared data set; it is left alone")
-
-
-def _replace(work: Path, folder: Path) -> None:
-    if not folder.exists():
-        os.rename(work, folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    os.rename(folder, old / "data")
-    try:
-        os.rename(work, folder)
-    except BaseException:
-        os.rename(old / "data", folder)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Raises DataError if a data set cannot be written there, or would replace something else."""
+    why = obstacle(folder, MANIFEST, FORMAT, _FILES)
+    if why is not None:
+        raise DataError(f"{folder}: cannot hold a prepared data set: {why}; choose another folder")
 
 
 def save_histories(histories: Histories, folder: Path) -> None:
     """See :meth:`Histories.save`."""
+    check_replaceable(folder)
     with new_folder(folder) as work:
-        write_folder(histories, work)
+        _write_files(histories, work)
 
 
-def write_folder(histories: Histories, work: Path) -> None:
+def _write_files(histories: Histories, work: Path) -> None:
     """Writes the files of a data set into an existing, empty folder."""
     events = {name: _plain_array(values) for name, values in event_columns(histories).items()}
     _write(work / "events.arrow", pa.table(events))

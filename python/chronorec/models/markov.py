@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronorec.artifact import Artifact
-from chronorec.data.baskets import baskets
 from chronorec.data.jagged import ranges
 from chronorec.models.base import CountingModel
 from chronorec.models.popularity import filler_bias
@@ -71,7 +70,7 @@ def _event_pairs(histories: Histories, end: np.ndarray) -> np.ndarray:
 
 def _basket_pairs(histories: Histories, end: np.ndarray) -> np.ndarray:
     """source * V + successor over all items of neighbouring counted baskets, int64."""
-    index = baskets(histories)
+    index = histories.baskets
     begin, last = index.inside(histories.offsets[:-1], end)
     first = ranges(begin, np.maximum(last - begin - 1, 0))
     sizes = np.diff(index.item_offsets)

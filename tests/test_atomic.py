@@ -1,0 +1,102 @@
+"""Folders that are replaced in one step, whatever ends the process."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from chronorec import atomic
+from chronorec.artifact import Artifact
+from chronorec.data import Histories
+
+SAVER = """
+import sys, numpy as np, pyarrow as pa
+from chronorec.artifact import Artifact
+from chronorec.data import EventLog
+folder, number = sys.argv[1], 0
+while True:
+    number += 1
+    weights = {"w": np.full(999, number, np.float32)}
+    Artifact("m", pa.table({"item": [number]}), weights).save(folder + "/model")
+    log = pa.table({"user_id": [number] * 3, "item_id": [1, 2, 3], "position": [1, 2, 3]})
+    EventLog.read(log, order="position").histories().save(folder + "/histories")
+    print("saved", flush=True)
+"""
+
+
+def test_a_kill_leaves_the_old_or_the_new_folder(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(rng.random() * 0.2)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        saved = Artifact.load(tmp_path / "model")
+        assert (saved.weights["w"] == saved.items["item"][0].as_py()).all()
+        assert Histories.open(tmp_path / "histories", verify=True).num_events == 3
+
+
+def write(folder: Path, text: str) -> None:
+    with atomic.new_folder(folder) as work:
+        (work / "file").write_text(text)
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "two renames":
+        monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("place")
+    for name, text in (("place", "one"), ("place", "two"), ("link", "three")):
+        write(tmp_path / name, text)
+        assert (tmp_path / "place/file").read_text() == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "place"]
+    assert (tmp_path / "link").is_symlink()
+    mask = os.umask(0)
+    os.umask(mask)
+    assert (tmp_path / "place").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+@pytest.mark.usefixtures("way")
+def test_an_error_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "place", "old")
+    with pytest.raises(FileNotFoundError), atomic.new_folder(tmp_path / "place") as work:
+        (work / "missing").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+    assert (tmp_path / "place/file").read_text() == "old"
+    rename = os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if "old" not in source.name and target == tmp_path / "place":
+            raise OSError("full")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+    with pytest.raises(OSError, match="full"):
+        write(tmp_path / "place", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+    assert (tmp_path / "place/file").read_text() == "old"
+
+
+def test_this_system_exchanges_names(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    if not atomic._exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("the file system has no exchange")
+    assert (tmp_path / "a/b").exists()
+    assert (tmp_path / "b/a").exists()
