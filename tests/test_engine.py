@@ -99,7 +99,7 @@ def test_similar_items(engine: Engine) -> None:
         ({"k": 0}, ValueError, "k: wanted a whole number from 1"),
         ({"times": [1]}, ValueError, "times: wanted one per event of the history"),
         ({"times": [2, 1]}, ValueError, "oldest event first"),
-        ({"times": [1.5, 2]}, TypeError, "time: wanted a datetime"),
+        ({"times": [1.5, 2]}, TypeError, "times: wanted a date"),
         ({"sessions": [1, 2, 3]}, ValueError, "sessions: wanted one per event"),
     ],
 )
