@@ -220,12 +220,15 @@ class Engine:
         found = np.full((len(queries), k), -1, np.int32)
         for rows, part, states, adjustment in self._chunks_of_queries(histories, queries, k, exclude_seen):
             targets = slice(*queries.target_offsets[[rows.start, rows.stop]].tolist())
+            offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
             _core.item_rank(
                 states,
                 self._table,
                 self.num_items,
                 self._bias,
-                *(adjustment or adjust.NO_ADJUSTMENT),
+                offsets,
+                items,
+                values,
                 part.targets,
                 part.target_offsets,
                 greater[targets],
@@ -327,12 +330,15 @@ class Engine:
         """Scores [B, C] of the same items after every history."""
         states, adjustment = self._states(batch, exclude_seen)
         scores = np.empty((batch.num_users, len(codes)), np.float32)
+        offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
         _core.item_score(
             states,
             self._table,
             self.num_items,
             self._bias,
-            *(adjustment or adjust.NO_ADJUSTMENT),
+            offsets,
+            items,
+            values,
             np.tile(codes, batch.num_users),
             np.arange(batch.num_users + 1, dtype=np.int64) * len(codes),
             scores.reshape(-1),
