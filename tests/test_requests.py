@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 import torch
 
-from chronorec.data.splits import Queries
+from chronorec.data.splits import Queries, leave_one_out
 from chronorec.engine import Engine
 from chronorec.engine.history import HistoryBatch
 from chronorec.models import Markov, PersonalFrequency, SASRec
@@ -120,6 +122,9 @@ def test_unsigned_ids_beyond_int64_and_encoded_columns(basket_engine: Engine, en
     lists = pa.ListArray.from_arrays(pa.array([0, 3], pa.int32()), texts)
     answer = engine.recommend_batch(pa.table({"items": lists})).to_pylist()[0]
     assert answer["items"] == engine.recommend(["item 1", "item 2"]).items
+    for kind in (pl.String, pl.Categorical):
+        frame = pl.DataFrame({"items": [["item 1", "no", "item 2"]]}, {"items": pl.List(kind)})
+        assert engine.recommend_batch(frame).to_pylist()[0] == answer
     nothing = engine.recommend_batch(pa.table({"items": [None, [None]]})).to_pylist()
     assert [row["unknown_items"] for row in nothing] == [0, 1]
 
@@ -174,3 +179,26 @@ def test_k_may_be_a_numpy_integer_or_beyond_the_catalogue(engine: Engine) -> Non
     assert len(engine.recommend(["item 1"], k=np.int64(3)).items) == 3
     assert len(engine.recommend(["item 1"], k=10**12).items) == engine.num_items
     assert len(engine.similar_items("item 1", k=10**12).items) == engine.num_items - 1
+
+
+def test_tables_with_nothing_in_them(basket_engine: Engine) -> None:
+    for columns in (
+        {"items": [[3, 4]], "times": [[0, 0]], "sessions": [[None, None]], "at": [DAY]},
+        {"items": [[]], "times": [[]], "sessions": [[]], "at": [DAY]},
+        {"items": [], "times": [], "sessions": [], "at": pa.array([], pa.timestamp("us"))},
+    ):
+        answers = basket_engine.recommend_batch(pa.table(columns), k=2)
+        assert [len(row["items"]) for row in answers.to_pylist()] == [2] * len(columns["items"])
+
+
+def test_queries_read_no_more_than_the_model_and_answer_as_requests(engine: Engine) -> None:
+    histories = histories_of(cycle_log(users=5, items=40, events=30))
+    ids = np.array(histories.items.column("item").to_pylist())
+    one = Engine(dataclasses.replace(engine.artifact, items=histories.items))
+    queries = leave_one_out(histories, exclude_seen=False).test
+    for exclude_seen in (False, True):
+        best = one.topk(histories, queries, 40, exclude_seen)
+        for row, begin, end in zip(best, queries.begin, queries.end, strict=True):
+            history = ids[histories.item[begin:end]].tolist()
+            answer = one.recommend(history, k=40, exclude_seen=exclude_seen)
+            assert ids[row[row >= 0]].tolist() == answer.items

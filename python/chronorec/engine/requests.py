@@ -158,5 +158,5 @@ def _flatten_like(table: pa.Table, name: str, lengths: Int64s) -> pa.Array:
 def _plain(values: pa.Array) -> pa.Array:
     """The values without dictionary or view encoding."""
     if pa.types.is_dictionary(values.type):
-        values = pc.cast(values, values.type.value_type)
+        return _plain(values.dictionary).take(values.indices)
     return pc.cast(values, pa.large_string()) if pa.types.is_string_view(values.type) else values
