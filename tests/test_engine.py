@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import pytest
 import torch
 
 from chronorec.artifact import Artifact, ArtifactError
-from chronorec.data.splits import leave_one_out, temporal_basket
+from chronorec.data import Histories
+from chronorec.data.splits import Queries, leave_one_out, temporal_basket, temporal_event
 from chronorec.engine import Engine
-from chronorec.models import Markov, PersonalFrequency, Popularity, SASRec
+from chronorec.models import GRU4Rec, Markov, PersonalFrequency, Popularity, SASRec
 from tests.support.logs import basket_log, cycle_log, histories_of
 
 DAY = 86_400_000_000
@@ -99,7 +101,7 @@ def test_similar_items(engine: Engine) -> None:
         ({"k": 0}, ValueError, "k: wanted a whole number from 1"),
         ({"times": [1]}, ValueError, "times: wanted one per event of the history"),
         ({"times": [2, 1]}, ValueError, "oldest event first"),
-        ({"times": [1.5, 2]}, TypeError, "time: wanted a datetime"),
+        ({"times": [1.5, 2]}, TypeError, "times: wanted a date"),
         ({"sessions": [1, 2, 3]}, ValueError, "sessions: wanted one per event"),
     ],
 )
@@ -177,9 +179,150 @@ def test_evaluation_ranks_are_those_of_recommend() -> None:
             assert greater[m] <= place <= greater[m] + equal[m]
 
 
+def test_ranks_and_lists_are_the_same_together_and_in_small_chunks(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    histories = histories_of(cycle_log(items=40, events=30))
+    baskets = histories_of(basket_log())
+    frequency = Engine(
+        PersonalFrequency(5.0).fit(baskets, baskets.offsets[1:], basket=True, exclude_seen=False)
+    )
+    markov = Engine(Markov().fit(histories, histories.offsets[1:], basket=False, exclude_seen=False))
+    rolling = temporal_event(histories, "1970-01-20", validation_cut="1970-01-15").test
+    basket_queries = temporal_basket(baskets, "1970-01-11", validation_cut="1970-01-10").test
+    for one, log, queries in (
+        (engine, histories, rolling),
+        (markov, histories, rolling),
+        (frequency, baskets, basket_queries),
+    ):
+        for exclude_seen in (False, True):
+            monkeypatch.setattr("chronorec.engine.engine.CHUNK", 1 << 20)
+            greater, equal = one.rank(log, queries, exclude_seen)
+            best = one.topk(log, queries, 50, exclude_seen)
+            assert best.shape == (len(queries), 50)
+            for chunk in (1, 100, 1 << 20):
+                monkeypatch.setattr("chronorec.engine.engine.CHUNK", chunk)
+                together = one.rank_and_topk(log, queries, 50, exclude_seen)
+                for ours, expected in zip(together, (greater, equal, best), strict=True):
+                    np.testing.assert_array_equal(ours, expected)
+
+
+def test_recommend_batch_is_the_same_in_small_chunks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = pa.table({"items": [[f"item {i}" for i in range(n)] for n in (0, 3, 30, 1, 7)]})
+    for arguments in (
+        {},
+        {"candidates": ["item 3", "item 9"]},
+        {"exclude": ["item 3"], "exclude_seen": True},
+    ):
+        whole = engine.recommend_batch(requests, **arguments)
+        monkeypatch.setattr("chronorec.engine.engine.CHUNK", 16)
+        assert engine.recommend_batch(requests, **arguments).equals(whole)
+        monkeypatch.undo()
+
+
+def test_histories_must_have_the_codes_of_the_model(engine: Engine) -> None:
+    def queries_of(histories: Histories) -> Queries:
+        return leave_one_out(histories, exclude_seen=False).test
+
+    same = histories_of(cycle_log(items=40, events=30))
+    engine.rank(same, queries_of(same), False)
+    fewer = histories_of(cycle_log(items=7))
+    with pytest.raises(ValueError, match="histories: wanted the 40 items of the model, got 7"):
+        engine.rank(fewer, queries_of(fewer), False)
+    other = histories_of(cycle_log(items=40, events=30, seed=1))
+    with pytest.raises(ValueError, match=r"histories: item 0 is 'item \d+', in the model 'item \d+'"):
+        engine.topk(other, queries_of(other), 3, False)
+    ids = pa.table({"item": np.arange(40)})
+    with pytest.raises(ValueError, match=r"histories: item 0 is '0'"):
+        engine.topk(dataclasses.replace(same, items=ids), queries_of(same), 3, False)
+
+
 def test_an_unusable_program_is_refused() -> None:
     artifact = Artifact(name="x", items=pa.table({"item": [1]}), program=[{"call": "teleport"}])
     with pytest.raises(ArtifactError, match="teleport"):
+        Engine(artifact)
+
+
+_WRONG_WEIGHTS = {
+    "item_embedding": ("sasrec", (11, 16), r"'item_embedding': wanted float32 \[12, any\]"),
+    "item_bias": ("sasrec", (2,), r"'item_bias': wanted float32 \[12\], got float32 \[2\]"),
+    "position": ("sasrec", (9, 16), "position: wanted at least max_length = 10 rows, got 9"),
+    "norm.weight": ("sasrec", (15,), r"'norm.weight': wanted float32 \[16\], got float32 \[15\]"),
+    "blocks.0.expand.weight": ("sasrec", (64, 15), r"expand.weight': wanted float32 \[any, 16\]"),
+    "blocks.0.expand.bias": ("sasrec", (63,), r"expand.bias': wanted float32 \[64\]"),
+    "blocks.0.attention.query_key_value.weight": ("sasrec", (47, 16), r"query_key_value.bias': wanted"),
+    "gru.weight_ih_l0": ("gru4rec", (63, 16), r"weight_ih_l0': wanted float32 \[60, 16\], got"),
+    "gru.weight_hh_l0": ("gru4rec", (60, 19), r"weight_ih_l0': wanted float32 \[57, 16\], got"),
+    "gru.bias_hh_l0": ("gru4rec", (20,), r"bias_hh_l0': wanted float32 \[60\]"),
+    "projection.weight": ("gru4rec", (17, 20), r"projection.bias': wanted float32 \[17\]"),
+    "filler": ("markov", (3,), r"'filler': wanted float32 \[12\]"),
+    "successor_offsets": ("markov", (12,), r"'successor_offsets': wanted int64 \[13\], got int64 \[12\]"),
+    "successor_shares": ("markov", (1,), r"'successor_shares': wanted float32 \[12\]"),
+}
+
+
+def _artifact(name: str) -> Artifact:
+    histories = histories_of(cycle_log())
+    if name == "markov":
+        return Markov().fit(histories, histories.offsets[1:], basket=False, exclude_seen=False)
+    if name == "gru4rec":
+        return GRU4Rec(12, width=16, hidden_size=20, max_length=10).export(histories.items)
+    return SASRec(12, width=16, max_length=10, item_bias=True).export(histories.items)
+
+
+@pytest.mark.parametrize("weight", _WRONG_WEIGHTS)
+def test_a_weight_that_does_not_fit_is_named(weight: str) -> None:
+    name, shape, message = _WRONG_WEIGHTS[weight]
+    artifact = _artifact(name)
+    right = artifact.weights[weight]
+    artifact.weights[weight] = np.zeros(shape, right.dtype)
+    with pytest.raises(ArtifactError, match=message):
+        Engine(artifact)
+    artifact.weights[weight] = right.astype(np.float64)
+    with pytest.raises(ArtifactError, match=f"{weight}': wanted .*, got float64"):
+        Engine(artifact)
+    del artifact.weights[weight]
+    with pytest.raises(ArtifactError, match=f"{weight}': wanted .*, got none of that name"):
+        Engine(artifact)
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "message"),
+    [
+        (1, {"in": "z"}, r"step 1 \(layer_norm\): reads register 'z', which no step before it writes"),
+        (1, {"epsilon": "small"}, "epsilon: wanted a number, got 'small'"),
+        (3, {"heads": 3}, "heads: wanted a divisor of 48 / 3"),
+        (4, {"residual": "y", "in": "x"}, None),
+        (6, {"residual": "x"}, "residual: wanted 64 columns per token, got 16 columns per token"),
+        (6, {"activation": "swish"}, "wanted one of none, relu, .* got 'swish'"),
+        (
+            -2,
+            {"call": "embed", "table": "item_embedding", "scale": 1.0},
+            "per history in 'x', got 16 .* token",
+        ),
+        (-1, {"out": "q"}, None),
+    ],
+)
+def test_a_step_that_does_not_fit_is_named(step: int, change: dict, message: str | None) -> None:
+    artifact = _artifact("sasrec")
+    artifact.program[step].update(change)
+    if message is None:  # such a model is another one, but one that runs
+        assert len(Engine(artifact).recommend(["item 1"], k=3).items) == 3
+    else:
+        with pytest.raises(ArtifactError, match=message):
+            Engine(artifact)
+
+
+def test_adjustments_that_cannot_be_made_are_refused() -> None:
+    artifact = _artifact("markov")
+    artifact.weights["successor_items"] = artifact.weights["successor_items"] + np.int32(1)
+    with pytest.raises(ArtifactError, match="successor_items: wanted codes from 0 to 11, got 1 to 12"):
+        Engine(artifact)
+    artifact.weights["successor_offsets"] = np.flip(artifact.weights["successor_offsets"])
+    with pytest.raises(ArtifactError, match="successor_offsets: wanted an ascent from 0 to 12"):
+        Engine(artifact)
+    artifact.adjustments[0]["kind"] = "miracle"
+    with pytest.raises(ArtifactError, match="wanted adjustments frequency or transition, got 'miracle'"):
         Engine(artifact)
 
 

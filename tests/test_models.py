@@ -2,56 +2,94 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from chronorec.engine.history import HistoryBatch, cut_tokens
-from chronorec.engine.program import Program
+from chronorec.data.jagged import ranges
+from chronorec.engine import Engine
+from chronorec.engine.history import HistoryBatch, Tokens, cut_tokens
 from chronorec.models import GRU4Rec, SASRec, SequenceModel
 from tests.support.budget import assert_within_budget
 from tests.support.logs import basket_log, cycle_log, histories_of
 
-MODELS: dict[str, Callable[[int], SequenceModel]] = {
-    "sasrec": lambda items: SASRec(items, width=24, blocks=2, heads=3, max_length=9, item_bias=True),
-    "gru4rec": lambda items: GRU4Rec(items, width=20, hidden_size=33, layers=2, max_length=9),
+MODELS: dict[str, Callable[[int, bool], SequenceModel]] = {
+    "sasrec": lambda items, bias: SASRec(items, width=24, blocks=2, heads=3, max_length=9, item_bias=bias),
+    "gru4rec": lambda items, bias: GRU4Rec(
+        items, width=20, hidden_size=33, layers=2, max_length=9, item_bias=bias
+    ),
 }
 
 
+@pytest.fixture
+def plain_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules call the references, in plain torch, instead of the kernels."""
+    for module, name in (("gru", "gru"), ("attention", "jagged_attention")):
+        reference = importlib.import_module(f"chronorec.ops.reference.{name}")
+        monkeypatch.setattr(importlib.import_module(f"chronorec.nn.{module}"), name, getattr(reference, name))
+
+
+def _scores(model: SequenceModel, tokens: Tokens, dtype: torch.dtype) -> Tensor:
+    """Scores [B, V] of the torch model computed in ``dtype``."""
+    twin = copy.deepcopy(model).to(dtype)
+    offsets = torch.from_numpy(tokens.offsets)
+    bags = None if tokens.bag_offsets is None else torch.from_numpy(tokens.bag_offsets)
+    with torch.no_grad():
+        states = twin(torch.from_numpy(tokens.items).long(), offsets, bags)[offsets[1:] - 1]
+        scores = states @ twin.item_embedding.T
+        return scores if twin.item_bias is None else scores + twin.item_bias
+
+
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("basket", [False, True])
-def test_engine_states_equal_torch(name: str, basket: bool) -> None:
+@pytest.mark.parametrize("basket", [False, True], ids=["event", "basket"])
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.usefixtures("plain_ops")
+def test_engine_scores_equal_torch(name: str, basket: bool, bias: bool) -> None:
     torch.manual_seed(3)
-    histories = histories_of(basket_log(users=7) if basket else cycle_log(users=7))
-    model = MODELS[name](histories.num_items).eval()
+    histories = histories_of(basket_log(users=6) if basket else cycle_log(users=6))
+    model = MODELS[name](histories.num_items, bias).eval()
     with torch.no_grad():  # make every weight matter
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    lengths = np.array([0, 1, 2, 5, 9, 10, 18])
-    begin = histories.offsets[:-1]
-    events = np.concatenate([np.arange(b, b + n) for b, n in zip(begin, lengths, strict=True)])
-    batch = HistoryBatch(
-        histories.item[events],
-        np.concatenate([[0], np.cumsum(lengths)]),
-        histories.num_items,
-        histories.time[events],
-        {"session": histories.columns["session"][events]} if basket else {},
-    )
+    lengths = np.array([1, 2, 5, 9, 10, 18])
+    events = ranges(histories.offsets[:-1], lengths)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    columns = {"session": histories.columns["session"][events]} if basket else {}
+    batch = HistoryBatch(histories.item[events], offsets, histories.num_items, None, columns)
     tokens = cut_tokens(batch, basket=basket, max_length=9)
-    states = Program(model.export(histories.items, basket=basket)).run(tokens)
-    offsets = torch.from_numpy(tokens.offsets)
-    bags = None if tokens.bag_offsets is None else torch.from_numpy(tokens.bag_offsets)
-    filled = np.diff(tokens.offsets) > 0
-    with torch.no_grad():
-        outputs = model(torch.from_numpy(tokens.items).long(), offsets, bags)
-    expected = outputs[offsets[1:][torch.from_numpy(filled)] - 1]
-    # no float64 twin runs through the kernels: the bound is a few roundings of a 64-term sum per layer
+
+    engine = Engine(model.export(histories.items, basket=basket))
+    ids = np.array(histories.items.column("item").to_pylist())
+    rows = [slice(a, b) for a, b in pairwise(offsets)]
+    scores = [
+        engine.score(
+            ids[batch.item[row]].tolist(),
+            ids.tolist(),
+            sessions=columns["session"][row].tolist() if basket else None,
+        )
+        for row in rows
+    ]
     assert_within_budget(
-        torch.from_numpy(states[filled]), expected + 32 * torch.finfo(torch.float32).eps, expected.double()
+        torch.from_numpy(np.stack(scores)),
+        _scores(model, tokens, torch.float32),
+        _scores(model, tokens, torch.float64),
+        name,
     )
-    assert np.isfinite(states).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("basket", [False, True], ids=["event", "basket"])
+def test_an_empty_history_has_finite_scores(name: str, basket: bool) -> None:
+    histories = histories_of(basket_log(users=6) if basket else cycle_log(users=6))
+    model = MODELS[name](histories.num_items, True).eval()
+    engine = Engine(model.export(histories.items, basket=basket))
+    assert np.isfinite(engine.score([], histories.items.column("item").to_pylist())).all()
 
 
 def test_cut_keeps_the_last_tokens() -> None:
@@ -65,7 +103,7 @@ def test_cut_keeps_the_last_tokens() -> None:
 def test_a_token_sees_nothing_after_it() -> None:
     for make in MODELS.values():
         torch.manual_seed(0)
-        model = make(50).eval()
+        model = make(50, True).eval()
         items = torch.randint(0, 50, (9,))
         changed = items.clone()
         changed[5:] = (changed[5:] + 1) % 50

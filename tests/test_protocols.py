@@ -62,6 +62,37 @@ def test_chunks_change_nothing_and_progress_is_told(chunk: int) -> None:
     assert np.array_equal(parts.user, split.test.user)
 
 
+def test_without_lists_only_ranks_are_asked_for() -> None:
+    histories = random_histories(0)
+    split = temporal_basket(histories, 70, validation_cut=50)
+
+    class RankScorer(MatrixScorer):
+        def topk(self, *arguments: Any) -> np.ndarray:
+            raise AssertionError("asked for lists")
+
+    whole = evaluate_split(MatrixScorer(), histories, split, name="frequency").metrics
+    ranks = evaluate_split(RankScorer(), histories, split, name="frequency", lists=False).metrics
+    assert ranks == {name: whole[name] for name in ranks}
+    assert set(whole) - set(ranks) == {f"{name}@{k}" for name in ("coverage", "novelty") for k in (10, 20)}
+
+
+def test_a_scorer_that_can_answer_both_at_once_is_asked_once() -> None:
+    histories = random_histories(0)
+    split = temporal_basket(histories, 70, validation_cut=50)
+
+    class JointScorer(MatrixScorer):
+        def rank_and_topk(self, histories: Any, queries: Queries, k: int, exclude_seen: bool) -> Any:
+            return *super().rank(histories, queries, exclude_seen), super().topk(
+                histories, queries, k, exclude_seen
+            )
+
+        def topk(self, *arguments: Any) -> np.ndarray:
+            raise AssertionError("asked apart")
+
+    apart = evaluate_split(MatrixScorer(), histories, split, name="frequency").metrics
+    assert evaluate_split(JointScorer(), histories, split, name="frequency").metrics == apart
+
+
 def test_a_case_by_hand() -> None:
     histories = make_histories([[0, 0, 1, 0], [2, 2, 3, 1]], num_items=5)
     split = leave_one_out(histories, exclude_seen=False)

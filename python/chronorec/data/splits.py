@@ -113,25 +113,45 @@ class Split:
 
 
 def parse_cut(cut: Cut) -> int:
-    """Microseconds UTC of a cut: ISO text ("2017-12-01", "2017-12-01T06:00+02:00"), a date or datetime
-    (without a zone: UTC), or microseconds already.
+    """Microseconds UTC of a cut; see :func:`parse_time`."""
+    return parse_time(cut, "cut")
+
+
+def parse_time(time: Cut | np.datetime64, name: str) -> int:
+    """Microseconds UTC of an ISO text ("2017-12-01", "2017-12-01T06:00+02:00"), a date, datetime or
+    datetime64 (without a zone: UTC), or microseconds already.
+
+    Args:
+        name: of the argument, for errors.
 
     Raises:
-        ValueError: the text is not an ISO date or time.
+        ValueError: the text is not an ISO date or time, or the time is NaT.
+        TypeError: it is none of these.
     """
-    if isinstance(cut, (int, np.integer)):
-        return int(cut)
-    if isinstance(cut, str):
-        text = cut.strip()
-        try:
-            cut = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith(("Z", "z")) else text)
-        except ValueError:
-            raise ValueError(f"cut: wanted an ISO date or time such as '2017-12-01', got {text!r}") from None
-    elif not isinstance(cut, datetime):
-        cut = datetime(cut.year, cut.month, cut.day)
-    if cut.tzinfo is None:
-        cut = cut.replace(tzinfo=timezone.utc)
-    return (cut - _EPOCH) // timedelta(microseconds=1)
+    if isinstance(time, (int, np.integer)) and not isinstance(time, (bool, np.timedelta64)):
+        return int(time)
+    if isinstance(time, str):
+        time = _parse_iso(time.strip(), name)
+    if not isinstance(time, (date, np.datetime64)):
+        raise TypeError(f"{name}: wanted a date, a datetime, an ISO text or microseconds, got {time!r}")
+    if time != time:
+        raise ValueError(f"{name}: wanted a time, got NaT")
+    if isinstance(time, np.datetime64):
+        return int(time.astype("datetime64[us]").astype(np.int64))
+    if not isinstance(time, datetime):
+        time = datetime(time.year, time.month, time.day)
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=timezone.utc)
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def _parse_iso(text: str, name: str) -> datetime:
+    try:  # Python 3.10 does not read "Z"
+        return datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith(("Z", "z")) else text)
+    except ValueError:
+        raise ValueError(
+            f"{name}: wanted an ISO date or time such as 2024-05-01 or 2024-05-01T12:00, got {text!r}"
+        ) from None
 
 
 def format_time(time: int) -> str:

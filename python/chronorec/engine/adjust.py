@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, ranges, row_of_values
 from chronorec.engine.history import HistoryBatch, Tokens
+from chronorec.engine.program import weight_of
 
 _DAY = 86_400_000_000  # microseconds
 
@@ -56,10 +58,39 @@ def exclude_history(batch: HistoryBatch) -> Additions:
     return Additions(keys, np.full(len(keys), -np.inf))
 
 
-def exclude_items(codes: Int32s, num_queries: int, num_items: int) -> Additions:
-    """Takes the same items out of every query's answer."""
-    keys = (np.arange(num_queries, dtype=np.int64)[:, None] * num_items + codes[None, :]).reshape(-1)
-    return Additions(keys, np.full(len(keys), -np.inf))
+def check_specs(artifact: Artifact) -> None:
+    """Raises ArtifactError where an adjustment of a model folder cannot be made."""
+    for spec in artifact.adjustments:
+        kind = spec.get("kind")
+        if kind == "frequency":
+            decay = spec.get("decay_days")
+            if decay is not None and not (isinstance(decay, (int, float)) and decay > 0):
+                raise ArtifactError(f"{artifact.name}: decay_days: wanted a number above 0, got {decay!r}")
+        elif kind == "transition":
+            _check_transition(artifact, spec.get("weights"))
+        else:
+            raise ArtifactError(f"{artifact.name}: wanted adjustments frequency or transition, got {kind!r}")
+
+
+def _check_transition(artifact: Artifact, name: str | None) -> None:
+    offsets = weight_of(artifact, f"{name}_offsets", (artifact.num_items + 1,), np.int64)
+    items = weight_of(artifact, f"{name}_items", (None,), np.int32)
+    weight_of(artifact, f"{name}_shares", (len(items),))
+    if offsets[0] != 0 or offsets[-1] != len(items) or (np.diff(offsets) < 0).any():
+        raise ArtifactError(f"{artifact.name}: {name}_offsets: wanted an ascent from 0 to {len(items)}")
+    if len(items) and not 0 <= items.min() <= items.max() < artifact.num_items:
+        raise ArtifactError(
+            f"{artifact.name}: {name}_items: wanted codes from 0 to {artifact.num_items - 1}, "
+            f"got {items.min()} to {items.max()}"
+        )
+
+
+def most_entries(artifact: Artifact) -> int:
+    """The most entries that one item of a history can bring: the longest row of a transition."""
+    rows = [
+        np.diff(artifact.weights[f"{s['weights']}_offsets"]) for s in artifact.adjustments if "weights" in s
+    ]
+    return max((int(lengths.max(initial=0)) for lengths in rows), default=0)
 
 
 def from_model(

@@ -50,11 +50,25 @@ class HistoryBatch:
             raise ValueError(f"times: {what} needs the time of every event, got none")
         return self.time
 
+    def rows(self, first: int, last: int) -> HistoryBatch:
+        """The requests ``first`` to ``last - 1`` as a batch of their own."""
+        events = slice(int(self.offsets[first]), int(self.offsets[last]))
+        return HistoryBatch(
+            item=self.item[events],
+            offsets=self.offsets[first : last + 1] - self.offsets[first],
+            num_items=self.num_items,
+            time=None if self.time is None else self.time[events],
+            columns={name: column[events] for name, column in self.columns.items()},
+            at=None if self.at is None else self.at[first:last],
+        )
+
     @classmethod
-    def of_queries(cls, histories: Histories, queries: Queries) -> HistoryBatch:
-        """The histories of evaluation queries: events ``begin:end`` of the log."""
+    def of_queries(cls, histories: Histories, queries: Queries, most: int | None = None) -> HistoryBatch:
+        """The histories of evaluation queries: the last ``most``, or all, of the events ``begin:end``."""
         lengths = queries.end - queries.begin
-        events = ranges(queries.begin, lengths)
+        if most is not None:
+            lengths = np.minimum(lengths, most)
+        events = ranges(queries.end - lengths, lengths)
         session = histories.columns.get("session")
         return cls(
             item=histories.item[events],

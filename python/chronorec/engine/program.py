@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,23 +33,56 @@ def pack_panels(rows: Floats) -> Floats:
     return packed
 
 
-class Program:
-    """The steps of an artifact with their weights packed once.
+def weight_of(
+    artifact: Artifact, name: str, shape: tuple[int | None, ...], dtype: type[np.generic] = np.float32
+) -> npt.NDArray[Any]:
+    """A weight by name; None stands for any size.
 
     Raises:
-        ArtifactError: a step is unknown, or a weight is missing or of the wrong shape.
+        ArtifactError: it is missing, or of another shape or dtype.
+    """
+    wanted = f"{np.dtype(dtype)} [{', '.join('any' if size is None else str(size) for size in shape)}]"
+    if name not in artifact.weights:
+        raise ArtifactError(f"{artifact.name}: weight {name!r}: wanted {wanted}, got none of that name")
+    weight = artifact.weights[name]
+    fits = weight.ndim == len(shape) and all(
+        size is None or size == own for size, own in zip(shape, weight.shape, strict=True)
+    )
+    if not fits or weight.dtype != dtype:
+        got = f"{weight.dtype} {list(weight.shape)}"
+        raise ArtifactError(f"{artifact.name}: weight {name!r}: wanted {wanted}, got {got}")
+    return np.ascontiguousarray(weight)
+
+
+class Register(NamedTuple):
+    """What is known of a register before a program runs: its columns, and whether it has a row per token."""
+
+    width: int
+    per_token: bool
+
+
+class Program:
+    """The steps of an artifact with their weights checked and packed once.
+
+    Raises:
+        ArtifactError: a step is unknown or reads a register that no step wrote, or a weight is missing or of
+            the wrong shape.
     """
 
     def __init__(self, artifact: Artifact) -> None:
         self.steps: list[Step] = []
         self.width = 0
-        try:
-            for step in artifact.program:
-                self.steps.append(_MAKERS[step["call"]](step, artifact.weights))
-            if artifact.table is not None:
-                self.width = artifact.weights[artifact.table].shape[1]
-        except KeyError as error:
-            raise ArtifactError(f"{artifact.name}: the program names {error}, which is not there") from error
+        if artifact.table is not None:
+            self.width = weight_of(artifact, artifact.table, (artifact.num_items, None)).shape[1]
+        registers: dict[str, Register] = {}
+        for index, step in enumerate(artifact.program):
+            maker = _Maker(artifact, step, registers, f"{artifact.name}: step {index} ({step.get('call')})")
+            self.steps.append(maker.make())
+        if self.steps and registers.get("x") != Register(self.width, per_token=False):
+            raise ArtifactError(
+                f"{artifact.name}: wanted a program that leaves {self.width} columns (the width of its item "
+                f"table) per history in 'x', got {_describe(registers.get('x'))}"
+            )
 
     def run(self, tokens: Tokens) -> Floats:
         """States [B, D] after the last token of each history."""
@@ -62,100 +95,173 @@ class Program:
         return state
 
 
-def _embed(step: dict[str, Any], weights: dict[str, np.ndarray]) -> Step:
-    table = weights[step["table"]]
-    position = weights[step["position"]] if "position" in step else None
-
-    def run(tokens: Tokens, registers: Registers) -> None:
-        out = np.empty((int(tokens.offsets[-1]), table.shape[1]), np.float32)
-        offsets = tokens.offsets if position is not None else None
-        _core.embed(table, tokens.items, tokens.bag_offsets, step["scale"], position, offsets, out)
-        registers[step["out"]] = out
-
-    return run
+def _describe(register: Register | None) -> str:
+    if register is None:
+        return "nothing"
+    return f"{register.width} columns per {'token' if register.per_token else 'history'}"
 
 
-def _layer_norm(step: dict[str, Any], weights: dict[str, np.ndarray]) -> Step:
-    weight, bias = weights[step["weight"]], weights[step["bias"]]
+class _Maker:
+    """Makes one step: checks what it names against the registers so far, and notes the one it writes."""
 
-    def run(tokens: Tokens, registers: Registers) -> None:
-        out = np.empty_like(registers[step["in"]])
-        _core.layer_norm(registers[step["in"]], weight, bias, step["epsilon"], out)
-        registers[step["out"]] = out
+    def __init__(
+        self, artifact: Artifact, step: dict[str, Any], registers: dict[str, Register], where: str
+    ) -> None:
+        self.artifact, self.step, self.registers, self.where = artifact, step, registers, where
 
-    return run
+    def make(self) -> Step:
+        makers = {
+            "embed": self.embed,
+            "layer_norm": self.layer_norm,
+            "dense": self.dense,
+            "gru": self.gru,
+            "causal_attention": self.causal_attention,
+            "last": self.last,
+        }
+        if self.step.get("call") not in makers:
+            raise ArtifactError(f"{self.where}: wanted a call among {', '.join(makers)}")
+        return makers[self.step["call"]]()
 
+    def field(self, key: str) -> Any:
+        if key not in self.step:
+            raise ArtifactError(f"{self.where}: wanted a field {key!r}, got {', '.join(self.step)}")
+        return self.step[key]
 
-def _dense(step: dict[str, Any], weights: dict[str, np.ndarray]) -> Step:
-    weight, bias = weights[step["weight"]], weights[step["bias"]]
-    packed = pack_panels(weight)
-    activation = _ACTIVATIONS[step.get("activation", "none")]
+    def number(self, key: str) -> float:
+        value = self.field(key)
+        if not isinstance(value, (int, float)):
+            raise ArtifactError(f"{self.where}: {key}: wanted a number, got {value!r}")
+        return float(value)
 
-    def run(tokens: Tokens, registers: Registers) -> None:
-        value = registers[step["in"]]
-        out = np.empty((len(value), len(weight)), np.float32)
-        residual = registers[step["residual"]] if "residual" in step else None
-        _core.dense(value, packed, bias, residual, activation, out)
-        registers[step["out"]] = out
+    def weight(self, key: str, shape: tuple[int | None, ...]) -> Floats:
+        return weight_of(self.artifact, self.field(key), shape)
 
-    return run
+    def read(self, key: str, *, of_tokens: bool = False) -> tuple[str, Register]:
+        """The name and the content of a register; one row per token where the step needs that."""
+        name = self.field(key)
+        if name not in self.registers:
+            raise ArtifactError(f"{self.where}: reads register {name!r}, which no step before it writes")
+        if of_tokens and not self.registers[name].per_token:
+            raise ArtifactError(f"{self.where}: wanted a row per token in {name!r}, got one per history")
+        return name, self.registers[name]
 
+    def write(self, width: int, per_token: bool) -> str:
+        name: str = self.field("out")
+        self.registers[name] = Register(width, per_token)
+        return name
 
-def _gru(step: dict[str, Any], weights: dict[str, np.ndarray]) -> Step:
-    bias_ih, bias_hh = weights[step["bias_ih"]], weights[step["bias_hh"]]
-    weight_ih, weight_hh = _pack_gates(weights[step["weight_ih"]]), _pack_gates(weights[step["weight_hh"]])
-    hidden_size = weights[step["weight_hh"]].shape[1]
+    def embed(self) -> Step:
+        table = self.weight("table", (self.artifact.num_items, None))
+        scale = self.number("scale")
+        position = self.weight("position", (None, table.shape[1])) if "position" in self.step else None
+        if position is not None and len(position) < self.artifact.max_length:
+            wanted = f"at least max_length = {self.artifact.max_length} rows"
+            raise ArtifactError(
+                f"{self.where}: {self.step['position']}: wanted {wanted}, got {len(position)}"
+            )
+        out_name = self.write(table.shape[1], per_token=True)
 
-    def run(tokens: Tokens, registers: Registers) -> None:
-        values, sequences = registers[step["in"]], len(tokens.offsets) - 1
-        out = np.empty((len(values), hidden_size), np.float32)
-        final = np.empty((sequences, hidden_size), np.float32)
-        room = scratch(_core.gru_forward_scratch(sequences, len(values), hidden_size))
-        _core.gru_forward(
-            values, tokens.offsets, weight_ih, weight_hh, bias_ih, bias_hh, None, out, final, None, room
-        )
-        registers[step["out"]] = out
+        def run(tokens: Tokens, registers: Registers) -> None:
+            out = np.empty((int(tokens.offsets[-1]), table.shape[1]), np.float32)
+            offsets = tokens.offsets if position is not None else None
+            _core.embed(table, tokens.items, tokens.bag_offsets, scale, position, offsets, out)
+            registers[out_name] = out
 
-    return run
+        return run
+
+    def layer_norm(self) -> Step:
+        source, (width, per_token) = self.read("in")
+        weight, bias = self.weight("weight", (width,)), self.weight("bias", (width,))
+        epsilon = self.number("epsilon")
+        out_name = self.write(width, per_token)
+
+        def run(tokens: Tokens, registers: Registers) -> None:
+            out = np.empty_like(registers[source])
+            _core.layer_norm(registers[source], weight, bias, epsilon, out)
+            registers[out_name] = out
+
+        return run
+
+    def dense(self) -> Step:
+        source, (depth, per_token) = self.read("in")
+        weight = self.weight("weight", (None, depth))
+        width = len(weight)
+        bias, packed = self.weight("bias", (width,)), pack_panels(weight)
+        activation = self.step.get("activation", "none")
+        if activation not in _ACTIVATIONS:
+            raise ArtifactError(f"{self.where}: wanted one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
+        added = None
+        if "residual" in self.step:
+            added, register = self.read("residual")
+            if register != Register(width, per_token):
+                wanted = _describe(Register(width, per_token))
+                raise ArtifactError(f"{self.where}: residual: wanted {wanted}, got {_describe(register)}")
+        out_name = self.write(width, per_token)
+
+        def run(tokens: Tokens, registers: Registers) -> None:
+            value = registers[source]
+            out = np.empty((len(value), width), np.float32)
+            residual = None if added is None else registers[added]
+            _core.dense(value, packed, bias, residual, _ACTIVATIONS[activation], out)
+            registers[out_name] = out
+
+        return run
+
+    def gru(self) -> Step:
+        source, (depth, _) = self.read("in", of_tokens=True)
+        hidden_size = self.weight("weight_hh", (None, None)).shape[1]
+        gates = 3 * hidden_size
+        weight_ih = _pack_gates(self.weight("weight_ih", (gates, depth)))
+        weight_hh = _pack_gates(self.weight("weight_hh", (gates, hidden_size)))
+        bias_ih, bias_hh = self.weight("bias_ih", (gates,)), self.weight("bias_hh", (gates,))
+        out_name = self.write(hidden_size, per_token=True)
+
+        def run(tokens: Tokens, registers: Registers) -> None:
+            values, sequences = registers[source], len(tokens.offsets) - 1
+            out = np.empty((len(values), hidden_size), np.float32)
+            final = np.empty((sequences, hidden_size), np.float32)
+            room = scratch(_core.gru_forward_scratch(sequences, len(values), hidden_size))
+            _core.gru_forward(
+                values, tokens.offsets, weight_ih, weight_hh, bias_ih, bias_hh, None, out, final, None, room
+            )
+            registers[out_name] = out
+
+        return run
+
+    def causal_attention(self) -> Step:
+        source, (packed_width, _) = self.read("in", of_tokens=True)
+        heads = self.field("heads")
+        if not isinstance(heads, int) or heads < 1 or packed_width % (3 * heads):
+            wanted = f"a divisor of {packed_width} / 3, the width of query, key and value in {source!r}"
+            raise ArtifactError(f"{self.where}: heads: wanted {wanted}, got {heads!r}")
+        width = packed_width // 3
+        depth = width // heads
+        out_name = self.write(width, per_token=True)
+
+        def run(tokens: Tokens, registers: Registers) -> None:
+            packed = registers[source]
+            rows = len(packed)
+            query, key, value = packed.reshape(rows, 3, heads, depth).swapaxes(0, 1)
+            out = np.empty((rows, heads, depth), np.float32)
+            room = scratch(_core.jagged_attention_forward_scratch(len(tokens.offsets) - 1, rows, depth))
+            _core.jagged_attention_forward(query, key, value, tokens.offsets, depth**-0.5, out, None, room)
+            registers[out_name] = out.reshape(rows, width)
+
+        return run
+
+    def last(self) -> Step:
+        source, (width, _) = self.read("in", of_tokens=True)
+        out_name = self.write(width, per_token=False)
+
+        def run(tokens: Tokens, registers: Registers) -> None:
+            empty = np.diff(tokens.offsets) == 0
+            out = np.zeros((len(empty), width), np.float32)
+            out[~empty] = registers[source][tokens.offsets[1:][~empty] - 1]
+            registers[out_name] = out
+
+        return run
 
 
 def _pack_gates(weight: Floats) -> Floats:
     """[3H, K] -> [3, ceil(H / 16), K, 16]: the gates of a unit stand in the same lane."""
     return np.stack([pack_panels(gate) for gate in np.split(weight, 3)])
-
-
-def _causal_attention(step: dict[str, Any], weights: dict[str, np.ndarray]) -> Step:
-    heads = step["heads"]
-
-    def run(tokens: Tokens, registers: Registers) -> None:
-        packed = registers[step["in"]]
-        rows, width = len(packed), packed.shape[1] // 3
-        query, key, value = packed.reshape(rows, 3, heads, width // heads).swapaxes(0, 1)
-        out = np.empty((rows, heads, width // heads), np.float32)
-        scale = (width // heads) ** -0.5
-        room = scratch(_core.jagged_attention_forward_scratch(len(tokens.offsets) - 1, rows, width // heads))
-        _core.jagged_attention_forward(query, key, value, tokens.offsets, scale, out, None, room)
-        registers[step["out"]] = out.reshape(rows, width)
-
-    return run
-
-
-def _last(step: dict[str, Any], weights: dict[str, np.ndarray]) -> Step:
-    def run(tokens: Tokens, registers: Registers) -> None:
-        value = registers[step["in"]]
-        empty = np.diff(tokens.offsets) == 0
-        out = np.zeros((len(empty), value.shape[1]), np.float32)
-        out[~empty] = value[tokens.offsets[1:][~empty] - 1]
-        registers[step["out"]] = out
-
-    return run
-
-
-_MAKERS: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], Step]] = {
-    "embed": _embed,
-    "layer_norm": _layer_norm,
-    "dense": _dense,
-    "gru": _gru,
-    "causal_attention": _causal_attention,
-    "last": _last,
-}

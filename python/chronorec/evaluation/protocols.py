@@ -25,6 +25,9 @@ class Scorer(Protocol):
     The history of query q is events[begin[q]:end[q]] of ``histories`` and nothing else; the request's time is
     ``queries.at[q]``. A scorer must not look at ``queries.targets`` except to rank them. Candidates are all
     items of the log, without the items of the history where ``exclude_seen`` is set.
+
+    A scorer with a method ``rank_and_topk(histories, queries, k, exclude_seen)``, which gives the answers of
+    both, (greater, equal, items), is asked through that where both are wanted.
     """
 
     def rank(
@@ -81,6 +84,7 @@ def evaluate(
     exclude_seen: bool,
     popularity: npt.NDArray[np.integer],
     ks: Sequence[int] = (10, 20),
+    lists: bool = True,
     name: str = "",
     protocol: str = "",
     part: str = "",
@@ -94,6 +98,7 @@ def evaluate(
     Args:
         popularity: training events of each item [V], for novelty.
         ks: the cut-offs of the metrics.
+        lists: ask for the best items too; without them there is no novelty and no coverage.
         name, protocol, part, split_hash, seed: carried into the result.
         chunk: queries handed to the scorer at a time.
         progress: called after each chunk with (queries done, queries in all).
@@ -109,25 +114,26 @@ def evaluate(
         raise ValueError(f"ks: wanted cut-offs of at least 1, got {list(ks)}")
     if len(popularity) != histories.num_items:
         raise ValueError(f"popularity: wanted counts of {histories.num_items} items, got {len(popularity)}")
-    greater, equal, lists, seconds = [], [], [], 0.0
+    greater, equal, best, seconds = [], [], [], 0.0
     for first in range(0, len(queries), chunk):
         part_queries = queries.select(slice(first, first + chunk))
         started = time.perf_counter()
-        above, same = scorer.rank(histories, part_queries, exclude_seen)
-        best = scorer.topk(histories, part_queries, max(ks), exclude_seen)
+        above, same, items = _ask(scorer, histories, part_queries, max(ks) if lists else 0, exclude_seen)
         seconds += time.perf_counter() - started
-        _check_answer(part_queries, above, same, best, max(ks))
+        _check_answer(part_queries, above, same, items, max(ks) if lists else 0)
         greater.append(above)
         equal.append(same)
-        lists.append(best)
+        best.append(items)
         if progress is not None:
             progress(min(first + chunk, len(queries)), len(queries))
     ranks = Ranks(np.concatenate(greater), np.concatenate(equal), queries.target_offsets)
     values = per_query(ranks, ks)
-    topk = np.concatenate(lists)
-    values.update({f"novelty@{k}": novelty(topk[:, :k], popularity) for k in ks})
+    topk = np.concatenate(best)
+    if lists:
+        values.update({f"novelty@{k}": novelty(topk[:, :k], popularity) for k in ks})
     means = averages(values)
-    means.update({f"coverage@{k}": coverage(topk[:, :k], histories.num_items) for k in ks})
+    if lists:
+        means.update({f"coverage@{k}": coverage(topk[:, :k], histories.num_items) for k in ks})
     return EvaluationResult(
         name=name,
         protocol=protocol,
@@ -151,6 +157,7 @@ def evaluate_split(
     name: str,
     part: Literal["validation", "test"] = "test",
     ks: Sequence[int] = (10, 20),
+    lists: bool = True,
     seed: int | None = None,
     chunk: int = 2048,
     progress: Callable[[int, int], None] | None = None,
@@ -169,6 +176,7 @@ def evaluate_split(
         exclude_seen=split.exclude_seen,
         popularity=event_counts(histories, split.begin, end),
         ks=ks,
+        lists=lists,
         name=name,
         protocol=split.protocol,
         part=part,
@@ -177,6 +185,20 @@ def evaluate_split(
         chunk=chunk,
         progress=progress,
     )
+
+
+def _ask(
+    scorer: Scorer, histories: Histories, queries: Queries, k: int, exclude_seen: bool
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer], Int32s]:
+    """Ranks of the targets, and the k best items of each query (none for k = 0)."""
+    together = getattr(scorer, "rank_and_topk", None)
+    if k and together is not None:
+        greater, equal, items = together(histories, queries, k, exclude_seen)
+        return greater, equal, items
+    greater, equal = scorer.rank(histories, queries, exclude_seen)
+    if k:
+        return greater, equal, scorer.topk(histories, queries, k, exclude_seen)
+    return greater, equal, np.zeros((len(queries), 0), np.int32)
 
 
 def _check_answer(
