@@ -280,14 +280,14 @@ def test_an_encoder_outlives_the_end_of_memory(kind: str) -> None:
     code = f"""
 import resource, numpy as np
 from chronorec import _core
-encoder, keys, text = _core.{kind}(), np.arange(4_000_000) * 7, "{kind}" == "TextEncoder"
+encoder, keys, text = _core.{kind}(), np.arange(600_000) * 7, "{kind}" == "TextEncoder"
 ends, codes = np.arange(0, 8 * len(keys) + 1, 8), np.empty(len(keys), np.int32)
 def encode(count, insert):
     given = (ends[: count + 1], keys[:count].view(np.uint8)) if text else (keys[:count],)
     encoder.encode(*given, codes[:count], insert)
 _core.set_num_threads(1)
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-failures, room = 0, 4 << 20
+failures, room = 0, 1 << 20
 while len(encoder) < len(keys):
     resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))
     try: encode(len(keys), True)
@@ -297,7 +297,7 @@ while len(encoder) < len(keys):
     encode(known, False)
     assert (codes[:known] == np.arange(known)).all()
     assert not text or encoder.num_bytes == 8 * known
-    room += 4 << 20
+    room += 2 << 20
 assert failures > 3, failures
 """
     subprocess.run([sys.executable, "-c", code], check=True)
