@@ -5,8 +5,9 @@
 // Arrays are C-contiguous unless "rows may be strided" is said. Offsets are int64 [B + 1], ascending from 0
 // to the total. float means fp32; "float/bf16" arrays of one call share one dtype. Outputs and scratch belong
 // to the caller, are written in full (scratch: no promise on its content) and may not overlap anything else.
-// `scratch` is uint8, aligned to 64, of at least <function>_scratch(...) bytes.
-// Bad arguments throw ShapeError or DTypeError (core/check.h) before anything is written.
+// `scratch` is uint8, aligned to 64, of at least <function>_scratch(...) bytes. The size may depend on
+// num_threads(): a call whose scratch was sized for fewer threads than are wanted by then runs on as many as
+// it has room for. Bad arguments throw ShapeError or DTypeError (core/check.h) before anything is written.
 #pragma once
 #include "core/tensor_view.h"
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +227,77 @@ def test_encoders_look_up_without_inserting() -> None:
     encoder.encode(np.array([6, 7, 5]), codes, False)
     assert codes.tolist() == [1, -1, 0]
     assert len(encoder) == 2
+
+
+def refusal_of(use: Callable[[], object]) -> list[str]:
+    try:
+        use()
+    except RuntimeError as error:
+        return [str(error)]
+    return []
+
+
+def test_an_encoder_refuses_a_second_thread() -> None:
+    encoder, refused = _core.IntEncoder(), []
+    keys = np.arange(3_000_000)[::-1].copy()
+    encoding = threading.Thread(target=lambda: encoder.encode(keys, np.empty(len(keys), np.int32), True))
+    encoding.start()
+    while encoding.is_alive():
+        for use in (
+            lambda: len(encoder),
+            lambda: encoder.copy_keys(np.empty(0, np.int64)),
+            lambda: encoder.encode(keys[:1], np.empty(1, np.int32), True),
+        ):
+            with suppress(ValueError):  # of a size: came before or after the other thread
+                refused += refusal_of(use)
+    assert set(refused) == {"encoder is in use by another thread"}
+    assert len(encoder) == len(keys)
+
+
+def test_text_encoder_in_two_threads() -> None:
+    encoder = _core.TextEncoder()
+    texts = np.arange(400_000, dtype=np.int64)
+    offsets, data = np.arange(0, 8 * len(texts) + 1, 8), texts.view(np.uint8)
+    refused = []
+
+    def encode() -> None:
+        for start in range(0, len(texts), 20_000):
+            ends, codes = offsets[start : start + 20_001], np.empty(20_000, np.int32)
+            refused.extend(refusal_of(lambda e=ends, c=codes: encoder.encode(e, data, c, True)))  # type: ignore[misc]
+
+    threads = [threading.Thread(target=encode) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(refused) <= {"encoder is in use by another thread"}
+    assert encoder.num_bytes == 8 * len(encoder)
+
+
+@pytest.mark.parametrize("kind", ["IntEncoder", "TextEncoder"])
+def test_an_encoder_outlives_the_end_of_memory(kind: str) -> None:
+    """What it held before stays right, and it goes on once there is memory again."""
+    code = f"""
+import resource, numpy as np
+from chronorec import _core
+encoder, keys, text = _core.{kind}(), np.arange(600_000) * 7, "{kind}" == "TextEncoder"
+ends, codes = np.arange(0, 8 * len(keys) + 1, 8), np.empty(len(keys), np.int32)
+def encode(count, insert):
+    given = (ends[: count + 1], keys[:count].view(np.uint8)) if text else (keys[:count],)
+    encoder.encode(*given, codes[:count], insert)
+_core.set_num_threads(1)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+failures, room = 0, 1 << 20
+while len(encoder) < len(keys):
+    resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))
+    try: encode(len(keys), True)
+    except MemoryError: failures += 1
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    known = len(encoder)
+    encode(known, False)
+    assert (codes[:known] == np.arange(known)).all()
+    assert not text or encoder.num_bytes == 8 * known
+    room += 2 << 20
+assert failures > 3, failures
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -193,6 +193,26 @@ def test_interrupt_stops_a_long_call(threads: str) -> None:
     assert len(out.split()) == 2
 
 
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_interrupt_stops_one_long_sequence(threads: str, backward: bool) -> None:
+    """It is one task, and on two threads perhaps not that of the thread that hears the signal."""
+    code = (
+        "import os, signal, time, torch; from chronorec.ops import gru\n"
+        "n, h = 400_000, 64; values = torch.zeros(n, 1); offsets = torch.tensor([0, 0, n])\n"
+        f"w, u = torch.zeros(3 * h, 1), torch.zeros(3 * h, h, requires_grad={backward})\n"
+        f"work = gru(values, offsets, w, u).output.sum().backward if {backward} else "
+        "lambda: gru(values, offsets, w, u)\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.3); start = time.monotonic()\n"
+        "try: work()\n"
+        "except KeyboardInterrupt: print(time.monotonic() - start - 0.3)"
+    )
+    out, err = finish(python(code, CHRONOREC_THREADS=threads))
+    assert len(out.split()) == 1, err
+    assert float(out) < 1
+
+
 def test_interrupt_ends_the_process_as_python_does() -> None:
     process = python(LONG_CALL + "print('go', flush=True); long_call()", CHRONOREC_THREADS="2")
     assert process.stdout is not None

@@ -95,6 +95,7 @@ void without_gil(Work&& work) {
   clear_interrupt();
   std::exception_ptr error;
   PyThreadState* state = PyEval_SaveThread();
+  const PinnedThreads pinned(num_threads());
   try {
     work();
   } catch (...) {

@@ -43,9 +43,10 @@ class Borrow {
       if (entry.type == type) return entry.api;
     const dlpack::ExchangeApi* api = find_exchange_api(reinterpret_cast<PyObject*>(type));
     Py_INCREF(type);
-    Py_XDECREF(cache[next].type);
+    PyTypeObject* const oldest = cache[next].type;
     cache[next] = {type, api};
     next = (next + 1) % 4;
+    Py_XDECREF(oldest);  // last: this may run Python code, which may come here again
     return api;
   }
 

@@ -5,7 +5,7 @@ namespace {
 
 [[noreturn]] void shape_error(const std::string& text) { throw ShapeError(text); }
 
-std::string text_of(std::initializer_list<int64_t> shape) {
+std::string shape_text(std::initializer_list<int64_t> shape) {
   std::string text = "[";
   for (const int64_t size : shape) {
     if (text.size() > 1) text += ", ";
@@ -51,7 +51,8 @@ std::string shape_of(const TensorView& view) {
 }
 
 void expect(const TensorView& view, const char* name, DType dtype, std::initializer_list<int64_t> shape) {
-  if (!view) shape_error(std::string(name) + ": wanted an array of shape " + text_of(shape) + ", got None");
+  if (!view)
+    shape_error(std::string(name) + ": wanted an array of shape " + shape_text(shape) + ", got None");
   if (view.device != Device::cpu) throw DTypeError(std::string(name) + ": wanted an array in CPU memory");
   if (view.dtype != dtype)
     throw DTypeError(std::string(name) + ": wanted " + name_of(dtype) + ", got " + name_of(view.dtype));
@@ -60,7 +61,8 @@ void expect(const TensorView& view, const char* name, DType dtype, std::initiali
     const int64_t wanted = shape.begin()[d];
     same = wanted == kAnySize || wanted == view.shape[d];
   }
-  if (!same) shape_error(std::string(name) + ": wanted shape " + text_of(shape) + ", got " + shape_of(view));
+  if (!same)
+    shape_error(std::string(name) + ": wanted shape " + shape_text(shape) + ", got " + shape_of(view));
   if (is_empty(view)) return;
   const int last = view.ndim - 1;
   if (last >= 0 && view.shape[last] > 1 && view.stride[last] != 1)
@@ -120,8 +122,8 @@ void expect_ids(const TensorView& view, const char* name, int64_t bound) {
     throw DTypeError(std::string(name) + ": wanted int32 or int64, got " + name_of(view.dtype));
 }
 
-void expect_that(bool holds, const char* name, const std::string& wanted, const std::string& came) {
-  if (!holds) shape_error(std::string(name) + ": wanted " + wanted + ", got " + came);
+void refuse(const char* name, const std::string& wanted, const std::string& came) {
+  shape_error(std::string(name) + ": wanted " + wanted + ", got " + came);
 }
 
 }  // namespace chronorec

@@ -36,6 +36,19 @@ void expect_scratch(const TensorView& view, const char* name, int64_t bytes);
 int64_t expect_offsets(const TensorView& view, const char* name, int64_t total);
 // Contiguous, int32 or int64, every id in [0, bound).
 void expect_ids(const TensorView& view, const char* name, int64_t bound);
-void expect_that(bool holds, const char* name, const std::string& wanted, const std::string& came);
+
+[[noreturn]] void refuse(const char* name, const std::string& wanted, const std::string& came);
+inline std::string text_of(const std::string& text) { return text; }
+inline std::string text_of(int64_t number) { return std::to_string(number); }
+template <typename Text>
+inline auto text_of(const Text& text) -> decltype(std::string(text())) {
+  return text();
+}
+// What was wanted and what came: a literal, a number, or a function that makes the text; called in loops, so
+// nothing is made of them while the check holds.
+template <typename Wanted, typename Came>
+inline void expect_that(bool holds, const char* name, const Wanted& wanted, const Came& came) {
+  if (!holds) refuse(name, text_of(wanted), text_of(came));
+}
 
 }  // namespace chronorec

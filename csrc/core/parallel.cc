@@ -12,12 +12,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
-// Built on futexes and atomics alone: std::condition_variable would bind the wheel to a newer libstdc++,
-// and workers that sleep on leaked memory need no shutdown at exit.
+// Built on futexes and atomics alone: std::condition_variable would bind the wheel to a newer libstdc++. The
+// pool lies in memory that is never destroyed: workers that sleep on it need no shutdown at exit.
 
 namespace chronorec {
 namespace {
@@ -33,23 +34,18 @@ inline void pause_cpu() {
 #endif
 }
 
-void futex_wait(std::atomic<uint32_t>* word, uint32_t value) {
-  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+void futex_wait(std::atomic<uint32_t>* word, uint32_t value, const timespec* timeout) {
+  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, timeout, nullptr, 0);
 }
 
 void futex_wake_all(std::atomic<uint32_t>* word) {
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
 }
 
-// Spins, then sleeps, until the word differs from `value`; returns what it became.
-uint32_t wait_for_change(std::atomic<uint32_t>* word, uint32_t value) {
-  for (int i = 0; i < kSpins; ++i) {
-    const uint32_t now = word->load(std::memory_order_acquire);
-    if (now != value) return now;
-    pause_cpu();
-  }
-  uint32_t now;
-  while ((now = word->load(std::memory_order_acquire)) == value) futex_wait(word, value);
+// Spins until the word differs from `value`, or for a while; returns the word.
+uint32_t spin(const std::atomic<uint32_t>* word, uint32_t value) {
+  uint32_t now = value;
+  for (int i = 0; i < kSpins && (now = word->load(std::memory_order_acquire)) == value; ++i) pause_cpu();
   return now;
 }
 
@@ -64,8 +60,15 @@ thread_local bool thread_interrupted = false;
 thread_local int64_t last_asked = 0;
 thread_local int worker = 0;  // this thread's index in the pool; 0 for every thread that calls in
 
+// One worker's bell: an even number, raised by two for every job the worker takes part in, plus one while the
+// worker sleeps on it. The others hear nothing of the job. Alone on its cache line.
+struct Bell {
+  std::atomic<uint32_t> word{0};
+  char padding[60];
+};
+
 struct Pool {
-  std::atomic<uint32_t> epoch{0};    // raised once per job; workers sleep on it
+  Bell bells[kMaxThreads];           // by thread number; the caller's, 0, is unused
   std::atomic<uint32_t> pending{0};  // workers that have not left the current job
   std::atomic<bool> busy{false};
   std::atomic<bool> stop{false};  // the job was interrupted or has failed
@@ -75,7 +78,6 @@ struct Pool {
   Task task = nullptr;
   void* context = nullptr;
   int workers = 0;           // started so far, not counting callers
-  int active = 0;            // workers that take part in the current job; the others only check in
   std::exception_ptr error;  // what the first failed task threw
 
   void work(int thread) {
@@ -92,30 +94,46 @@ struct Pool {
   }
 };
 
+alignas(64) char pool_memory[sizeof(Pool)];
 Pool* pool = nullptr;
 std::atomic<int> wanted_threads{0};
+thread_local int pinned_threads = 0;  // 0: not pinned
 
-struct WorkerStart {
-  Pool* pool;
-  int thread;
-  uint32_t epoch;
-};
+void ring(std::atomic<uint32_t>* bell) {
+  const uint32_t next = (bell->load(std::memory_order_relaxed) & ~1u) + 2;
+  if (bell->exchange(next, std::memory_order_acq_rel) & 1) futex_wake_all(bell);
+}
 
-void* worker_main(void* raw) {
-  const WorkerStart start = *static_cast<WorkerStart*>(raw);
-  delete static_cast<WorkerStart*>(raw);
-  worker = start.thread;
-  uint32_t seen = start.epoch;
-  for (;;) {
-    seen = wait_for_change(&start.pool->epoch, seen);
-    if (start.thread <= start.pool->active) start.pool->work(start.thread);
-    if (start.pool->pending.fetch_sub(1, std::memory_order_acq_rel) == 1)
-      futex_wake_all(&start.pool->pending);
+// Spins, then sleeps, until the bell, last heard at `seen`, rings; returns what it shows then.
+uint32_t hear(std::atomic<uint32_t>* bell, uint32_t seen) {
+  uint32_t now = spin(bell, seen);
+  if (now == seen && bell->compare_exchange_strong(now, seen | 1, std::memory_order_acq_rel))
+    while ((now = bell->load(std::memory_order_acquire)) == (seen | 1)) futex_wait(bell, seen | 1, nullptr);
+  return now;
+}
+
+void* worker_main(void* thread) {
+  worker = static_cast<int>(reinterpret_cast<intptr_t>(thread));
+  Pool& p = *pool;
+  for (uint32_t seen = 0;;) {
+    seen = hear(&p.bells[worker].word, seen);
+    p.work(worker);
+    if (p.pending.fetch_sub(1, std::memory_order_acq_rel) == 1) futex_wake_all(&p.pending);
   }
   return nullptr;
 }
 
-void make_pool() { pool = new Pool; }
+// The caller waits for the workers; the signal that interrupts the job may come only now.
+void wait_for_workers(Pool& p) {
+  constexpr timespec kPatience = {0, 50 * 1000000};
+  for (uint32_t left; (left = p.pending.load(std::memory_order_acquire)) != 0;) {
+    if (spin(&p.pending, left) != left) continue;
+    futex_wait(&p.pending, left, &kPatience);
+    if (interrupted()) p.stop.store(true, std::memory_order_relaxed);
+  }
+}
+
+void make_pool() { pool = new (pool_memory) Pool; }
 
 void make_first_pool() {
   make_pool();
@@ -129,11 +147,8 @@ void start_workers(int count) {
   pthread_sigmask(SIG_SETMASK, &all, &old);  // signals belong to the interpreter's threads, crashes to each
   while (pool->workers < count) {
     pthread_t id;
-    auto* start = new WorkerStart{pool, pool->workers + 1, pool->epoch.load()};
-    if (pthread_create(&id, nullptr, worker_main, start) != 0) {
-      delete start;
+    if (pthread_create(&id, nullptr, worker_main, reinterpret_cast<void*>(intptr_t{pool->workers} + 1)) != 0)
       break;
-    }
     pthread_detach(id);
     ++pool->workers;
   }
@@ -180,6 +195,7 @@ void run_alone(int64_t count, Task task, void* context) {
 }  // namespace
 
 int num_threads() {
+  if (pinned_threads != 0) return pinned_threads;
   int threads = wanted_threads.load(std::memory_order_relaxed);
   if (threads == 0) {
     threads = default_threads();
@@ -193,6 +209,9 @@ void set_num_threads(int n) {
     throw std::invalid_argument("num_threads: wanted 1 to 256, got " + std::to_string(n));
   wanted_threads.store(n, std::memory_order_relaxed);
 }
+
+PinnedThreads::PinnedThreads(int n) : before_(pinned_threads) { pinned_threads = n; }
+PinnedThreads::~PinnedThreads() { pinned_threads = before_; }
 
 void set_interrupt_hook(bool (*hook)()) { interrupt_hook.store(hook); }
 
@@ -223,19 +242,18 @@ void run_parallel(int64_t count, Task task, void* context) {
   pthread_once(&once, make_first_pool);
   Pool& p = *pool;
   if (p.busy.exchange(true, std::memory_order_acquire)) return run_alone(count, task, context);
-  if (p.workers < threads - 1) start_workers(threads - 1);
+  const int wanted = static_cast<int>(count < threads ? count : threads) - 1;  // workers beside the caller
+  if (p.workers < wanted) start_workers(wanted);
   p.task = task;
   p.context = context;
   p.count = count;
   p.stop.store(false, std::memory_order_relaxed);
   p.next.store(0, std::memory_order_relaxed);
-  p.active = p.workers < threads - 1 ? p.workers : threads - 1;
-  p.pending.store(static_cast<uint32_t>(p.workers), std::memory_order_relaxed);
-  p.epoch.fetch_add(1, std::memory_order_release);
-  futex_wake_all(&p.epoch);
+  const int active = p.workers < wanted ? p.workers : wanted;
+  p.pending.store(static_cast<uint32_t>(active), std::memory_order_relaxed);
+  for (int thread = 1; thread <= active; ++thread) ring(&p.bells[thread].word);
   p.work(0);
-  for (uint32_t left; (left = p.pending.load(std::memory_order_acquire)) != 0;)
-    wait_for_change(&p.pending, left);
+  wait_for_workers(p);
   const std::exception_ptr error = std::exchange(p.error, nullptr);
   p.failed.store(false, std::memory_order_relaxed);
   p.busy.store(false, std::memory_order_release);

@@ -9,6 +9,9 @@ enum class Device : int32_t { cpu, cuda };
 
 constexpr int kMaxDims = 4;
 
+// Kernel files of every level use these: inlined always, lest the linker keep one level's copy for all.
+#define CHRONOREC_INLINE inline __attribute__((always_inline))
+
 // `data` is null where an optional argument was None. Strides count elements, not bytes.
 struct TensorView {
   void* data = nullptr;
@@ -19,15 +22,15 @@ struct TensorView {
   int64_t shape[kMaxDims] = {0, 0, 0, 0};
   int64_t stride[kMaxDims] = {0, 0, 0, 0};
 
-  explicit operator bool() const { return data != nullptr || ndim > 0; }
+  CHRONOREC_INLINE explicit operator bool() const { return data != nullptr || ndim > 0; }
 
   template <typename T>
-  T* as() const {
+  CHRONOREC_INLINE T* as() const {
     return static_cast<T*>(data);
   }
 };
 
-constexpr int64_t size_of(DType dtype) {
+CHRONOREC_INLINE constexpr int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::f64:
     case DType::i64:

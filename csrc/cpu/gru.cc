@@ -145,6 +145,7 @@ void run_tile(const GruForwardArgs& args, const Layer& layer, const GruTile& til
   Step<T> step;
   step.save_gates = static_cast<bool>(args.gates);
   for (int64_t t = 0; active > 0; ++t) {
+    if (t % kStepsPerPoll == 0 && interrupted()) return;
     if (t % chunk == 0)
       for (int64_t i = 0; i < active; ++i)
         project(layer, args.values.as<const T>() + (tile.first[i] + t) * args.values.stride[0],

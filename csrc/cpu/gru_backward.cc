@@ -51,9 +51,11 @@ inline void gate_gradients(int64_t hidden, const float* gates, const float* prev
                            float* state_grad, float* gate_grads, float* recurrent_grads) {
   const int64_t padded = gru_padded(hidden);
   for (int64_t j = 0; j < padded; j += kLanes) {
-    const vf r = load(gates + j), z = load(gates + padded + j), n = load(gates + 2 * padded + j);
-    const vf recurrent = load(gates + 3 * padded + j);
-    const vf d_new = load(state_grad + j) + load_some(grad_output + j, hidden - j);
+    // lanes of padding may hold NaN, an infinity times a weight of zero: they must not reach a product
+    const auto own = [&](const float* at) { return first_lanes(load(at + j), hidden - j); };
+    const vf r = own(gates), z = own(gates + padded), n = own(gates + 2 * padded);
+    const vf recurrent = own(gates + 3 * padded);
+    const vf d_new = own(state_grad) + load_some(grad_output + j, hidden - j);
     const vf one = splat(1);
     const vf d_n = d_new * (one - z) * (one - n * n);
     const vf d_z = d_new * (load(previous + j) - n) * z * (one - z);
@@ -99,6 +101,7 @@ void run_tile(const Backward& b, const GruTile& tile, float* scratch) {
     load_row(args.grad_final_state.as<const T>() + tile.sequence[i] * args.grad_final_state.stride[0], hidden,
              state_grads + i * padded);
   for (int64_t t = tile.length[0] - 1; t >= 0; --t) {
+    if (t % kStepsPerPoll == 0 && interrupted()) return;
     const int64_t active = tile.active(t);
     for (int64_t i = 0; i < active; ++i) {
       const int64_t event = tile.first[i] + t;
@@ -156,7 +159,7 @@ struct WeightGradient {
     float slice[kSlice * kColumnsPerTask], bias_sum[kColumnsPerTask] = {};
     float* total = transposed + begin * size;
     for (int64_t i = 0; i < size * kColumnsPerTask; ++i) total[i] = 0;
-    for (int64_t first = 0; first < b.events; first += kSlice) {
+    for (int64_t first = 0; first < b.events && !interrupted(); first += kSlice) {
       const int64_t count = min64(kSlice, b.events - first);
       for (int64_t col = 0; col < kColumnsPerTask; col += kLanes)
         gather(first, count, begin + col, slice + col, bias_sum + col);

@@ -13,6 +13,9 @@ namespace {
 constexpr int64_t kMaxTileRows = 16;
 inline int64_t gru_tile_rows(int64_t sequences) { return sequences < 64 ? kMaxTileRows / 2 : kMaxTileRows; }
 
+// A long sequence is one task: it listens for Ctrl-C on its way.
+constexpr int64_t kStepsPerPoll = 1024;
+
 inline int64_t gru_padded(int64_t hidden_size) { return (hidden_size + 15) / 16 * 16; }
 
 // Steps whose input projection is computed ahead, so that it is one larger product but stays in the cache.

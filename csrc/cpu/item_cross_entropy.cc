@@ -1,9 +1,9 @@
-// Rows go through in blocks. For one block: (1) chunk by chunk of the columns (items, or negatives), the
-// exponentials of the logits relative to the chunk's own maximum, their sums, and their product with the
-// items; (2) per row, the chunks come together: normaliser, loss, targets, gradient of the hidden row; (3)
-// chunk by chunk, the transposed product with the hidden rows, for the table. Targets are rare, so they stay
-// out of the products: each has a coefficient, added to its item's gradient at the very end. Chunks, blocks
-// and the order of every sum depend on the sizes alone.
+// Rows that have a target go through in blocks. For one block: (1) chunk by chunk of the columns (items, or
+// negatives), the exponentials of the logits relative to the chunk's own maximum, their sums, and their
+// product with the items; (2) per row, the chunks come together: normaliser, loss, targets, gradient of the
+// hidden row; (3) chunk by chunk, the transposed product with the hidden rows, for the table. Targets are
+// rare, so they stay out of the products: each has a coefficient, added to its item's gradient at the very
+// end. Chunks, blocks and the order of every sum depend on the sizes alone.
 #include "core/parallel.h"
 #include "cpu/gemm.h"
 #include "cpu/item_cross_entropy_plan.h"
@@ -77,11 +77,15 @@ struct Loss {
   const ItemCrossEntropyArgs& args;
   const ItemCrossEntropyPlan& p;
   float* scratch;
-  double counted = 0;                     // rows with a target
-  int64_t first_row = 0, block_rows = 0;  // of the block at hand
+  double counted = 0;      // rows with a target
+  int64_t next_row = 0;    // after the block at hand
+  int64_t block_rows = 0;  // in the block at hand
+  bool first_block = true;
 
   const T* table_row(int64_t item) const { return args.table.as<T>() + item * args.table.stride[0]; }
   const T* hidden_row(int64_t row) const { return args.hidden.as<T>() + row * args.hidden.stride[0]; }
+  int64_t* block_ids() const { return reinterpret_cast<int64_t*>(scratch + p.block_ids); }
+  int64_t row_of(int64_t i) const { return block_ids()[i]; }
   int64_t item_of(int64_t col) const { return p.sampled ? args.negatives.as<int64_t>()[col] : col; }
   int64_t target(int64_t at) const { return args.targets.as<int64_t>()[at]; }
   int64_t target_begin(int64_t row) const {
@@ -112,18 +116,25 @@ struct Loss {
   void mask_hits(int64_t first, int64_t count, float* tile) const;
   void exponentials(int64_t chunk, int64_t count, float* tile) const;
   void finish_rows(int64_t group) const;
-  float finish_row(int64_t row, float maximum, double total) const;
-  void finish_hidden_grad(int64_t row) const;
+  float finish_row(int64_t i, float maximum, double total) const;
+  void finish_hidden_grad(int64_t i) const;
   void add_to_table(int64_t chunk, int thread) const;
   void finish_items(int64_t task, int thread) const;
 };
 
+// The next rows that have a target: the others cost nothing, and nothing in them reaches a gradient.
 template <typename T>
 void Loss<T>::load_block() {
+  for (block_rows = 0; next_row < p.rows && block_rows < p.block; ++next_row) {
+    if (target_begin(next_row + 1) > target_begin(next_row))
+      block_ids()[block_rows++] = next_row;
+    else if (p.hidden_grad)
+      fill_zero(args.hidden_grad.as<T>() + next_row * p.depth, p.depth);
+  }
   float* rows = scratch + p.hidden_rows;
   for (int64_t i = 0; i < p.block; ++i) {
     if (i < block_rows)
-      widen(hidden_row(first_row + i), p.depth, p.padded, rows + i * p.padded);
+      widen(hidden_row(row_of(i)), p.depth, p.padded, rows + i * p.padded);
     else
       fill_zero(rows + i * p.padded, p.padded);
   }
@@ -135,7 +146,7 @@ template <typename T>
 void Loss<T>::mask_hits(int64_t first, int64_t count, float* tile) const {
   const int64_t* ids = args.negatives.as<int64_t>() + first;
   for (int64_t i = 0; i < block_rows; ++i)
-    for (int64_t m = target_begin(first_row + i); m < target_begin(first_row + i + 1); ++m)
+    for (int64_t m = target_begin(row_of(i)); m < target_begin(row_of(i) + 1); ++m)
       for (int64_t j = lower_bound(count, target(m), [&](int64_t at) { return ids[at]; });
            j < count && ids[j] == target(m); ++j)
         tile[j * p.block + i] = -__builtin_inff();
@@ -183,14 +194,14 @@ void Loss<T>::sweep_chunk(int64_t chunk, int thread) const {
        [&](int64_t i, int64_t d, vf value) { store(sums + i * p.padded + d, value); });
 }
 
-// The row's loss; leaves the coefficients of its targets and returns the factor of its exponentials.
+// The loss of row i of the block; leaves the coefficients of its targets and returns the factor of its
+// exponentials.
 template <typename T>
-float Loss<T>::finish_row(int64_t row, float maximum, double total) const {
-  const int64_t begin = target_begin(row), count = target_begin(row + 1) - begin;
-  double* loss = reinterpret_cast<double*>(scratch + p.row_loss) + (row - first_row);
+float Loss<T>::finish_row(int64_t i, float maximum, double total) const {
+  const int64_t row = row_of(i), begin = target_begin(row), count = target_begin(row + 1) - begin;
+  double* loss = reinterpret_cast<double*>(scratch + p.row_loss) + i;
   *loss = 0;
-  if (count == 0) return 0;
-  const float* hidden = scratch + p.hidden_rows + (row - first_row) * p.padded;
+  const float* hidden = scratch + p.hidden_rows + i * p.padded;
   const float* log_q = args.target_log_q.as<float>();
   const double normalizer = maximum + __builtin_log(total),
                share = 1 / (counted * static_cast<double>(count));
@@ -214,9 +225,9 @@ float Loss<T>::finish_row(int64_t row, float maximum, double total) const {
 }
 
 template <typename T>
-void Loss<T>::finish_hidden_grad(int64_t row) const {
+void Loss<T>::finish_hidden_grad(int64_t i) const {
+  const int64_t row = row_of(i), begin = target_begin(row), end = target_begin(row + 1);
   T* out = args.hidden_grad.as<T>() + row * p.depth;
-  const int64_t i = row - first_row, begin = target_begin(row), end = target_begin(row + 1);
   for (int64_t d = 0; d < p.depth; d += kLanes) {
     vf total = splat(0);
     for (int64_t c = 0; c < p.chunks; ++c)
@@ -245,11 +256,11 @@ void Loss<T>::finish_rows(int64_t group) const {
     }
     store(lanes, top);
     for (int lane = 0; lane < kLanes && i + lane < block_rows; ++lane)
-      factors[lane] = finish_row(first_row + i + lane, lanes[lane], totals[lane]);
+      factors[lane] = finish_row(i + lane, lanes[lane], totals[lane]);
     for (int64_t c = 0; c < p.chunks; ++c) store(chunk_max(c) + i, load(chunk_max(c) + i) * load(factors));
   }
   if (!p.hidden_grad) return;
-  for (int64_t i = begin; i < min64(begin + kRowsPerTask, block_rows); ++i) finish_hidden_grad(first_row + i);
+  for (int64_t i = begin; i < min64(begin + kRowsPerTask, block_rows); ++i) finish_hidden_grad(i);
 }
 
 template <typename T>
@@ -257,11 +268,10 @@ void Loss<T>::add_to_table(int64_t chunk, int thread) const {
   const int64_t first = chunk * p.chunk, count = min64(p.chunk, p.cols - first);
   const float* tile = weights(chunk, thread);
   const float* factors = chunk_max(chunk);
-  const bool fresh = first_row == 0;
   if (p.bias_grad) {
     float* sums = bias_sum() + first;
     for (int64_t j = 0; j < count; ++j)
-      sums[j] = (fresh ? 0 : sums[j]) + block_dot(tile + j * p.block, factors, p.block);
+      sums[j] = (first_block ? 0 : sums[j]) + block_dot(tile + j * p.block, factors, p.block);
   }
   if (!p.table_grad) return;
   float* scaled = work(thread);
@@ -275,7 +285,7 @@ void Loss<T>::add_to_table(int64_t chunk, int thread) const {
          const int64_t left = p.depth - d;
          if (left <= 0) return;
          float* at = sums + j * p.depth + d;
-         store_some(at, fresh ? value : value + load_some(at, left), left);
+         store_some(at, first_block ? value : value + load_some(at, left), left);
        });
 }
 
@@ -324,9 +334,9 @@ void Loss<T>::run() {
     return;
   }
   double loss = 0;
-  for (; first_row < p.rows && !interrupted(); first_row += p.block) {
-    block_rows = min64(p.block, p.rows - first_row);
+  for (; next_row < p.rows && !interrupted(); first_block = false) {
     load_block();
+    if (block_rows == 0) break;
     parallel_for(p.chunks, [this](int64_t chunk, int thread) { sweep_chunk(chunk, thread); });
     parallel_for(p.block / kRowsPerTask, [this](int64_t group, int) { finish_rows(group); });
     for (int64_t i = 0; i < block_rows; ++i) loss += reinterpret_cast<const double*>(scratch + p.row_loss)[i];

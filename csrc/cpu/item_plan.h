@@ -25,7 +25,7 @@ inline ItemPlan plan_items(int64_t queries, int64_t items, int64_t depth, int64_
   constexpr int64_t kTasks = 64, kLeastFloats = 1 << 17;
   ItemPlan plan;
   plan.blocks = ceil_div(queries, kBlockQueries);
-  const int64_t least = larger(least_items, kLeastFloats / larger(depth, 16));
+  const int64_t least = larger(larger(least_items, 1), kLeastFloats / larger(depth, 16));
   const int64_t splits = larger(1, smaller(items / least, ceil_div(kTasks, larger(plan.blocks, 1))));
   plan.split_items = larger(16, ceil_div(ceil_div(items, splits), 16) * 16);
   plan.splits = larger(1, ceil_div(items, plan.split_items));

@@ -87,6 +87,14 @@ inline void store_some(T* p, vf v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) from_float(lanes[i], p + i);
 }
 
+// The first n lanes, zeros in the others.
+inline vf first_lanes(vf v, int64_t n) {
+  if (n >= kLanes) return v;
+  vi lanes;
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i;
+  return lanes < splat_int(static_cast<int32_t>(n)) ? v : splat(0);
+}
+
 inline vf fma(vf a, vf b, vf c) { return a * b + c; }  // contracted where the level has the instruction
 inline vf max(vf a, vf b) { return a > b ? a : b; }
 inline vf min(vf a, vf b) { return a < b ? a : b; }
@@ -105,13 +113,6 @@ inline float max_of(vf v) {
   float m = lanes[0];
   for (int i = 1; i < kLanes; ++i) m = lanes[i] > m ? lanes[i] : m;
   return m;
-}
-
-template <typename T>
-inline float dot(const T* a, const T* b, int64_t n) {
-  vf acc = splat(0);
-  for (int64_t i = 0; i < n; i += kLanes) acc = fma(load_some(a + i, n - i), load_some(b + i, n - i), acc);
-  return sum(acc);
 }
 
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }

@@ -33,7 +33,8 @@ void gather(const GatherEventsArgs& args) {
       output[i] = values[at];
     }
   });
-  expect_that(!outside.load(), "order", "positions in [0, " + std::to_string(size) + ")", "others");
+  expect_that(
+      !outside.load(), "order", [&] { return "positions in [0, " + std::to_string(size) + ")"; }, "others");
 }
 
 template <typename Value>

@@ -88,7 +88,8 @@ class Grouping {
     starts_.assign(static_cast<size_t>(blocks_ * partitions_), 0);
     parallel_for(blocks_, [&](int64_t b, int) { count_block(b); });
     if (interrupted()) return 0;
-    expect_that(!bad_user_.load(), "user", "codes in [0, " + std::to_string(users_) + ")", "others");
+    expect_that(
+        !bad_user_.load(), "user", [&] { return "codes in [0, " + std::to_string(users_) + ")"; }, "others");
     sum_counts();
     partitioned_user_ = HugePages<int32_t>().allocate(static_cast<size_t>(events_));
     parallel_for(blocks_, [&](int64_t b, int) { partition_block(b); });

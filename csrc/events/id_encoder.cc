@@ -16,8 +16,7 @@ constexpr int64_t kBatch = 32;        // probes in flight: a table larger than t
 constexpr int kFirstBits = 10;
 
 void check_room(int64_t size) {
-  expect_that(size < std::numeric_limits<int32_t>::max(), "ids", "fewer than 2^31 different ids",
-              std::to_string(size));
+  expect_that(size < std::numeric_limits<int32_t>::max(), "ids", "fewer than 2^31 different ids", size);
 }
 
 // look_up(begin, end) fills codes with known codes or -1; insert(i) gives the code of row i.
@@ -83,14 +82,14 @@ int32_t IntEncoder::find_or_insert(int64_t key) {
   for (; slots_[at].code >= 0; at = (at + 1) & mask)
     if (slots_[at].key == key) return slots_[at].code;
   check_room(size());
-  slots_[at] = {key, static_cast<int32_t>(keys_.size())};
-  keys_.push_back(key);
+  keys_.push_back(key);  // first: memory may run out, and then the slot must not be taken
+  slots_[at] = {key, static_cast<int32_t>(keys_.size() - 1)};
   return slots_[at].code;
 }
 
 void IntEncoder::grow() {
-  --shift_;
   decltype(slots_)(slots_.size() * 2, Slot{0, -1}).swap(slots_);
+  --shift_;
   const uint64_t mask = slots_.size() - 1;
   for (size_t code = 0; code < keys_.size(); ++code) {
     if (code + kBatch < keys_.size()) __builtin_prefetch(&slots_[home(keys_[code + kBatch])], 1);
@@ -154,9 +153,14 @@ int32_t TextEncoder::find_or_insert(Text text) {
   if ((ends_.size() + 1) * 3 > slots_.size() * 2) grow();
   uint64_t at = hash & mask_;
   while (slots_[at].code >= 0) at = (at + 1) & mask_;
-  slots_[at] = {static_cast<uint32_t>(hash >> 32), static_cast<int32_t>(ends_.size())};
-  bytes_.insert(bytes_.end(), text.data, text.data + text.size);
-  ends_.push_back(num_bytes());
+  ends_.push_back(num_bytes() + text.size);
+  try {
+    bytes_.insert(bytes_.end(), text.data, text.data + text.size);
+  } catch (...) {  // memory ran out
+    ends_.pop_back();
+    throw;
+  }
+  slots_[at] = {static_cast<uint32_t>(hash >> 32), static_cast<int32_t>(ends_.size() - 1)};
   return slots_[at].code;
 }
 
@@ -182,7 +186,7 @@ void TextEncoder::encode(const TensorView& offsets, const TensorView& data, cons
   const int64_t* ends = offsets.as<int64_t>();
   for (int64_t i = 0; i <= count; ++i)
     expect_that(ends[i] >= (i == 0 ? 0 : ends[i - 1]) && ends[i] <= data.shape[0], "offsets",
-                "ascending offsets inside data", std::to_string(ends[i]));
+                "ascending offsets inside data", ends[i]);
   const char* bytes = data.as<char>();
   int32_t* out = codes.as<int32_t>();
   const auto text = [&](int64_t i) { return Text{bytes + ends[i], ends[i + 1] - ends[i]}; };

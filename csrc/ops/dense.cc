@@ -13,7 +13,7 @@ void dense(const DenseArgs& args) {
   if (args.bias) expect_packed(args.bias, "bias", DType::f32, {cols});
   if (args.residual) expect_packed(args.residual, "residual", DType::f32, {rows, cols});
   expect_that(args.activation >= 0 && args.activation <= static_cast<int64_t>(Activation::tanh), "activation",
-              "0 to 5", std::to_string(args.activation));
+              "0 to 5", args.activation);
   kernels().dense(args);
 }
 

@@ -16,9 +16,10 @@ void embed(const EmbedArgs& args) {
     const int64_t sequences = expect_offsets(args.sequence_offsets, "sequence_offsets", bags);
     const int64_t* offsets = args.sequence_offsets.as<int64_t>();
     for (int64_t b = 0; b < sequences; ++b)
-      expect_that(offsets[b + 1] - offsets[b] <= args.position.shape[0], "sequence_offsets",
-                  "sequences of at most " + std::to_string(args.position.shape[0]),
-                  std::to_string(offsets[b + 1] - offsets[b]));
+      expect_that(
+          offsets[b + 1] - offsets[b] <= args.position.shape[0], "sequence_offsets",
+          [&] { return "sequences of at most " + std::to_string(args.position.shape[0]); },
+          offsets[b + 1] - offsets[b]);
   }
   expect_output(args.output, "output", DType::f32, {bags, width});
   kernels().embed(args);

@@ -2,6 +2,7 @@
 #include "core/check.h"
 #include "cpu/gru_tiles.h"
 #include "cpu/kernels.h"
+#include "ops/scratch.h"
 
 namespace chronorec {
 namespace {
@@ -24,15 +25,21 @@ void expect_packed_weights(const TensorView& weight_ih, const TensorView& weight
 }  // namespace
 
 int64_t gru_forward_scratch(int64_t sequences, int64_t events, int64_t hidden_size) {
+  expect_sizes({{"sequences", sequences}, {"events", events}, {"hidden_size", hidden_size}});
   const int64_t chunk = gru_chunk_steps(gru_padded(hidden_size));
   return GruForwardScratch(nullptr, sequences, events, hidden_size, chunk).bytes;
 }
 
 int64_t gru_step_scratch(int64_t hidden_size) {
+  expect_sizes({{"hidden_size", hidden_size}});
   return GruForwardScratch(nullptr, 0, 0, hidden_size, 1).bytes;
 }
 
 int64_t gru_backward_scratch(int64_t sequences, int64_t events, int64_t input_size, int64_t hidden_size) {
+  expect_sizes({{"sequences", sequences},
+                {"events", events},
+                {"input_size", input_size},
+                {"hidden_size", hidden_size}});
   return GruBackwardScratch(nullptr, sequences, events, input_size, hidden_size).bytes;
 }
 
@@ -48,7 +55,7 @@ void gru_forward(const GruForwardArgs& args) {
   if (args.initial_state) expect(args.initial_state, "initial_state", dtype, {sequences, hidden});
   expect_output(args.final_state, "final_state", dtype, {sequences, hidden});
   if (args.gates) expect_output(args.gates, "gates", DType::f32, {events, 4, gru_padded(hidden)});
-  expect_scratch(args.scratch, "scratch", gru_forward_scratch(sequences, events, hidden));
+  const ScratchThreads threads(args.scratch, [&] { return gru_forward_scratch(sequences, events, hidden); });
   kernels().gru_forward(args);
 }
 
@@ -61,7 +68,7 @@ void gru_step(const GruStepArgs& args) {
   expect_packed_weights(args.weight_ih, args.weight_hh, args.bias_ih, args.bias_hh, args.values.shape[1],
                         hidden);
   expect_output(args.new_state, "new_state", dtype, {sequences, hidden});
-  expect_scratch(args.scratch, "scratch", gru_step_scratch(hidden));
+  const ScratchThreads threads(args.scratch, [&] { return gru_step_scratch(hidden); });
   kernels().gru_step(args);
 }
 
@@ -85,7 +92,8 @@ void gru_backward(const GruBackwardArgs& args) {
   if (args.grad_bias_hh) expect_output(args.grad_bias_hh, "grad_bias_hh", dtype, {3 * hidden});
   if (args.grad_initial_state)
     expect_output(args.grad_initial_state, "grad_initial_state", dtype, {sequences, hidden});
-  expect_scratch(args.scratch, "scratch", gru_backward_scratch(sequences, events, input, hidden));
+  const ScratchThreads threads(args.scratch,
+                               [&] { return gru_backward_scratch(sequences, events, input, hidden); });
   kernels().gru_backward(args);
 }
 

@@ -17,8 +17,9 @@ inline void expect_ascending(const TensorView& view, const char* name, const int
 }
 
 inline void expect_rows(int64_t rows, const char* name, int64_t queries) {
-  expect_that(rows == queries, name, "one more offset than queries (" + std::to_string(queries + 1) + ")",
-              std::to_string(rows + 1));
+  expect_that(
+      rows == queries, name,
+      [&] { return "one more offset than queries (" + std::to_string(queries + 1) + ")"; }, rows + 1);
 }
 
 // One list of item ids per query.
@@ -34,7 +35,7 @@ inline void expect_scoring(const Args& args) {
   expect(args.queries, "queries", DType::f32, {kAnySize, kAnySize});
   const int64_t queries = args.queries.shape[0], depth = args.queries.shape[1];
   expect_that(args.num_items >= 0 && args.num_items < int64_t{1} << 31, "num_items", "0 to 2^31 - 1",
-              std::to_string(args.num_items));
+              args.num_items);
   expect_packed(args.table, "table", DType::f32, {(args.num_items + 15) / 16, depth, 16});
   if (args.bias) expect_packed(args.bias, "bias", DType::f32, {args.num_items});
   if (!args.adjust_offsets) {

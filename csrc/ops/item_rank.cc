@@ -1,9 +1,13 @@
 #include "cpu/kernels.h"
 #include "ops/item_checks.h"
+#include "ops/scratch.h"
 
 namespace chronorec {
 
-int64_t item_rank_scratch(int64_t targets) { return targets * static_cast<int64_t>(sizeof(float)); }
+int64_t item_rank_scratch(int64_t targets) {
+  expect_sizes({{"targets", targets}});
+  return targets * static_cast<int64_t>(sizeof(float));
+}
 
 void item_rank(const ItemRankArgs& args) {
   expect_scoring(args);

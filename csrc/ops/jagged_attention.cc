@@ -2,6 +2,7 @@
 #include "core/check.h"
 #include "core/parallel.h"
 #include "cpu/kernels.h"
+#include "ops/scratch.h"
 
 namespace chronorec {
 namespace {
@@ -32,17 +33,20 @@ int64_t jagged_attention_order_bytes(int64_t sequences, int64_t events) {
 }
 
 int64_t jagged_attention_forward_scratch(int64_t sequences, int64_t events, int64_t width) {
+  expect_sizes({{"sequences", sequences}, {"events", events}, {"width", width}});
   const int64_t floats = padded(width) * (2 * kAttentionQueries + 2 * kKeys) + kKeys * kAttentionQueries;
   return jagged_attention_order_bytes(sequences, events) + num_threads() * floats * 4;
 }
 
 int64_t jagged_attention_backward_scratch(int64_t sequences, int64_t events, int64_t width) {
+  expect_sizes({{"sequences", sequences}, {"events", events}, {"width", width}});
   const int64_t floats = padded(width) * (5 * kAttentionQueries + 2 * kKeys + 2 * kAttentionWhole) +
                          2 * kKeys * kAttentionQueries;
   return jagged_attention_order_bytes(sequences, events) + num_threads() * floats * 4;
 }
 
 int64_t jagged_attention_step_scratch(int64_t width) {
+  expect_sizes({{"width", width}});
   return num_threads() * (2 * padded(width) + kKeys) * 4;
 }
 
@@ -51,7 +55,8 @@ void jagged_attention_forward(const JaggedAttentionForwardArgs& args) {
   const int64_t sequences = expect_offsets(args.offsets, "offsets", s.events);
   expect_output(args.output, "output", args.query.dtype, {s.events, s.heads, s.width});
   if (args.lse) expect_output(args.lse, "lse", DType::f32, {s.events, s.heads});
-  expect_scratch(args.scratch, "scratch", jagged_attention_forward_scratch(sequences, s.events, s.width));
+  const ScratchThreads threads(
+      args.scratch, [&] { return jagged_attention_forward_scratch(sequences, s.events, s.width); });
   kernels().jagged_attention_forward(args);
 }
 
@@ -65,7 +70,8 @@ void jagged_attention_backward(const JaggedAttentionBackwardArgs& args) {
   expect_output(args.grad_query, "grad_query", dtype, {s.events, s.heads, s.width});
   expect_output(args.grad_key, "grad_key", dtype, {s.events, s.heads, s.width});
   expect_output(args.grad_value, "grad_value", dtype, {s.events, s.heads, s.width});
-  expect_scratch(args.scratch, "scratch", jagged_attention_backward_scratch(sequences, s.events, s.width));
+  const ScratchThreads threads(
+      args.scratch, [&] { return jagged_attention_backward_scratch(sequences, s.events, s.width); });
   kernels().jagged_attention_backward(args);
 }
 
@@ -78,10 +84,10 @@ void jagged_attention_step(const JaggedAttentionStepArgs& args) {
   const int64_t keys = args.key_cache.shape[0];
   expect(args.value_cache, "value_cache", dtype, {keys, heads, width});
   const int64_t sequences = expect_offsets(args.offsets, "offsets", keys);
-  expect_that(sequences == rows, "offsets", std::to_string(rows) + " rows, one per query",
-              std::to_string(sequences));
+  expect_that(
+      sequences == rows, "offsets", [&] { return std::to_string(rows) + " rows, one per query"; }, sequences);
   expect_output(args.output, "output", dtype, {rows, heads, width});
-  expect_scratch(args.scratch, "scratch", jagged_attention_step_scratch(width));
+  const ScratchThreads threads(args.scratch, [&] { return jagged_attention_step_scratch(width); });
   kernels().jagged_attention_step(args);
 }
 

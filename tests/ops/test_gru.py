@@ -147,6 +147,17 @@ def test_an_empty_sequence_keeps_its_initial_state() -> None:
     assert torch.equal(gru(*arguments[:6]).final_state[[0, 2]], torch.zeros(2, 9))
 
 
+@pytest.mark.parametrize("hidden", [15, 16])
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
+def test_padding_keeps_what_is_not_finite_to_itself(bad: float, hidden: int) -> None:
+    """An infinite input times the zeros that pad a weight is NaN, which may not leave the padding."""
+    arguments = inputs_of([3, 2], 4, hidden)
+    arguments[0][4, 1] = bad
+    actual = results_of(gru, arguments, torch.float32)
+    for name, wanted in results_of(reference.gru, arguments, torch.float32).items():
+        assert torch.equal(actual[name].isfinite(), wanted.isfinite()), name
+
+
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0]])
 def test_no_events_at_all(lengths: list[int]) -> None:
     arguments = inputs_of(lengths, 5, 9)

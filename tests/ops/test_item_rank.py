@@ -178,3 +178,9 @@ def test_errors() -> None:
     counts, none, panels = torch.empty(3, dtype=torch.int64), [None] * 4, pack_items(table).panels
     with pytest.raises(ValueError, match="scratch: wanted"):
         _core.item_rank(queries, panels, 9, *none, targets.int(), offsets, counts, counts.clone(), None)
+
+
+def test_more_dimensions_than_floats_of_a_task() -> None:
+    table = torch.zeros(3, 131_073)
+    table[:, -1] = torch.tensor([1.0, 2.0, 3.0])
+    assert item_rank(table[2:], table, torch.tensor([1])).greater.tolist() == [1]

@@ -16,7 +16,9 @@ from torch import Tensor
 from chronorec import _core
 from chronorec.ops import jagged_attention, jagged_attention_step, reference
 from tests.support.budget import assert_within_budget, run_in
+from tests.support.items import threads
 from tests.support.jagged import EDGE_LENGTHS, LONG_LENGTHS, jagged_lengths, offsets_of
+from tests.support.scratch import aligned_scratch
 
 DTYPES = [torch.float32, torch.bfloat16]
 BORDER_LENGTHS = [47, 48, 49, 191, 192, 193, 239, 240, 241, 1, 289]
@@ -239,12 +241,14 @@ def test_nan_spreads_only_forward_within_its_sequence() -> None:
 def test_core_runs_on_numpy() -> None:
     query, key, value, _ = make_inputs([70, 3], 2, 16, torch.float32)
     offsets, output = offsets_of([70, 3]), np.full((73, 2, 16), np.nan, np.float32)
-    scratch = np.empty(_core.jagged_attention_forward_scratch(2, 73, 16), np.uint8)
+    scratch = aligned_scratch(_core.jagged_attention_forward_scratch(2, 73, 16))
     arrays = [x.numpy() for x in (query, key, value, offsets)]
     _core.jagged_attention_forward(*arrays, 0.25, output, None, scratch)
     assert np.array_equal(output, jagged_attention(query, key, value, offsets).numpy())
+    with threads(1):
+        least = _core.jagged_attention_forward_scratch(2, 73, 16)
     with pytest.raises(ValueError, match="scratch: wanted at least"):
-        _core.jagged_attention_forward(*arrays, 0.25, output, None, scratch[:-1])
+        _core.jagged_attention_forward(*arrays, 0.25, output, None, scratch[: least - 1])
 
 
 def test_reference_gradcheck() -> None:

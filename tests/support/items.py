@@ -49,5 +49,7 @@ def query(adjust: ItemAdjustment | None, row: int) -> ItemAdjustment | None:
 def threads(count: int) -> Iterator[None]:
     before = _core.num_threads()
     _core.set_num_threads(count)
-    yield
-    _core.set_num_threads(before)
+    try:
+        yield
+    finally:
+        _core.set_num_threads(before)

@@ -111,7 +111,7 @@ def _forward_cpu(
 ) -> tuple[Tensor, Tensor]:
     events, heads, width = query.shape
     output, lse = _new(query), torch.empty(events, heads)
-    scratch = _scratch(_core.jagged_attention_forward_scratch(offsets.shape[0] - 1, events, width))
+    scratch = _scratch(_core.jagged_attention_forward_scratch(max(len(offsets) - 1, 0), events, width))
     query, key, value = _rows(query), _rows(key), _rows(value)
     _core.jagged_attention_forward(query, key, value, offsets.contiguous(), scale, output, lse, scratch)
     return output, lse

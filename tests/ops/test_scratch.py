@@ -1,0 +1,151 @@
+"""What all functions with a scratch promise alike: its size, and that they stay inside."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from chronorec import _core
+from tests.support.items import threads
+from tests.support.jagged import offsets_of
+from tests.support.scratch import aligned_scratch, is_intact
+
+LENGTHS = [9, 3, 12, 1, 0, 30] * 20
+EVENTS, SEQUENCES, INPUT, HIDDEN, HEADS, WIDTH, ITEMS = sum(LENGTHS), len(LENGTHS), 7, 20, 2, 12, 150
+
+
+def zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape)
+
+
+def gru_forward() -> tuple[int, tuple[Any, ...]]:
+    output, last = zeros(EVENTS, HIDDEN), zeros(SEQUENCES, HIDDEN)
+    weights = zeros(3, 2, INPUT, 16), zeros(3, 2, HIDDEN, 16)
+    size = _core.gru_forward_scratch(SEQUENCES, EVENTS, HIDDEN)
+    return size, (zeros(EVENTS, INPUT), offsets_of(LENGTHS), *weights, None, None, None, output, last, None)
+
+
+def gru_step() -> tuple[int, tuple[Any, ...]]:
+    weights = zeros(3, 2, INPUT, 16), zeros(3, 2, HIDDEN, 16)
+    state = zeros(SEQUENCES, HIDDEN)
+    size = _core.gru_step_scratch(HIDDEN)
+    return size, (zeros(SEQUENCES, INPUT), state, *weights, None, None, state.clone())
+
+
+def gru_backward() -> tuple[int, tuple[Any, ...]]:
+    size = _core.gru_backward_scratch(SEQUENCES, EVENTS, INPUT, HIDDEN)
+    weights = zeros(3 * HIDDEN, INPUT), zeros(3 * HIDDEN, HIDDEN)
+    output, last, gates = zeros(EVENTS, HIDDEN), zeros(SEQUENCES, HIDDEN), zeros(EVENTS, 4, 32)
+    values = zeros(EVENTS, INPUT)
+    grads = zeros(EVENTS, INPUT), *(w.clone() for w in weights), None, None, None
+    return size, (output, last, values, offsets_of(LENGTHS), *weights, None, output, gates, *grads)
+
+
+def attention_forward() -> tuple[int, tuple[Any, ...]]:
+    x, size = zeros(EVENTS, HEADS, WIDTH), _core.jagged_attention_forward_scratch(SEQUENCES, EVENTS, WIDTH)
+    return size, (x, x, x, offsets_of(LENGTHS), 1.0, x.clone(), None)
+
+
+def attention_backward() -> tuple[int, tuple[Any, ...]]:
+    x, size = zeros(EVENTS, HEADS, WIDTH), _core.jagged_attention_backward_scratch(SEQUENCES, EVENTS, WIDTH)
+    grads = x.clone(), x.clone(), x.clone()
+    return size, (x, x, x, x, offsets_of(LENGTHS), 1.0, x, zeros(EVENTS, HEADS), *grads)
+
+
+def attention_step() -> tuple[int, tuple[Any, ...]]:
+    x, query = zeros(EVENTS, HEADS, WIDTH), zeros(SEQUENCES, HEADS, WIDTH)
+    size = _core.jagged_attention_step_scratch(WIDTH)
+    return size, (query, x, x, offsets_of(LENGTHS), 1.0, query.clone())
+
+
+def cross_entropy() -> tuple[int, tuple[Any, ...]]:
+    hidden, table = zeros(64, WIDTH), zeros(ITEMS, WIDTH)
+    size = _core.item_cross_entropy_scratch(64, ITEMS, 64, WIDTH, False, False, True, True, False)
+    targets = torch.zeros(64, dtype=torch.int64)
+    nones = (None,) * 4
+    grads = hidden.clone(), table.clone(), None
+    return size, (hidden, table, targets, None, torch.arange(64), *nones, zeros(1), *grads)
+
+
+CALLS: list[tuple[Callable[[], tuple[int, tuple[Any, ...]]], Callable[..., None]]] = [
+    (gru_forward, _core.gru_forward),
+    (gru_step, _core.gru_step),
+    (gru_backward, _core.gru_backward),
+    (attention_forward, _core.jagged_attention_forward),
+    (attention_backward, _core.jagged_attention_backward),
+    (attention_step, _core.jagged_attention_step),
+    (cross_entropy, _core.item_cross_entropy),
+]
+
+
+@pytest.mark.parametrize(("prepare", "function"), CALLS, ids=lambda f: f.__name__)
+def test_thread_count_may_change_at_any_moment(
+    prepare: Callable[[], tuple[int, tuple[Any, ...]]], function: Callable[..., None]
+) -> None:
+    """Between the question for the size and the call, and within the call."""
+    over = threading.Event()
+
+    def toggle() -> None:
+        while not over.is_set():
+            _core.set_num_threads(1)
+            _core.set_num_threads(8)
+
+    with threads(2):
+        toggler = threading.Thread(target=toggle)
+        toggler.start()
+        try:
+            for _ in range(60):
+                size, arguments = prepare()
+                scratch = aligned_scratch(size)
+                function(*arguments, scratch)
+                assert is_intact(scratch)
+        finally:
+            over.set()
+            toggler.join()
+
+
+@pytest.mark.parametrize(("prepare", "function"), CALLS, ids=lambda f: f.__name__)
+def test_scratch_for_fewer_threads_is_enough(
+    prepare: Callable[[], tuple[int, tuple[Any, ...]]], function: Callable[..., None]
+) -> None:
+    with threads(1):
+        size, arguments = prepare()
+    with threads(8):
+        scratch = aligned_scratch(size)
+        function(*arguments, scratch)
+        assert is_intact(scratch)
+        with pytest.raises(ValueError, match="scratch: wanted at least"):
+            function(*arguments, scratch[: size - 64])
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (_core.gru_forward_scratch, (3, 10, 5)),
+        (_core.gru_step_scratch, (5,)),
+        (_core.gru_backward_scratch, (3, 10, 4, 5)),
+        (_core.jagged_attention_forward_scratch, (3, 10, 5)),
+        (_core.jagged_attention_backward_scratch, (3, 10, 5)),
+        (_core.jagged_attention_step_scratch, (5,)),
+        (_core.item_topk_scratch, (3, 10, 5, 4)),
+        (_core.item_rank_scratch, (3,)),
+        (_core.item_cross_entropy_scratch, (3, 10, 3, 4, True, True, True, True, True)),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_sizes_of_nothing_and_less(function: Callable[..., int], arguments: tuple[int, ...]) -> None:
+    assert function(*arguments) > 0
+    counts = [i for i, x in enumerate(arguments) if not isinstance(x, bool)]
+    for i in counts:
+        for bad in (-1, -16, -(2**62)):
+            with pytest.raises(ValueError, match=f"wanted at least [01], got {bad}"):
+                function(*arguments[:i], bad, *arguments[i + 1 :])
+        if function is not _core.item_topk_scratch or i < 3:
+            assert function(*arguments[:i], 0, *arguments[i + 1 :]) >= 0
+    with pytest.raises(ValueError, match="k: wanted at least 1, got 0"):
+        _core.item_topk_scratch(3, 10, 5, 0)
