@@ -33,7 +33,7 @@ while True:
 
 def test_a_kill_leaves_the_old_or_the_new_folder(tmp_path: Path) -> None:
     rng = random.Random(0)
-    for _ in range(6):
+    for _ in range(4):
         process = subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
@@ -43,6 +43,44 @@ def test_a_kill_leaves_the_old_or_the_new_folder(tmp_path: Path) -> None:
         saved = Artifact.load(tmp_path / "model")
         assert (saved.weights["w"] == saved.items["item"][0].as_py()).all()
         assert Histories.open(tmp_path / "histories", verify=True).num_events == 3
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from chronorec import atomic
+left = int(sys.argv[2])
+def step(event, arguments):
+    global left
+    if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(step)
+with atomic.new_folder(Path(sys.argv[1])) as work:
+    for name in "ab":
+        (work / name).write_text("new")
+"""
+
+
+def test_a_kill_before_any_step_leaves_the_old_or_the_new_folder(tmp_path: Path) -> None:
+    """Every file operation of a replacement is once the one before which the process dies."""
+    if not exchanges(tmp_path / "try"):
+        pytest.skip("the file system has no exchange")
+    place, seen = tmp_path / "place", []
+    for step in range(1, 50):
+        with atomic.new_folder(place) as work:
+            for name in "ab":
+                (work / name).write_text("old")
+        done = subprocess.run([sys.executable, "-c", KILLED_AT, str(place), str(step)], check=False)
+        (text,) = {(place / name).read_text() for name in "ab"}
+        seen.append(text)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    assert seen == sorted(seen, reverse=True)
+    assert seen[0] == "old"
+    assert seen[-3:] == ["new"] * 3  # the old folder is deleted after the exchange
 
 
 def write(folder: Path, text: str) -> None:
@@ -92,11 +130,15 @@ def test_an_error_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "place/file").read_text() == "old"
 
 
-def test_this_system_exchanges_names(tmp_path: Path) -> None:
+def exchanges(folder: Path) -> bool:
     for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    if not atomic._exchange(tmp_path / "a", tmp_path / "b"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / name).touch()
+    return atomic._exchange(folder / "a", folder / "b")
+
+
+def test_this_system_exchanges_names(tmp_path: Path) -> None:
+    if not exchanges(tmp_path):
         pytest.skip("the file system has no exchange")
     assert (tmp_path / "a/b").exists()
     assert (tmp_path / "b/a").exists()
