@@ -83,11 +83,13 @@ void attend(const Head<T>& head, int64_t first, int64_t count, int64_t width, fl
   for_each_tile(first, count, 0, first + count, [&](const Tile& tile) {
     const int64_t keys = tile.key_end - tile.key;
     const auto key = widen(from_row(head.key, tile.key), keys, width, w.key);
-    const auto value = widen(from_row(head.value, tile.key), keys, width, w.value);
+    auto value = widen(from_row(head.value, tile.key), keys, width, w.value);
     const bool start = tile.key == 0;
     multiply_rows(tile, key, w.query, width, w.scores);
     soften_tile(tile, start, width, w);
+    const bool infinite = leave_out_infinite_keys(tile, value, width, w.value);
     sum_rows(tile, value, w.scores, width, !start, w.sums);
+    if (infinite) add_infinite_keys(tile, from_row(head.value, tile.key), w.scores, width, w.sums);
   });
   if (head.lse.data != nullptr)
     for (int64_t q = 0; q < count; ++q)

@@ -166,6 +166,46 @@ inline Rows<const float> widen(Rows<const bf16> rows, int64_t count, int64_t wid
   return {wide, width};
 }
 
+// ---- what is not finite: a hidden pair has the weight zero, and zero times infinity is NaN. So infinities
+// and NaN are left out of the products that hold hidden pairs, and added for the pairs that are not.
+
+inline bool all_finite(const float* x, int64_t count) {
+  vf zeros = splat(0);
+  for (int64_t i = 0; i < count; i += kLanes) zeros += load_some(x + i, count - i) * splat(0);
+  return sum(zeros) == 0;
+}
+
+inline bool is_finite(float x) { return x - x == 0; }
+
+// Where a key or value of the tile's diagonal is not finite, turns `rows` to a copy in `clean` without it (or
+// cleans them in place, if they lie there already), and says so.
+inline bool leave_out_infinite_keys(const Tile& tile, Rows<const float>& rows, int64_t width, float* clean) {
+  const int64_t keys = tile.key_end - tile.key, diagonal = max64(tile.first - tile.key, 0);
+  bool finite = true;
+  for (int64_t k = diagonal; k < keys; ++k) finite &= all_finite(rows.data + k * rows.step, width);
+  if (finite) return false;
+  for (int64_t k = 0; k < keys; ++k)
+    for (int64_t d = 0; d < width; ++d) {
+      const float x = rows.data[k * rows.step + d];
+      clean[k * width + d] = k < diagonal || is_finite(x) ? x : 0;
+    }
+  rows = {clean, width};
+  return true;
+}
+
+// Adds to sum_rows what leave_out_infinite_keys took out of `rows`.
+template <typename T>
+inline void add_infinite_keys(const Tile& tile, Rows<const T> rows, const float* scores, int64_t width,
+                              float* sums) {
+  for (int64_t k = max64(tile.first - tile.key, 0); k < tile.key_end - tile.key; ++k)
+    for (int64_t d = 0; d < width; ++d) {
+      const float x = to_float(rows.data[k * rows.step + d]);
+      if (is_finite(x)) continue;
+      for (int64_t q = tile.key + k - tile.first; q < tile.count; ++q)
+        sums[(q / kPanel * width + d) * kPanel + q % kPanel] += x * scores[k * kGroup + q];
+    }
+}
+
 // ---- tasks -------------------------------------------------------------------------------------------
 struct Part {
   int32_t sequence, index;

@@ -108,17 +108,29 @@ void differentiate_scores(const Tile& tile, bool whole, Workspace& w) {
       vf total = splat(0), weighted = splat(0);
       for (int64_t k = 0; k < visible; ++k) {
         vf p = exp_of_negative(load(weights + k * kGroup) - lse);
-        if (k > diagonal) p = lanes < splat(static_cast<float>(k - diagonal)) ? splat(0) : p;
+        vf grad = load(grads + k * kGroup);
+        if (k > diagonal) {
+          const auto hidden = lanes < splat(static_cast<float>(k - diagonal));
+          p = hidden ? splat(0) : p;
+          grad = hidden ? splat(0) : grad;
+          store(grads + k * kGroup, grad);
+        }
         store(weights + k * kGroup, p);
         total += p;
-        weighted = fma(p, load(grads + k * kGroup), weighted);
+        weighted = fma(p, grad, weighted);
       }
       const vf factor = whole ? splat(1) / total : splat(1);
       const vf delta = whole ? weighted * factor : load(w.delta + at);
       for (int64_t k = 0; k < visible; ++k) {
-        const vf p = load(weights + k * kGroup) * factor;
+        vf p = load(weights + k * kGroup) * factor;
+        vf grad = p * (load(grads + k * kGroup) - delta);
+        if (k > diagonal) {  // again: factor and delta may be infinite
+          const auto hidden = lanes < splat(static_cast<float>(k - diagonal));
+          p = hidden ? splat(0) : p;
+          grad = hidden ? splat(0) : grad;
+        }
         store(weights + k * kGroup, p);
-        store(grads + k * kGroup, p * (load(grads + k * kGroup) - delta));
+        store(grads + k * kGroup, grad);
       }
     }
 }
@@ -132,6 +144,30 @@ void add_keys(const Tile& tile, const float* scores, const float* packed, int64_
               end - begin, padded, tile.count - query},
              sums + begin * padded, padded, kPanel, true);
   });
+}
+
+// Takes what is not finite out of rows packed by pack_rows, and says whether there was any.
+bool leave_out_infinite_queries(int64_t count, int64_t width, float* packed) {
+  const int64_t padded = round_up(width, kPanel);
+  bool finite = true;
+  for (int64_t d = 0; d < padded; d += kPanel) finite &= all_finite(packed + d * kGroup, count * kPanel);
+  if (finite) return false;
+  for (int64_t i = 0; i < kGroup * padded; ++i) packed[i] = is_finite(packed[i]) ? packed[i] : 0;
+  return true;
+}
+
+// Adds to add_keys what leave_out_infinite_queries took out of `rows`, the group's own.
+template <typename T>
+void add_infinite_queries(const Tile& tile, Rows<const T> rows, float scale, const float* scores,
+                          int64_t width, float* sums) {
+  const int64_t padded = round_up(width, kPanel);
+  for (int64_t q = 0; q < tile.count; ++q)
+    for (int64_t d = 0; d < width; ++d) {
+      const float x = to_float(rows.data[q * rows.step + d]) * scale;
+      if (is_finite(x)) continue;
+      const int64_t visible = min64(tile.key_end, tile.first + q + 1) - tile.key;
+      for (int64_t k = 0; k < visible; ++k) sums[k * padded + d] += x * scores[k * kGroup + q];
+    }
 }
 
 template <typename T>
@@ -154,18 +190,27 @@ void run_group(const Head<T>& head, const Job& job, int64_t first, int64_t count
                Workspace& w) {
   load_group(head, first, count, width, scale, w);
   const int64_t padded = round_up(width, kPanel);
+  const auto query = from_row(head.query, first), grad = from_row(head.grad_output, first);
+  const bool infinite_query = leave_out_infinite_queries(count, width, w.query_rows);
+  const bool infinite_grad = leave_out_infinite_queries(count, width, w.grad_rows);
   for_each_tile(first, count, job.key, min64(job.key_end, first + count), [&](const Tile& tile) {
     const int64_t keys = tile.key_end - tile.key;
-    const auto key = widen(from_row(head.key, tile.key), keys, width, w.key);
+    auto key = widen(from_row(head.key, tile.key), keys, width, w.key);
     const auto value = widen(from_row(head.value, tile.key), keys, width, w.value);
     multiply_rows(tile, key, w.query, width, w.weights);
     multiply_rows(tile, value, w.grad, width, w.grad_scores);
     differentiate_scores(tile, tile.key == 0 && tile.key_end == first + count, w);
-    if (job.of_query) sum_rows(tile, key, w.grad_scores, width, tile.key > 0, w.grad_query);
+    if (job.of_query) {
+      const bool infinite = leave_out_infinite_keys(tile, key, width, w.key);
+      sum_rows(tile, key, w.grad_scores, width, tile.key > 0, w.grad_query);
+      if (infinite) add_infinite_keys(tile, from_row(head.key, tile.key), w.grad_scores, width, w.grad_query);
+    }
     if (!job.of_keys) return;
     const int64_t at = (tile.key - job.key) * padded;
     add_keys(tile, w.grad_scores, w.query_rows, width, w.grad_key + at);
     add_keys(tile, w.weights, w.grad_rows, width, w.grad_value + at);
+    if (infinite_query) add_infinite_queries(tile, query, scale, w.grad_scores, width, w.grad_key + at);
+    if (infinite_grad) add_infinite_queries(tile, grad, 1, w.weights, width, w.grad_value + at);
   });
   if (job.of_query) unpack_transposed(w.grad_query, count, width, w.scale, from_row(head.grad_query, first));
 }

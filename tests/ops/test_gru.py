@@ -67,22 +67,27 @@ def results_of(
     }
 
 
-def assert_correct(arguments: list[Tensor]) -> None:
-    """Outputs and gradients within budget, each scaled to its largest element and all judged as one.
+def assert_correct(lengths: list[int], inputs: int, hidden: int, dtype: torch.dtype = torch.float32) -> None:
+    """Every output and gradient alone within twice the reference's own error, and one rounding.
 
-    A tensor of one element may be exact by luck in the reference; all of them together are not.
+    That own error is the largest over three draws, since a small tensor may be exact by luck. In bfloat16 it
+    is that of the reference in float32, rounded once: outputs must carry the state in float32. Gradients have
+    the reference's bfloat16 error beside it, because backward reads the states as output, rounded.
     """
-    dtype = arguments[0].dtype
-    actual = results_of(gru, arguments, dtype)
-    own = results_of(reference.gru, arguments, dtype)
-    exact = results_of(reference.gru, arguments, torch.float64)
-    assert all(value.dtype == dtype and value.shape == exact[name].shape for name, value in actual.items())
-    scales = {name: value.abs().max().clamp(min=1e-30) for name, value in exact.items() if value.numel()}
-    together = [
-        torch.cat([(results[name].double() / scale).flatten() for name, scale in scales.items()])
-        for results in (actual, own, exact)
-    ]
-    assert_within_budget(*together, dtype=dtype)
+    own: dict[str, float] = {}
+    for seed in (2, 1, 0):
+        arguments = inputs_of(lengths, inputs, hidden, dtype, seed)
+        exact = results_of(reference.gru, arguments, torch.float64)
+        near = {name: x.to(dtype) for name, x in results_of(reference.gru, arguments, torch.float32).items()}
+        coarse = near if dtype == torch.float32 else results_of(reference.gru, arguments, dtype)
+        for name, wanted in exact.items():
+            if wanted.numel():
+                given = near if name in ("output", "final_state") else coarse
+                error = (given[name].double() - wanted).abs().max().item()
+                own[name] = max(own.get(name, 0.0), error)
+    for name, actual in results_of(gru, arguments, dtype).items():
+        assert actual.dtype == dtype, name
+        assert_within_budget(actual, exact[name] + own.get(name, 0.0), exact[name], name)
 
 
 def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
@@ -93,16 +98,16 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("inputs", "hidden"), [(1, 1), (5, 3), (16, 16), (17, 33), (64, 100)])
 def test_edge_lengths_stay_within_budget(inputs: int, hidden: int, dtype: torch.dtype) -> None:
-    assert_correct(inputs_of(EDGE_LENGTHS, inputs, hidden, dtype))
+    assert_correct(EDGE_LENGTHS, inputs, hidden, dtype)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_long_sequences_stay_within_budget(dtype: torch.dtype) -> None:
-    assert_correct(inputs_of(LONG_LENGTHS, 6, 20, dtype))
+    assert_correct(LONG_LENGTHS, 6, 20, dtype)
 
 
 def test_many_sequences_take_the_large_tiles() -> None:
-    assert_correct(inputs_of([(7 * i) % 19 for i in range(75)], 9, 48))
+    assert_correct([(7 * i) % 19 for i in range(75)], 9, 48)
 
 
 # From 8 on: with one or two units the reference may be exact by luck; those sizes have their own test above.
@@ -111,7 +116,7 @@ def test_many_sequences_take_the_large_tiles() -> None:
 def test_drawn_shapes_stay_within_budget(
     lengths: list[int], inputs: int, hidden: int, dtype: torch.dtype
 ) -> None:
-    assert_correct(inputs_of(lengths, inputs, hidden, dtype))
+    assert_correct(lengths, inputs, hidden, dtype)
 
 
 @pytest.mark.parametrize("absent", [(4,), (5,), (6,), (4, 5, 6)])

@@ -238,6 +238,32 @@ def test_nan_spreads_only_forward_within_its_sequence() -> None:
     assert torch.isfinite(output[20:]).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("at", [10, 60, 250])
+def test_what_is_not_finite_stays_among_the_pairs_it_is_in(
+    at: int, which: int, bad: float, dtype: torch.dtype
+) -> None:
+    """In query, key, value or gradient: no word of it before (outputs, grad_query) or after (the others)."""
+    clean = [x.clone() for x in make_inputs([300], 2, 20, dtype)[:3]]
+    clean.append(torch.ones_like(clean[0]))
+    dirty = [x.clone() for x in clean]
+    dirty[which][at, 1, 3] = bad
+    results = []
+    for *inputs, grad in (clean, dirty):
+        leaves = [x.requires_grad_() for x in inputs]
+        output = jagged_attention(*leaves, offsets_of([300]))
+        results.append([output.detach(), *torch.autograd.grad(output, leaves, grad)])
+    before, after = slice(0, at), slice(at + 1, 300)
+    for i, (wanted, actual) in enumerate(zip(*results, strict=True)):
+        if i < 2:
+            assert torch.equal(actual[before], wanted[before]), i
+        elif which in (0, 3):
+            assert torch.equal(actual[after], wanted[after]), i
+        assert torch.equal(actual[:, 0], wanted[:, 0]), i
+
+
 def test_core_runs_on_numpy() -> None:
     query, key, value, _ = make_inputs([70, 3], 2, 16, torch.float32)
     offsets, output = offsets_of([70, 3]), np.full((73, 2, 16), np.nan, np.float32)
