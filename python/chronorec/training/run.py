@@ -13,7 +13,7 @@ import torch
 
 import chronorec
 from chronorec import _core
-from chronorec.artifact import Artifact
+from chronorec.artifact import Artifact, check_target
 from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.counts import event_counts
 from chronorec.data.jagged import Int64s
@@ -119,6 +119,8 @@ def train(
             are deleted once the model is saved.
         quiet: print no progress.
     """
+    if output is not None:
+        check_target(output)
     split = split or make_split(config.split, histories)
     if isinstance(config.model, SASRecConfig | GRU4RecConfig):
         run = _train(config, config.model, histories, split, output, quiet)
@@ -140,7 +142,9 @@ def _count(config: Config, model_config: CountingConfig, histories: Histories, s
         return dataclasses.replace(artifact, config=to_toml(config), **fields)
 
     engine = Engine(fit(split.train_end))
-    result = evaluate_split(engine, histories, split, name=model.name, part="validation", ks=(10,))
+    result = evaluate_split(
+        engine, histories, split, name=model.name, part="validation", ks=(10,), lists=False
+    )
     score = result.metrics["ndcg@10"]
     provenance = _provenance(config, histories, split, score) | {"trained_on": REFIT_EVENTS}
     return TrainingRun(fit(split.refit_end, provenance=provenance), 0, score, result.seconds, [])
@@ -191,7 +195,9 @@ def _fit(
 
     def validate(trained: SequenceModel) -> float:
         engine = Engine(_export(trained, config, histories, split))
-        result = evaluate_split(engine, histories, split, name=trained.name, part="validation", ks=(10,))
+        result = evaluate_split(
+            engine, histories, split, name=trained.name, part="validation", ks=(10,), lists=False
+        )
         return result.metrics["ndcg@10"]
 
     batches = (BasketBatches if split.basket else EventBatches)(
