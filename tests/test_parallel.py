@@ -199,7 +199,8 @@ def test_interrupt_stops_one_long_sequence(threads: str, backward: bool) -> None
     """It is one task, and on two threads perhaps not that of the thread that hears the signal."""
     code = (
         "import os, signal, time, torch; from chronorec.ops import gru\n"
-        "n, h = 400_000, 64; values = torch.zeros(n, 1); offsets = torch.tensor([0, 0, n])\n"
+        f"n, h = {400_000 if backward else 1_500_000}, 64\n"
+        "values = torch.zeros(n, 1); offsets = torch.tensor([0, 0, n])\n"
         f"w, u = torch.zeros(3 * h, 1), torch.zeros(3 * h, h, requires_grad={backward})\n"
         f"work = gru(values, offsets, w, u).output.sum().backward if {backward} else "
         "lambda: gru(values, offsets, w, u)\n"
