@@ -16,21 +16,22 @@ if TYPE_CHECKING:
 CUT, VALIDATION_CUT = "2017-12-01", "2017-11-01"
 _SPLIT = {"protocol": "temporal-basket", "cut": CUT, "validation_cut": VALIDATION_CUT}
 _LOSS = {"kind": "sampled", "negatives": 4096}
+_TRAINING = {"epochs": 10, "batch_tokens": 2048, "patience": 3, "refit": True}
 CONFIGS: dict[str, Config] = {
     "gru4rec": config_from(
         {
             "split": _SPLIT,
             "loss": _LOSS,
             "model": {"kind": "gru4rec", "hidden_size": 128},
-            "training": {"epochs": 12, "batch_tokens": 2048, "learning_rate": 2e-3},
+            "training": {**_TRAINING, "learning_rate": 5e-3},
         }
     ),
     "sasrec": config_from(
         {
             "split": _SPLIT,
             "loss": _LOSS,
-            "model": {"kind": "sasrec", "item_bias": True},
-            "training": {"epochs": 12, "batch_tokens": 2048, "learning_rate": 2e-3},
+            "model": {"kind": "sasrec", "dropout": 0.3, "item_bias": True},
+            "training": {**_TRAINING, "learning_rate": 3e-3},
         }
     ),
 }
@@ -89,7 +90,7 @@ def run_demo(folder: Path) -> None:
     print(
         f"\n{time.monotonic() - started:.0f} s in all. Try next:\n"
         f"  chronorec recommend {folder / best.name} --data {folder / 'histories'} --user {household}\n"
-        f"  chronorec evaluate {folder / best.name} --data {folder / 'histories'} --part validation\n"
+        f"  chronorec evaluate {folder / best.name} --data {folder / 'histories'} --json result.json\n"
         f"  chronorec prepare --help"
     )
 

@@ -37,7 +37,7 @@ def _best_frequency(histories: Histories, split: Split) -> PersonalFrequency:
     def score(model: PersonalFrequency) -> float:
         artifact = model.fit(histories, split.train_end, basket=split.basket, exclude_seen=False)
         result = evaluate_split(
-            Engine(artifact), histories, split, name=model.name, part="validation", ks=(10,)
+            Engine(artifact), histories, split, name=model.name, part="validation", ks=(10,), lists=False
         )
         return result.metrics["ndcg@10"]
 
