@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Sanitizers make a test many times slower: `pytest --hypothesis-profile=brief`
-settings.register_profile("brief", max_examples=10, deadline=None)
-settings.register_profile("usual", deadline=None)
+# A red run must be red for everybody, so draws are the same each time; `explore` looks further, and
+# `brief` is for sanitizers, which make a test many times slower: `pytest --hypothesis-profile=explore`
+settings.register_profile("brief", max_examples=10, deadline=None, derandomize=True)
+settings.register_profile("usual", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("usual")
 
 
