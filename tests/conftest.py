@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ settings.register_profile("brief", max_examples=10, deadline=None, derandomize=T
 settings.register_profile("usual", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("usual")
+
+
+def pytest_configure() -> None:
+    # a shell that starts pytest in the background has it ignore Ctrl-C, which some tests press
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

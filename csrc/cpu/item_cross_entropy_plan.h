@@ -16,8 +16,9 @@ struct ItemCrossEntropyPlan {
   int64_t block = 0;              // rows that share one sweep over the columns
   int64_t chunk = 0, chunks = 0;  // columns per task
   // Offsets into the scratch, in floats.
-  int64_t block_ids = 0, hidden_rows = 0, hidden_panels = 0, chunk_max = 0, chunk_sum = 0, row_loss = 0, coefficients = 0,
-          partials = 0, weights = 0, tiles = 0, work = 0, shifts = 0, table_sum = 0, bias_sum = 0, size = 0;
+  int64_t block_ids = 0, hidden_rows = 0, hidden_panels = 0, chunk_max = 0, chunk_sum = 0, row_loss = 0,
+          coefficients = 0, partials = 0, weights = 0, tiles = 0, work = 0, shifts = 0, table_sum = 0,
+          bias_sum = 0, size = 0;
 
   bool keeps_weights() const { return table_grad || bias_grad; }
   bool sums_in_scratch() const { return sampled || rounded; }
