@@ -110,7 +110,7 @@ inline vf exp_of_negative(vf x) {
   p = fma(p, r, splat(1.6666665459e-1f));
   p = fma(p, r, splat(5.0000001201e-1f));
   p = fma(p, r * r, r) + splat(1.0f);
-  const vi power = (reinterpret_cast<vi>(shifted) << 23) + (127 << 23);
+  const vu power = (reinterpret_cast<vu>(shifted) << 23) + (127u << 23);  // may wrap below -87.3
   return x < splat(-87.33654f) ? splat(0) : p * reinterpret_cast<vf>(power);
 }
 
