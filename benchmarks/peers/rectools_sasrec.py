@@ -1,6 +1,6 @@
 """Seconds per epoch of RecTools' SASRec on a log; runs in an environment of its own.
 
-    python -m venv peer && peer/bin/pip install 'torch==2.13.*' 'rectools[torch]==0.19.*'
+    python -m venv peer && peer/bin/pip install 'torch==2.13.*' 'rectools[torch]==0.19.*' 'pyarrow<21'
     peer/bin/python benchmarks/peers/rectools_sasrec.py --data ml-1m/interactions.parquet --order position
 
 The model is that of ``benchmarks/quality/ml1m_sasrec.toml``: width 64, 2 blocks, 2 heads, 200 events, full

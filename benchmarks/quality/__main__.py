@@ -78,7 +78,7 @@ def peer_epoch(python: str, arguments: argparse.Namespace) -> float:
         "--min-item-events",
         str(arguments.min_item_events),
     ]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     found = re.search(r"epoch 1: ([\d.]+) s", printed)
     assert found, f"no epoch in what the peer printed: {printed}"
     return float(found[1])
