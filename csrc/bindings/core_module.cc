@@ -79,6 +79,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("gru_forward_scratch", &gru_forward_scratch);
   m.def("gru_step_scratch", &gru_step_scratch);
   m.def("gru_backward_scratch", &gru_backward_scratch);
+  // item_topk: tables in short codes
+  define(m, "pack_item_codes", pack_item_codes);
 }
 
 }  // namespace chronorec

@@ -57,7 +57,7 @@ def count_duplicates(
 ) -> None: ...
 
 # items: best of all, rank among all, scores of some
-def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, /) -> int: ...
+def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, coded: bool, /) -> int: ...
 def item_topk(
     queries: Array,
     table: Array,
@@ -66,6 +66,9 @@ def item_topk(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
+    codes: Array | None,
+    code_facts: Array | None,
     k: int,
     top_scores: Array,
     top_items: Array,
@@ -81,8 +84,9 @@ def item_rank(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     targets: Array,
-    target_offsets: Array,
+    target_offsets: Array | None,
     greater: Array,
     equal: Array,
     scratch: Array,
@@ -96,8 +100,9 @@ def item_score(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     list_items: Array,
-    list_offsets: Array,
+    list_offsets: Array | None,
     scores: Array,
     /,
 ) -> None: ...
@@ -222,3 +227,6 @@ def gru_backward(
 def gru_forward_scratch(sequences: int, events: int, hidden_size: int, /) -> int: ...
 def gru_step_scratch(hidden_size: int, /) -> int: ...
 def gru_backward_scratch(sequences: int, events: int, input_size: int, hidden_size: int, /) -> int: ...
+
+# item_topk: tables in short codes
+def pack_item_codes(rows: Array, codes: Array, facts: Array, /) -> None: ...
