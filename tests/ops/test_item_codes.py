@@ -210,6 +210,35 @@ def test_facts_bound_what_they_promise(kind: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("part", ["item", "query"])
+def test_errors_as_large_as_their_bound(part: str, precision: str) -> None:
+    """The best item looks worse than five others by just about what its codes, or the query's, can be off."""
+    items, depth, best = 3000, 64, 2345
+    for seed in range(10):
+        whole = normal(1, depth, seed=seed).mul(30).round().clamp(-120, 120)
+        whole[0, 0] = 127
+        table = torch.zeros(items, depth)
+        if part == "item":  # the query is exact, and parallel to what the item's codes leave out
+            table[best] = normal(depth, seed=seed)
+            stands_for = unpack(pack_items(table, precision=precision))[0][best, :depth]
+            left_out = table[best].double() - stands_for
+            query = (left_out / left_out.abs().max() * 127).round().float()[None]
+            off = (query[0].double() @ left_out).item()
+        else:  # the item is exact, and parallel to what the query's codes leave out
+            query = (
+                whole + (0.48 if precision == "int8" else 0.0018 * whole) * normal(1, depth, seed=9).sign()
+            )
+            query[0, 0] = 127
+            left_out = query - (whole if precision == "int8" else query.bfloat16().float())
+            table[best] = (left_out[0] / left_out.abs().max() * 127).round()
+            off = (left_out[0].double() @ table[best].double()).item()
+        score = item_score(query, table, torch.tensor([best])).item()
+        bias = torch.full((items,), score - 1e3)
+        bias[::500], bias[best] = score - 0.02 * off, 0
+        assert assert_same(query, table, 5, precision, bias=bias).items[0, 0] == best
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_rank_and_score_take_any_precision(precision: str) -> None:
     queries, table = normal(5, 12), normal(3000, 12, seed=1)
     packed, targets = pack_items(table, precision=precision), torch.arange(5) * 500
