@@ -46,21 +46,43 @@ def gru_backward() -> tuple[int, tuple[Any, ...]]:
     return size, (output, last, values, offsets_of(LENGTHS), *weights, None, output, gates, *grads)
 
 
+def attention_bias() -> tuple[Any, ...]:
+    boundaries, table = torch.arange(40.0), zeros(HEADS, 41)
+    times, places = torch.arange(EVENTS), zeros(EVENTS, 3)
+    return (
+        1.0,
+        True,
+        1 << 62,
+        False,
+        1.0,
+        zeros(HEADS, 9),
+        times,
+        boundaries,
+        table,
+        places,
+        boundaries,
+        table,
+    )
+
+
 def attention_forward() -> tuple[int, tuple[Any, ...]]:
     x, size = zeros(EVENTS, HEADS, WIDTH), _core.jagged_attention_forward_scratch(SEQUENCES, EVENTS, WIDTH)
-    return size, (x, x, x, offsets_of(LENGTHS), 1.0, x.clone(), None)
+    return size, (x, x, x, offsets_of(LENGTHS), *attention_bias(), x.clone(), None)
 
 
 def attention_backward() -> tuple[int, tuple[Any, ...]]:
-    x, size = zeros(EVENTS, HEADS, WIDTH), _core.jagged_attention_backward_scratch(SEQUENCES, EVENTS, WIDTH)
-    grads = x.clone(), x.clone(), x.clone()
-    return size, (x, x, x, x, offsets_of(LENGTHS), 1.0, x, zeros(EVENTS, HEADS), *grads)
+    tables = zeros(HEADS, 9), zeros(HEADS, 41), zeros(HEADS, 41)
+    columns = sum(table.numel() for table in tables)
+    x = zeros(EVENTS, HEADS, WIDTH)
+    size = _core.jagged_attention_backward_scratch(SEQUENCES, EVENTS, WIDTH, columns)
+    grads = x.clone(), x.clone(), x.clone(), *tables
+    return size, (x, x, x, x, offsets_of(LENGTHS), *attention_bias(), x, zeros(EVENTS, HEADS), *grads)
 
 
 def attention_step() -> tuple[int, tuple[Any, ...]]:
     x, query = zeros(EVENTS, HEADS, WIDTH), zeros(SEQUENCES, HEADS, WIDTH)
-    size = _core.jagged_attention_step_scratch(WIDTH)
-    return size, (query, x, x, offsets_of(LENGTHS), 1.0, query.clone())
+    size = _core.jagged_attention_step_scratch(WIDTH, True)
+    return size, (query, x, x, offsets_of(LENGTHS), *attention_bias(), query.clone())
 
 
 def cross_entropy() -> tuple[int, tuple[Any, ...]]:
@@ -130,8 +152,8 @@ def test_scratch_for_fewer_threads_is_enough(
         (_core.gru_step_scratch, (5,)),
         (_core.gru_backward_scratch, (3, 10, 4, 5)),
         (_core.jagged_attention_forward_scratch, (3, 10, 5)),
-        (_core.jagged_attention_backward_scratch, (3, 10, 5)),
-        (_core.jagged_attention_step_scratch, (5,)),
+        (_core.jagged_attention_backward_scratch, (3, 10, 5, 7)),
+        (_core.jagged_attention_step_scratch, (5, True)),
         (_core.item_topk_scratch, (3, 10, 5, 4)),
         (_core.item_rank_scratch, (3,)),
         (_core.item_cross_entropy_scratch, (3, 10, 3, 4, True, True, True, True, True)),

@@ -16,3 +16,4 @@ from chronorec.ops.jagged_attention import jagged_attention_step as jagged_atten
 from chronorec.ops.reference.item_rank import Rank as Rank
 from chronorec.ops.reference.item_score import ItemAdjustment as ItemAdjustment
 from chronorec.ops.reference.item_topk import TopK as TopK
+from chronorec.ops.reference.jagged_attention import AttentionBias as AttentionBias

@@ -29,20 +29,26 @@ def define_op(schema: str, *, cpu: Callable[..., Any], fake: Callable[..., Any])
     return getattr(torch.ops.chronorec, name).default
 
 
-def run_without_gradient(op: Any, cpu: Callable[..., Any], first: Tensor, *rest: Any) -> Any:
-    """Calls an op that has no gradient; the result never has one.
+def runs_eagerly(first: Tensor) -> bool:
+    """Whether a call on this tensor is a plain eager one on the CPU, which nobody looks at as an op.
 
-    A plain eager call runs ``cpu`` itself: for a request of one row the dispatcher costs as much as the
-    kernel. Whoever looks at ops (compilation, fake tensors, dispatch modes) sees the op.
+    Compilation, fake tensors and dispatch modes look at ops.
     """
-    if (
+    return (
         type(first) is Tensor
         and first.is_cpu
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
-    ):
-        return cpu(first, *rest)
-    return op(first, *rest)
+    )
+
+
+def run_without_gradient(op: Any, cpu: Callable[..., Any], first: Tensor, *rest: Any) -> Any:
+    """Calls an op that has no gradient; the result never has one.
+
+    A plain eager call runs ``cpu`` itself: for a request of one row the dispatcher costs as much as the
+    kernel.
+    """
+    return cpu(first, *rest) if runs_eagerly(first) else op(first, *rest)
 
 
 def define_gradient(op: Any, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
