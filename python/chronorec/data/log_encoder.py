@@ -54,7 +54,7 @@ class LogEncoder:
                 _check_number(schema.field(name).type, role, name)
 
     def reserve(self, rows: int) -> None:
-        """Makes the codes of all pieces, at most ``rows``, views of one array, so that joining copies nothing."""
+        """Makes the codes of all pieces, at most ``rows``, views of one array: joining copies nothing."""
         self._room = {role: np.empty(rows, np.int32) for role in ("user", "item")}
 
     def encode(self, batch: pa.RecordBatch) -> Piece:
