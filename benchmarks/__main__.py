@@ -16,9 +16,9 @@ EXAMPLES = """examples:
   python -m benchmarks gru --quick             a rough answer within seconds
   python -m benchmarks gru --out rows.jsonl    also append the numbers, one JSON object a line
 
-Every row gives the median time of a call, its 20th and 80th percentile, the rate of useful work and its share of
-the peak probed in the same run, the extra memory of a call, and the time over ours: a provider at 2.00 x takes twice
-as long as chronorec. `python -m benchmarks.table rows.jsonl` makes the table of ratios."""
+Every row gives the median time of a call, its 20th and 80th percentile, the rate of useful work and its
+share of the peak probed in the same run, the extra memory of a call, and the time over ours: a provider at
+2.00 x takes twice as long as chronorec. `python -m benchmarks.table rows.jsonl` makes the table of ratios."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
