@@ -106,7 +106,7 @@ def time_interleaved(providers: dict[str, Provider], seconds: float) -> dict[str
         repeats[name] = max(1, round(SAMPLE_SECONDS / (time.perf_counter() - start)))
     samples: dict[str, list[float]] = {name: [] for name in providers}
     end = time.perf_counter() + seconds * len(providers)
-    while time.perf_counter() < end or len(samples[OURS]) < 5:
+    while time.perf_counter() < end or min(map(len, samples.values())) < 5:
         for name, call in providers.items():
             start = time.perf_counter()
             for _ in range(repeats[name]):
