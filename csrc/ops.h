@@ -163,10 +163,10 @@ int64_t jagged_attention_order_bytes(int64_t sequences, int64_t events);
 constexpr int64_t kAttentionQueries = 48, kAttentionKeys = 192;
 constexpr int64_t kAttentionShort = 20 * kAttentionQueries, kAttentionPart = 10 * kAttentionQueries;
 constexpr int64_t kAttentionWhole = 84 * kAttentionQueries;
-// ---- item_cross_entropy: softmax loss over items, mean over the rows that have a target; logits are not
-// stored Logit of item v for row n: hidden[n] . table[v] + bias[v]; in sampled mode less log_q. Row n has the
-// targets target_offsets[n] .. target_offsets[n + 1]. Gradients are those of the loss; ask for them by
-// passing them.
+// ---- item_cross_entropy: softmax loss over items, weighted mean over the rows that have a target; logits
+// are not stored. Logit of item v for row n: (hidden[n] . table[v] + bias[v]) / temperature; in sampled mode
+// less log_q. Row n has the targets target_offsets[n] .. target_offsets[n + 1]; a row of weight 0 is as if it
+// had none. Gradients are those of the loss; ask for them by passing them.
 struct ItemCrossEntropyArgs {
   TensorView hidden;          // float/bf16 [N, D], rows may be strided
   TensorView table;           // float/bf16 [V, D], rows may be strided
@@ -178,6 +178,9 @@ struct ItemCrossEntropyArgs {
   TensorView negatives;       // int64 [K], ascending, duplicates allowed; or none: all items compete
   TensorView negative_log_q;  // float [K] or none
   TensorView target_log_q;    // float [M] or none
+  TensorView weights;         // float [N], finite, not negative, or none: all 1
+  double temperature;         // above 0
+  double label_smoothing;     // 0 to 1: the labels' part that is spread over all items; 0 in sampled mode
   TensorView loss;            // float [1]
   TensorView hidden_grad;     // float/bf16 [N, D] or none
   TensorView table_grad;      // float/bf16 [V, D] or none
@@ -185,10 +188,11 @@ struct ItemCrossEntropyArgs {
   TensorView scratch;
 };
 void item_cross_entropy(const ItemCrossEntropyArgs& args);
-// cols: V, or K where `sampled`; `rounded`: the inputs are bf16; the other flags say which gradients are
-// wanted.
+// cols: V, or K where `sampled`; `rounded`: the inputs are bf16; `smoothed`: label_smoothing is not 0; the
+// other flags say which gradients are wanted.
 int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, int64_t depth, bool sampled,
-                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad);
+                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad,
+                                   bool smoothed);
 // ---- gru: one GRU layer over jagged sequences; gates in the order r, z, n -------------------------------
 //   r = sigmoid(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h + b_hn)),
 //   h' = n + z (h - n)

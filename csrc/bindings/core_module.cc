@@ -42,6 +42,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("__version__") = CHRONOREC_VERSION;
   m.attr("level") = name_of(selected_level());
   m.attr("best_level") = name_of(best_level());
+  m.attr("amx") = has_amx();
+  m.def("set_amx", &set_amx);
   num_threads();  // a bad CHRONOREC_THREADS is refused now, as CHRONOREC_ISA is: kernels cannot throw
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);

@@ -5,11 +5,13 @@ from typing import Any, Final
 __version__: Final[str]
 level: Final[str]
 best_level: Final[str]
+amx: Final[bool]
 
 Array = Any  # torch tensor, numpy array, or anything with __dlpack__ or the buffer protocol
 
 def num_threads() -> int: ...
 def set_num_threads(n: int, /) -> None: ...
+def set_amx(on: bool, /) -> None: ...
 def dense(
     input: Array, weight: Array, bias: Array | None, residual: Array | None, activation: int, output: Array, /
 ) -> None: ...
@@ -154,6 +156,9 @@ def item_cross_entropy(
     negatives: Array | None,
     negative_log_q: Array | None,
     target_log_q: Array | None,
+    weights: Array | None,
+    temperature: float,
+    label_smoothing: float,
     loss: Array,
     hidden_grad: Array | None,
     table_grad: Array | None,
@@ -171,6 +176,7 @@ def item_cross_entropy_scratch(
     hidden_grad: bool,
     table_grad: bool,
     bias_grad: bool,
+    smoothed: bool,
     /,
 ) -> int: ...
 
