@@ -135,6 +135,13 @@ class Report:
             "these users would show)"
         )
 
+    def _interval(self, row: _Row) -> list[float] | None:
+        """Where 95 % of resampled users put the main metric of a row."""
+        if row.per_query is None:
+            return None
+        found = paired_bootstrap(row.per_query, np.zeros_like(row.per_query), self._user)
+        return [found.low, found.high] if found.users > 1 else None
+
     def _against_baselines(self) -> list[str]:
         models = [row for row in self._rows if not row.baseline]
         baselines = [row for row in self._rows if row.baseline]
@@ -165,7 +172,7 @@ class Report:
         table = _aligned(self._cells(_MARK, ""))
         width = max(80, len(table[1]))
         paragraphs = [*self._footer(f"{_MARK} highest of its column"), self.verdict()]
-        lines = [self._title(), *table, *(textwrap.fill(text, width) for text in paragraphs)]
+        lines = [self.title(), *table, *(textwrap.fill(text, width) for text in paragraphs)]
         for slicing in self.slicings:
             lines += ["", f"{self.primary} by {slicing.name}", *_aligned(self._slice_cells(slicing))]
         return "\n".join(lines) + "\n"
@@ -176,7 +183,7 @@ class Report:
         lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
         lines += ["| " + " | ".join(row) + " |" for row in body]
         footer = self._footer("**bold**: highest of its column")
-        return "\n\n".join([self._title(), "\n".join(lines), " ".join(footer), self.verdict()]) + "\n"
+        return "\n\n".join([self.title(), "\n".join(lines), " ".join(footer), self.verdict()]) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything: all metrics of every model, their deviation over seeds, the verdict."""
@@ -195,6 +202,7 @@ class Report:
                     "metrics": row.metrics,
                     "deviation": row.deviation,
                     "seconds": row.seconds,
+                    "interval": self._interval(row),
                     "slices": {
                         slicing.name: dict(
                             zip(slicing.labels, slicing.means(row.per_query).tolist(), strict=True)
@@ -216,11 +224,16 @@ class Report:
         """``to_dict`` as JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """One line: which queries, how many, ranked how."""
         return (
             f"{self.protocol}, {self.part}: {self.num_queries:,} queries, {self.num_targets:,} targets, "
             f"full ranking, split {self.split_hash[:12]}"
         )
+
+    def cells(self) -> list[list[str]]:
+        """The table without marks, its head first."""
+        return self._cells("", "")
 
     def _cells(self, before: str, after: str) -> list[list[str]]:
         best = {name: max(row.metrics[name] for row in self._rows) for name in self.columns}
