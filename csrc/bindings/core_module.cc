@@ -81,6 +81,14 @@ PYBIND11_MODULE(_core, m) {
   m.def("gru_forward_scratch", &gru_forward_scratch);
   m.def("gru_step_scratch", &gru_step_scratch);
   m.def("gru_backward_scratch", &gru_backward_scratch);
+  // graph
+  define(m, "graph_transpose", graph_transpose);
+  m.def("graph_transpose_scratch", &graph_transpose_scratch);
+  define(m, "graph_sum", graph_sum);
+  define(m, "graph_dot", graph_dot);
+  define(m, "graph_max", graph_max);
+  define(m, "graph_max_backward", graph_max_backward);
+  m.def("graph_scratch", &graph_scratch);
 }
 
 }  // namespace chronorec

@@ -228,3 +228,63 @@ def gru_backward(
 def gru_forward_scratch(sequences: int, events: int, hidden_size: int, /) -> int: ...
 def gru_step_scratch(hidden_size: int, /) -> int: ...
 def gru_backward_scratch(sequences: int, events: int, input_size: int, hidden_size: int, /) -> int: ...
+
+# graph
+def graph_transpose(
+    offsets: Array,
+    neighbours: Array,
+    transposed_offsets: Array,
+    rows: Array,
+    edges: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_transpose_scratch(neighbours: int, edges: int, /) -> int: ...
+def graph_sum(
+    features: Array,
+    weight: Array | None,
+    row_scale: Array | None,
+    neighbour_scale: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    edges: Array | None,
+    output: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_dot(
+    left: Array,
+    right: Array,
+    row_scale: Array | None,
+    neighbour_scale: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    output: Array,
+    /,
+) -> None: ...
+def graph_max(
+    features: Array,
+    weight: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    output: Array,
+    arg: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_max_backward(
+    grad_output: Array,
+    features: Array,
+    weight: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    transposed_offsets: Array,
+    rows: Array,
+    edges: Array,
+    arg: Array,
+    grad_features: Array,
+    grad_weight: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_scratch(rows: int, edges: int, width: int, /) -> int: ...
