@@ -89,6 +89,8 @@ PYBIND11_MODULE(_core, m) {
   define(m, "graph_max", graph_max);
   define(m, "graph_max_backward", graph_max_backward);
   m.def("graph_scratch", &graph_scratch);
+  // item_topk: tables in short codes
+  define(m, "pack_item_codes", pack_item_codes);
 }
 
 }  // namespace chronorec

@@ -25,6 +25,7 @@
   X(graph_dot, GraphDotArgs)                                \
   X(graph_max, GraphMaxArgs)                                \
   X(graph_max_backward, GraphMaxBackwardArgs)
+  X(pack_item_codes, PackItemCodesArgs)
 
 namespace chronorec {
 

@@ -59,7 +59,7 @@ def count_duplicates(
 ) -> None: ...
 
 # items: best of all, rank among all, scores of some
-def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, /) -> int: ...
+def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, coded: bool, /) -> int: ...
 def item_topk(
     queries: Array,
     table: Array,
@@ -68,6 +68,9 @@ def item_topk(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
+    codes: Array | None,
+    code_facts: Array | None,
     k: int,
     top_scores: Array,
     top_items: Array,
@@ -83,8 +86,9 @@ def item_rank(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     targets: Array,
-    target_offsets: Array,
+    target_offsets: Array | None,
     greater: Array,
     equal: Array,
     scratch: Array,
@@ -98,8 +102,9 @@ def item_score(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     list_items: Array,
-    list_offsets: Array,
+    list_offsets: Array | None,
     scores: Array,
     /,
 ) -> None: ...
@@ -288,3 +293,5 @@ def graph_max_backward(
     /,
 ) -> None: ...
 def graph_scratch(rows: int, edges: int, width: int, /) -> int: ...
+# item_topk: tables in short codes
+def pack_item_codes(rows: Array, codes: Array, facts: Array, /) -> None: ...

@@ -132,7 +132,8 @@ def test_scratch_for_fewer_threads_is_enough(
         (_core.jagged_attention_forward_scratch, (3, 10, 5)),
         (_core.jagged_attention_backward_scratch, (3, 10, 5)),
         (_core.jagged_attention_step_scratch, (5,)),
-        (_core.item_topk_scratch, (3, 10, 5, 4)),
+        (_core.item_topk_scratch, (3, 10, 5, 4, False)),
+        (_core.item_topk_scratch, (3, 1000, 5, 4, True)),
         (_core.item_rank_scratch, (3,)),
         (_core.item_cross_entropy_scratch, (3, 10, 3, 4, True, True, True, True, True, True)),
     ],
@@ -148,4 +149,4 @@ def test_sizes_of_nothing_and_less(function: Callable[..., int], arguments: tupl
         if function is not _core.item_topk_scratch or i < 3:
             assert function(*arguments[:i], 0, *arguments[i + 1 :]) >= 0
     with pytest.raises(ValueError, match="k: wanted at least 1, got 0"):
-        _core.item_topk_scratch(3, 10, 5, 0)
+        _core.item_topk_scratch(3, 10, 5, 0, False)
