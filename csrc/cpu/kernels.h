@@ -24,7 +24,7 @@
   X(graph_sum, GraphSumArgs)                                \
   X(graph_dot, GraphDotArgs)                                \
   X(graph_max, GraphMaxArgs)                                \
-  X(graph_max_backward, GraphMaxBackwardArgs)
+  X(graph_max_backward, GraphMaxBackwardArgs)               \
   X(pack_item_codes, PackItemCodesArgs)
 
 namespace chronorec {
