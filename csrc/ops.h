@@ -58,12 +58,12 @@ struct LayerNormArgs {
 void layer_norm(const LayerNormArgs& args);
 
 // ---- item_topk, item_rank, item_score: score(b, v) = queries[b] . table[v] + bias[v] + adjustment(b, v)
-// ---- The product adds over d = 0, 1, ... in the order of gemm.h, then comes the bias, then the adjustment,
+// The product adds over d = 0, 1, ... in the order of gemm.h, then comes the bias, then the adjustment,
 // so all three functions and every batch size agree bitwise. Query b adjusts the items
-// adjust_items[adjust_offsets[b]
-// .. adjust_offsets[b + 1]], strictly ascending, by adjust_values, or takes them out where there are no
-// values. An item is left if its score > -inf: a score of -inf or NaN, wherever it came from, means taken
-// out. The adjust_* arrays are all none, or offsets and items are given (and values if wanted). D may be 0.
+// adjust_items[adjust_offsets[b] .. adjust_offsets[b + 1]], strictly ascending, by adjust_values, or takes
+// them out where there are no values; items whose byte of `allow` is 0 are taken out too. An item is left if
+// its score > -inf: a score of -inf or NaN, wherever it came from, means taken out. The adjust_* arrays are
+// all none, or offsets and items are given (and values if wanted). D may be 0.
 struct ItemTopkArgs {
   TensorView queries;         // float [B, D], rows may be strided
   TensorView table;           // float, packed by pack_panels from [V, D]: [ceil(V / 16), D, 16]
@@ -72,26 +72,40 @@ struct ItemTopkArgs {
   TensorView adjust_offsets;  // int64 [B + 1] or none
   TensorView adjust_items;    // int32 [N] or none
   TensorView adjust_values;   // float [N] or none
+  TensorView allow;           // uint8 [V], or [B, V] whose rows may be strided, or none
+  TensorView codes;           // the table as pack_item_codes made it on this machine, or none
+  TensorView code_facts;      // with codes: only rows whose approximate score may be among the best are read
   int64_t k;                  // K >= 1, may exceed V
   TensorView top_scores;      // float [B, K], descending, ties by ascending item; -inf where no item is left
   TensorView top_items;       // int32 [B, K]; -1 where no item is left
-  TensorView scratch;
+  TensorView scratch;         // item_topk_scratch(B, V, D, K, whether there are codes)
 };
 void item_topk(const ItemTopkArgs& args);
-int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k);
+int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k, bool coded);
+
+// A table in short codes with what bounds their error, for item_topk: the answer is the same, bit by bit, and
+// less memory is read for it. The order of the codes belongs to the instruction-set level.
+struct PackItemCodesArgs {
+  TensorView rows;   // float/bf16 [V, D], rows may be strided; D at most kMostCodedDepth
+  TensorView codes;  // uint8 [ceil(V / 16), ceil(D / 4), 64] for 8 bits, bf16 [ceil(V / 16), D, 16] for 16
+  TensorView facts;  // bf16 [ceil(V / 16), 3, 16]
+};
+void pack_item_codes(const PackItemCodesArgs& args);
+constexpr int64_t kMostCodedDepth = 1 << 16;  // sums of products of codes fit into 32 bits
 
 // For each target of a query: how many other items that are left score more, and how many exactly as much.
 // A target that was itself taken out is a miss at every cutoff: greater = num_items, equal = 0.
 struct ItemRankArgs {
-  TensorView queries;  // as in ItemTopkArgs, down to adjust_values
+  TensorView queries;  // as in ItemTopkArgs, down to allow
   TensorView table;
   int64_t num_items;
   TensorView bias;
   TensorView adjust_offsets;
   TensorView adjust_items;
   TensorView adjust_values;
-  TensorView targets;         // int32 [M], in [0, V)
-  TensorView target_offsets;  // int64 [B + 1]
+  TensorView allow;
+  TensorView targets;         // int32/int64 [M], in [0, V)
+  TensorView target_offsets;  // int64 [B + 1], or none: M = B, one target per query
   TensorView greater;         // int64 [M]
   TensorView equal;           // int64 [M]
   TensorView scratch;
@@ -99,17 +113,18 @@ struct ItemRankArgs {
 void item_rank(const ItemRankArgs& args);
 int64_t item_rank_scratch(int64_t targets);
 
-// The scores of listed items; -inf where the adjustment takes an item out.
+// The scores of listed items; -inf where the adjustment or the mask takes an item out.
 struct ItemScoreArgs {
-  TensorView queries;  // as in ItemTopkArgs, down to adjust_values
-  TensorView table;
+  TensorView queries;  // as in ItemTopkArgs, down to allow
+  TensorView table;    // or its rows themselves: float/bf16 [V, D], rows may be strided
   int64_t num_items;
   TensorView bias;
   TensorView adjust_offsets;
   TensorView adjust_items;
   TensorView adjust_values;
-  TensorView list_items;    // int32 [M], in [0, V)
-  TensorView list_offsets;  // int64 [B + 1]
+  TensorView allow;
+  TensorView list_items;    // int32/int64 [M], in [0, V)
+  TensorView list_offsets;  // int64 [B + 1], or none: M = B, one item per query
   TensorView scores;        // float [M]
 };
 void item_score(const ItemScoreArgs& args);
@@ -202,6 +217,12 @@ constexpr int64_t kAttentionBiasBytes = 48 << 10, kAttentionMemoBytes = kAttenti
 // stored Logit of item v for row n: hidden[n] . table[v] + bias[v]; in sampled mode less log_q. Row n has the
 // targets target_offsets[n] .. target_offsets[n + 1]. Gradients are those of the loss; ask for them by
 // passing them.
+constexpr int64_t kAttentionShort = 20 * kAttentionQueries, kAttentionPart = 10 * kAttentionQueries;
+constexpr int64_t kAttentionWhole = 84 * kAttentionQueries;
+// ---- item_cross_entropy: softmax loss over items, weighted mean over the rows that have a target; logits
+// are not stored. Logit of item v for row n: (hidden[n] . table[v] + bias[v]) / temperature; in sampled mode
+// less log_q. Row n has the targets target_offsets[n] .. target_offsets[n + 1]; a row of weight 0 is as if it
+// had none. Gradients are those of the loss; ask for them by passing them.
 struct ItemCrossEntropyArgs {
   TensorView hidden;          // float/bf16 [N, D], rows may be strided
   TensorView table;           // float/bf16 [V, D], rows may be strided
@@ -213,6 +234,9 @@ struct ItemCrossEntropyArgs {
   TensorView negatives;       // int64 [K], ascending, duplicates allowed; or none: all items compete
   TensorView negative_log_q;  // float [K] or none
   TensorView target_log_q;    // float [M] or none
+  TensorView weights;         // float [N], finite, not negative, or none: all 1
+  double temperature;         // above 0
+  double label_smoothing;     // 0 to 1: the labels' part that is spread over all items; 0 in sampled mode
   TensorView loss;            // float [1]
   TensorView hidden_grad;     // float/bf16 [N, D] or none
   TensorView table_grad;      // float/bf16 [V, D] or none
@@ -220,10 +244,11 @@ struct ItemCrossEntropyArgs {
   TensorView scratch;
 };
 void item_cross_entropy(const ItemCrossEntropyArgs& args);
-// cols: V, or K where `sampled`; `rounded`: the inputs are bf16; the other flags say which gradients are
-// wanted.
+// cols: V, or K where `sampled`; `rounded`: the inputs are bf16; `smoothed`: label_smoothing is not 0; the
+// other flags say which gradients are wanted.
 int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, int64_t depth, bool sampled,
-                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad);
+                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad,
+                                   bool smoothed);
 // ---- gru: one GRU layer over jagged sequences; gates in the order r, z, n -------------------------------
 //   r = sigmoid(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h + b_hn)),
 //   h' = n + z (h - n)
@@ -279,5 +304,80 @@ struct GruBackwardArgs {
 };
 void gru_backward(const GruBackwardArgs& args);
 int64_t gru_backward_scratch(int64_t sequences, int64_t events, int64_t input_size, int64_t hidden_size);
+
+// ---- graph: a CSR matrix of R rows over V neighbours; row r has the edges offsets[r] .. offsets[r + 1]
+// ----- Neighbours and edges are ids of one dtype; with int32 E is below 2^31. The transpose of a matrix
+// lists for every neighbour the rows that have it, in ascending order of the edge, and the edge's place in
+// the matrix. Rows are divided among threads by edges, those of more than 2048 into parts that are added in
+// order.
+struct GraphTransposeArgs {
+  TensorView offsets;             // int64 [R + 1]
+  TensorView neighbours;          // int32/int64 [E], in [0, V)
+  TensorView transposed_offsets;  // int64 [V + 1]
+  TensorView rows;                // as neighbours [E]: the row of each edge of the transpose
+  TensorView edges;               // as neighbours [E]: its place in `neighbours`
+  TensorView scratch;             // graph_transpose_scratch(V, E)
+};
+void graph_transpose(const GraphTransposeArgs& args);
+int64_t graph_transpose_scratch(int64_t neighbours, int64_t edges);
+
+// output[r] = row_scale[r] * sum over the edges e of row r: weight[edges[e]] * neighbour_scale[n] *
+// features[n], n = neighbours[e]. What is none counts as one. With the arrays of a transpose and the scales
+// swapped this is the gradient of the features.
+struct GraphSumArgs {
+  TensorView features;         // float/bf16 [V, D], rows may be strided
+  TensorView weight;           // float [E] or none
+  TensorView row_scale;        // float [R] or none
+  TensorView neighbour_scale;  // float [V] or none
+  TensorView offsets;          // int64 [R + 1]
+  TensorView neighbours;       // int32/int64 [E], in [0, V)
+  TensorView edges;            // as neighbours [E], in [0, E), or none: each its own place
+  TensorView output;           // float/bf16 [R, D]
+  TensorView scratch;          // graph_scratch(R, E, D)
+};
+void graph_sum(const GraphSumArgs& args);
+int64_t graph_scratch(int64_t rows, int64_t edges, int64_t width);
+
+// output[e] = row_scale[r] * neighbour_scale[n] * left[r] . right[n]: the gradient of the weights of
+// graph_sum.
+struct GraphDotArgs {
+  TensorView left;             // float/bf16 [R, D], rows may be strided
+  TensorView right;            // float/bf16 [V, D], rows may be strided
+  TensorView row_scale;        // float [R] or none
+  TensorView neighbour_scale;  // float [V] or none
+  TensorView offsets;          // int64 [R + 1]
+  TensorView neighbours;       // int32/int64 [E], in [0, V)
+  TensorView output;           // float [E]
+};
+void graph_dot(const GraphDotArgs& args);
+
+// output[r, d] = max over the edges e of row r: weight[e] * features[n, d]; zero where there is none. NaN
+// wins.
+struct GraphMaxArgs {
+  TensorView features;    // float/bf16 [V, D], rows may be strided
+  TensorView weight;      // float [E] or none
+  TensorView offsets;     // int64 [R + 1], no row of 2^31 edges
+  TensorView neighbours;  // int32/int64 [E], in [0, V)
+  TensorView output;      // float/bf16 [R, D]
+  TensorView arg;         // int32 [R, D]: which edge of the row, the first of equals; -1 where there is none
+  TensorView scratch;     // graph_scratch(R, E, 2 round_up(D, 16))
+};
+void graph_max(const GraphMaxArgs& args);
+
+struct GraphMaxBackwardArgs {
+  TensorView grad_output;  // float/bf16 [R, D], rows may be strided
+  TensorView features;     // as in GraphMaxArgs, down to neighbours
+  TensorView weight;
+  TensorView offsets;
+  TensorView neighbours;
+  TensorView transposed_offsets;  // int64 [V + 1], with rows and edges of graph_transpose
+  TensorView rows;
+  TensorView edges;
+  TensorView arg;            // int32 [R, D] of graph_max
+  TensorView grad_features;  // float/bf16 [V, D]
+  TensorView grad_weight;    // float [E] or none: not wanted
+  TensorView scratch;        // graph_scratch(V, E, D)
+};
+void graph_max_backward(const GraphMaxBackwardArgs& args);
 
 }  // namespace chronorec

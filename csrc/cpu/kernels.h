@@ -19,7 +19,13 @@
   X(item_cross_entropy, ItemCrossEntropyArgs)               \
   X(gru_forward, GruForwardArgs)                            \
   X(gru_step, GruStepArgs)                                  \
-  X(gru_backward, GruBackwardArgs)
+  X(gru_backward, GruBackwardArgs)                          \
+  X(graph_transpose, GraphTransposeArgs)                    \
+  X(graph_sum, GraphSumArgs)                                \
+  X(graph_dot, GraphDotArgs)                                \
+  X(graph_max, GraphMaxArgs)                                \
+  X(graph_max_backward, GraphMaxBackwardArgs)               \
+  X(pack_item_codes, PackItemCodesArgs)
 
 namespace chronorec {
 

@@ -1,4 +1,6 @@
 // Checks, then the kernel of the selected level.
+#include <cmath>
+
 #include "core/check.h"
 #include "core/parallel.h"
 #include "cpu/item_cross_entropy_plan.h"
@@ -55,14 +57,35 @@ void check_items(const ItemCrossEntropyArgs& args, int64_t rows, int64_t items, 
   if (args.target_log_q) expect_packed(args.target_log_q, "target_log_q", DType::f32, {targets});
 }
 
+// How the rows count, and what their labels and logits are scaled by.
+void check_weighting(const ItemCrossEntropyArgs& args, int64_t rows) {
+  expect_that(args.temperature > 0 && std::isfinite(args.temperature), "temperature", "a number above 0",
+              [&] { return std::to_string(args.temperature); });
+  expect_that(args.label_smoothing >= 0 && args.label_smoothing <= 1, "label_smoothing", "0 to 1",
+              [&] { return std::to_string(args.label_smoothing); });
+  expect_that(args.label_smoothing == 0 || !args.negatives, "label_smoothing", "0 beside negatives",
+              [&] { return std::to_string(args.label_smoothing); });
+  if (!args.weights) return;
+  expect_packed(args.weights, "weights", DType::f32, {rows});
+  const float* weights = args.weights.as<float>();
+  for (int64_t i = 0; i < rows; ++i)
+    expect_that(weights[i] >= 0 && std::isfinite(weights[i]), "weights", "finite numbers, at least 0",
+                [&] { return std::to_string(weights[i]) + " for row " + std::to_string(i); });
+}
+
 }  // namespace
 
 int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, int64_t depth, bool sampled,
-                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad) {
+                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad,
+                                   bool smoothed) {
   expect_sizes({{"rows", rows}, {"cols", cols}, {"targets", targets}, {"depth", depth}});
-  ItemCrossEntropyPlan plan{rows, cols, targets, depth, sampled, rounded, hidden_grad, table_grad, bias_grad};
-  finish_plan(&plan, num_threads());
-  return plan.size * 4;
+  const ItemCrossEntropyPlan plan(
+      nullptr, {rows, cols, targets, depth, sampled, rounded, hidden_grad, table_grad, bias_grad, smoothed},
+      num_threads());
+  expect_that(!plan.too_large, "scratch", "sizes that a machine can hold", [&] {
+    return std::to_string(rows) + " x " + std::to_string(cols) + " x " + std::to_string(depth);
+  });
+  return plan.bytes;
 }
 
 void item_cross_entropy(const ItemCrossEntropyArgs& args) {
@@ -72,18 +95,17 @@ void item_cross_entropy(const ItemCrossEntropyArgs& args) {
   expect(args.table, "table", dtype, {kAnySize, depth});
   const int64_t items = args.table.shape[0];
   expect_packed(args.targets, "targets", DType::i64, {kAnySize});
-  const int64_t targets = args.targets.shape[0];
   if (args.bias) expect_packed(args.bias, "bias", dtype, {items});
-  check_items(args, rows, items, targets);
+  check_items(args, rows, items, args.targets.shape[0]);
+  check_weighting(args, rows);
   expect_output(args.loss, "loss", DType::f32, {1});
   if (args.hidden_grad) expect_output(args.hidden_grad, "hidden_grad", dtype, {rows, depth});
   if (args.table_grad) expect_output(args.table_grad, "table_grad", dtype, {items, depth});
   if (args.bias_grad) expect_output(args.bias_grad, "bias_grad", dtype, {items});
-  const bool sampled = static_cast<bool>(args.negatives);
+  const ItemCrossEntropySizes s = item_cross_entropy_sizes(args);
   const ScratchThreads threads(args.scratch, [&] {
-    return item_cross_entropy_scratch(rows, sampled ? args.negatives.shape[0] : items, targets, depth,
-                                      sampled, dtype == DType::bf16, static_cast<bool>(args.hidden_grad),
-                                      static_cast<bool>(args.table_grad), static_cast<bool>(args.bias_grad));
+    return item_cross_entropy_scratch(s.rows, s.cols, s.targets, s.depth, s.sampled, s.rounded, s.hidden_grad,
+                                      s.table_grad, s.bias_grad, s.smoothed);
   });
   kernels().item_cross_entropy(args);
 }

@@ -5,11 +5,13 @@ from typing import Any, Final
 __version__: Final[str]
 level: Final[str]
 best_level: Final[str]
+amx: Final[bool]
 
 Array = Any  # torch tensor, numpy array, or anything with __dlpack__ or the buffer protocol
 
 def num_threads() -> int: ...
 def set_num_threads(n: int, /) -> None: ...
+def set_amx(on: bool, /) -> None: ...
 def dense(
     input: Array, weight: Array, bias: Array | None, residual: Array | None, activation: int, output: Array, /
 ) -> None: ...
@@ -57,7 +59,7 @@ def count_duplicates(
 ) -> None: ...
 
 # items: best of all, rank among all, scores of some
-def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, /) -> int: ...
+def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, coded: bool, /) -> int: ...
 def item_topk(
     queries: Array,
     table: Array,
@@ -66,6 +68,9 @@ def item_topk(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
+    codes: Array | None,
+    code_facts: Array | None,
     k: int,
     top_scores: Array,
     top_items: Array,
@@ -81,8 +86,9 @@ def item_rank(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     targets: Array,
-    target_offsets: Array,
+    target_offsets: Array | None,
     greater: Array,
     equal: Array,
     scratch: Array,
@@ -96,8 +102,9 @@ def item_score(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     list_items: Array,
-    list_offsets: Array,
+    list_offsets: Array | None,
     scores: Array,
     /,
 ) -> None: ...
@@ -190,6 +197,9 @@ def item_cross_entropy(
     negatives: Array | None,
     negative_log_q: Array | None,
     target_log_q: Array | None,
+    weights: Array | None,
+    temperature: float,
+    label_smoothing: float,
     loss: Array,
     hidden_grad: Array | None,
     table_grad: Array | None,
@@ -207,6 +217,7 @@ def item_cross_entropy_scratch(
     hidden_grad: bool,
     table_grad: bool,
     bias_grad: bool,
+    smoothed: bool,
     /,
 ) -> int: ...
 
@@ -258,3 +269,66 @@ def gru_backward(
 def gru_forward_scratch(sequences: int, events: int, hidden_size: int, /) -> int: ...
 def gru_step_scratch(hidden_size: int, /) -> int: ...
 def gru_backward_scratch(sequences: int, events: int, input_size: int, hidden_size: int, /) -> int: ...
+
+# graph
+def graph_transpose(
+    offsets: Array,
+    neighbours: Array,
+    transposed_offsets: Array,
+    rows: Array,
+    edges: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_transpose_scratch(neighbours: int, edges: int, /) -> int: ...
+def graph_sum(
+    features: Array,
+    weight: Array | None,
+    row_scale: Array | None,
+    neighbour_scale: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    edges: Array | None,
+    output: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_dot(
+    left: Array,
+    right: Array,
+    row_scale: Array | None,
+    neighbour_scale: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    output: Array,
+    /,
+) -> None: ...
+def graph_max(
+    features: Array,
+    weight: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    output: Array,
+    arg: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_max_backward(
+    grad_output: Array,
+    features: Array,
+    weight: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    transposed_offsets: Array,
+    rows: Array,
+    edges: Array,
+    arg: Array,
+    grad_features: Array,
+    grad_weight: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_scratch(rows: int, edges: int, width: int, /) -> int: ...
+
+# item_topk: tables in short codes
+def pack_item_codes(rows: Array, codes: Array, facts: Array, /) -> None: ...

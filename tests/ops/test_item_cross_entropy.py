@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,118 +13,18 @@ from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops import item_cross_entropy, reference
-from tests.support.budget import assert_within_budget
+from tests.support.item_loss import (
+    DTYPES,
+    RESULTS,
+    Problem,
+    assert_matches_reference,
+    call,
+    draw,
+    loss_and_gradients,
+    without_amx,
+)
 from tests.support.jagged import EDGE_LENGTHS, LONG_LENGTHS, jagged_lengths, offsets_of
 from tests.support.scratch import aligned_scratch
-
-DTYPES = [torch.float32, torch.bfloat16]
-RESULTS = ["loss", "hidden_grad", "table_grad", "bias_grad"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    hidden: Tensor
-    table: Tensor
-    targets: Tensor
-    target_offsets: Tensor | None = None
-    bias: Tensor | None = None
-    negatives: Tensor | None = None
-    negative_log_q: Tensor | None = None
-    target_log_q: Tensor | None = None
-
-    def to(self, dtype: torch.dtype) -> Problem:
-        """The floating inputs that share one dtype, in this one; in float64 also the corrections."""
-        bias = None if self.bias is None else self.bias.to(dtype)
-        cast = replace(self, hidden=self.hidden.to(dtype), table=self.table.to(dtype), bias=bias)
-        if dtype != torch.float64 or self.negatives is None:
-            return cast
-        log_q = [None if x is None else x.double() for x in (self.negative_log_q, self.target_log_q)]
-        return replace(cast, negative_log_q=log_q[0], target_log_q=log_q[1])
-
-
-def draw(
-    lengths: list[int] | int,
-    items: int,
-    depth: int,
-    *,
-    negatives: int | None = None,
-    bias: bool = True,
-    log_q: bool = True,
-    seed: int = 0,
-) -> Problem:
-    """A random problem: rows with so many distinct targets each, or (an int) so many rows with one each."""
-    generator = torch.Generator().manual_seed(seed)
-    if isinstance(lengths, int):
-        rows = count = lengths
-        offsets = None
-        targets = torch.randint(0, items, (count,), generator=generator)
-        targets[:1], targets[1:2] = items - 1, 0
-    else:
-        lengths = [min(length, items) for length in lengths]
-        rows, count, offsets = len(lengths), sum(lengths), offsets_of(lengths)
-        sets = [torch.randperm(items, generator=generator)[:length] for length in lengths]
-        targets = torch.cat([torch.zeros(0, dtype=torch.int64), *sets])
-    sampled = negatives is not None
-    return Problem(
-        hidden=torch.randn(rows, depth, generator=generator),
-        table=torch.randn(items, depth, generator=generator) / depth**0.5,
-        targets=targets,
-        target_offsets=offsets,
-        bias=torch.randn(items, generator=generator) if bias else None,
-        negatives=torch.randint(0, items, (negatives,), generator=generator) if sampled else None,
-        negative_log_q=torch.randn(negatives, generator=generator) if sampled and log_q else None,
-        target_log_q=torch.randn(count, generator=generator) if sampled and log_q else None,
-    )
-
-
-def call(function: Any, problem: Problem) -> Tensor:
-    options = {k: v for k, v in vars(problem).items() if k not in ("hidden", "table", "targets")}
-    return function(problem.hidden, problem.table, problem.targets, **options)
-
-
-def loss_and_gradients(function: Any, problem: Problem, wanted: str = "hidden table bias") -> list[Tensor]:
-    names = [n for n in wanted.split() if getattr(problem, n) is not None]
-    leaves = {n: getattr(problem, n).detach().requires_grad_() for n in names}
-    loss = call(function, replace(problem, **leaves))
-    return [loss.detach(), *torch.autograd.grad(loss, list(leaves.values()))]
-
-
-def sizes_of_terms(problem: Problem) -> list[float]:
-    """How large, in sum, the terms of the loss and of each gradient are before they cancel.
-
-    The loss is a logit less a logit; a gradient is a mean over rows of (probability - share of the targets)
-    times an item or a row, and both weights come to 1. What is left of the two cannot be more accurate than
-    one rounding of what went in.
-    """
-
-    def largest(x: Tensor | None) -> float:
-        return 0.0 if x is None or x.numel() == 0 else x.abs().max().item()
-
-    rows = len(problem.hidden)
-    if problem.target_offsets is not None:
-        rows = int((problem.target_offsets.diff() > 0).sum())
-    logit = largest(problem.hidden @ problem.table.T) + largest(problem.bias)
-    logit += max(largest(problem.negative_log_q), largest(problem.target_log_q))
-    means = (x / max(rows, 1) for x in (largest(problem.table), largest(problem.hidden), 1.0))
-    return [2 * logit, *(2 * x for x in means)]
-
-
-def assert_matches_reference(problem: Problem, dtype: torch.dtype = torch.float32) -> None:
-    """Within budget of float64 on the same (rounded) inputs; what the reference rounds is its fp32 result.
-
-    This is harsher than the reference's own bf16 arithmetic would be: the kernel computes in fp32.
-    """
-    problem = problem.to(dtype)
-    exact_problem = problem.to(torch.float64)
-    actual = loss_and_gradients(item_cross_entropy, problem)
-    exact = loss_and_gradients(reference.item_cross_entropy, exact_problem)
-    single = loss_and_gradients(reference.item_cross_entropy, problem.to(torch.float32))
-    assert actual[0].dtype == torch.float32
-    sizes = sizes_of_terms(exact_problem)
-    for name, a, e, s, size in zip(RESULTS, actual, exact, single, sizes, strict=False):
-        assert a.dtype == (torch.float32 if name == "loss" else dtype), name
-        assert_within_budget(a, s.to(a.dtype), e, name, dtype=torch.float32, terms=e.abs().clamp(min=size))
-
 
 SHAPES = [(1, 1, 1), (2, 5, 3), (15, 16, 16), (17, 63, 31), (33, 64, 64), (65, 129, 17), (600, 300, 33)]
 
@@ -153,6 +54,105 @@ def test_sets_of_targets(lengths: list[int], negatives: int | None, dtype: torch
 @pytest.mark.parametrize("negatives", [None, 700])
 def test_many_blocks_and_chunks(negatives: int | None) -> None:
     assert_matches_reference(draw([0, 1, 2, 3] * 70, 20_011, 20, negatives=negatives))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "items", "depth"), [(256, 3000, 512), (16, 140_000, 4)])
+def test_several_chunks_per_task(rows: int, items: int, depth: int, dtype: torch.dtype) -> None:
+    assert_matches_reference(draw(rows, items, depth), dtype)
+
+
+@pytest.mark.skipif(not _core.amx, reason="this machine has no tiles, or the level does not use them")
+@pytest.mark.parametrize(("rows", "items", "depth"), [*SHAPES, (70, 1000, 128), (40, 30, 2)])
+def test_vector_instructions_where_there_are_tiles(rows: int, items: int, depth: int) -> None:
+    with without_amx():
+        assert_matches_reference(draw(rows, items, depth), torch.bfloat16)
+
+
+WEIGHTING = [
+    {"weights": True},
+    {"temperature": 0.07},
+    {"temperature": 30.0},
+    {"label_smoothing": 0.1},
+    {"label_smoothing": 1.0},
+    {"weights": True, "temperature": 0.5, "label_smoothing": 0.3},
+]
+
+
+def weighted(problem: Problem, weighting: dict[str, Any]) -> Problem:
+    """The problem with these options; weights, some of them zero, are drawn."""
+    if weighting.get("weights"):
+        drawn = torch.rand(len(problem.hidden), generator=torch.Generator().manual_seed(3))
+        weighting = weighting | {"weights": (drawn - 0.2).clamp(min=0)}
+    return replace(problem, **weighting)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weighting", WEIGHTING, ids=str)
+@pytest.mark.parametrize("negatives", [None, 40])
+def test_weighting(negatives: int | None, weighting: dict[str, Any], dtype: torch.dtype) -> None:
+    if negatives is not None and "label_smoothing" in weighting:
+        weighting = weighting | {"label_smoothing": 0.0}
+    assert_matches_reference(weighted(draw(300, 290, 17, negatives=negatives), weighting), dtype)
+    sets = draw([2, 0, 1, 3, 1], 30, 12, negatives=negatives, bias=False)
+    assert_matches_reference(weighted(sets, weighting), dtype)
+
+
+def test_weighting_equals_torch() -> None:
+    problem = draw(50, 333, 24)
+    targets = problem.targets.clone()
+    targets[::3] = -100
+    logits = F.linear(problem.hidden, problem.table, problem.bias) / 0.7
+    expected = F.cross_entropy(logits, targets, label_smoothing=0.2)
+    options = {"targets": targets, "temperature": 0.7, "label_smoothing": 0.2}
+    torch.testing.assert_close(call(item_cross_entropy, replace(problem, **options)), expected)
+    weights = torch.rand(50)
+    each = F.cross_entropy(logits, targets, label_smoothing=0.2, reduction="none")
+    counted = weights * (targets != -100)
+    weighted_loss = call(item_cross_entropy, replace(problem, weights=weights, **options))
+    torch.testing.assert_close(weighted_loss, (each * weights).sum() / counted.sum())
+
+
+@pytest.mark.parametrize("negatives", [None, 30])
+def test_ignored_targets_are_as_if_not_there(negatives: int | None) -> None:
+    problem = draw([2, 1, 0, 3, 1], 20, 6, negatives=negatives)
+    kept = torch.tensor([True, False, False, True, True, False, True])
+    targets = torch.where(kept, problem.targets, 7777)
+    log_q = problem.target_log_q
+    without = replace(
+        problem,
+        targets=problem.targets[kept],
+        target_offsets=offsets_of([1, 0, 0, 2, 1]),
+        target_log_q=None if log_q is None else log_q[kept],
+    )
+    actual = loss_and_gradients(item_cross_entropy, replace(problem, targets=targets, ignore_index=7777))
+    for a, b in zip(actual, loss_and_gradients(item_cross_entropy, without), strict=True):
+        assert torch.equal(a, b)
+    assert_matches_reference(replace(problem, targets=targets, ignore_index=7777))
+
+
+def test_an_item_can_be_the_ignored_one() -> None:
+    problem = replace(draw(30, 9, 6), ignore_index=0)
+    assert (problem.targets == 0).any()
+    assert_matches_reference(problem)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_of_weight_zero_reach_nothing(dtype: torch.dtype) -> None:
+    problem = draw(40, 30, 8).to(dtype)
+    weights = torch.ones(40)
+    weights[3:9] = 0
+    problem.hidden[3:9] = torch.nan
+    kept = weights > 0
+    alone = replace(problem, hidden=problem.hidden[kept], targets=problem.targets[kept])
+    actual = loss_and_gradients(item_cross_entropy, replace(problem, weights=weights))
+    expected = loss_and_gradients(item_cross_entropy, alone)
+    assert not actual[1][~kept].any()
+    actual[1] = actual[1][kept]
+    for a, b in zip(actual, expected, strict=True):
+        assert torch.equal(a, b)
+    for result in loss_and_gradients(item_cross_entropy, replace(problem, weights=torch.zeros(40))):
+        assert (result == 0).all()
 
 
 @settings(max_examples=25, deadline=None)
@@ -215,14 +215,14 @@ def test_strided_and_offset_inputs(negatives: int | None) -> None:
     problem = draw([2, 0, 1, 3, 1], 30, 12, negatives=negatives)
     expected = loss_and_gradients(item_cross_entropy, problem)
 
-    def inside(x: Tensor | None) -> Tensor | None:
-        if x is None:
-            return None
+    def inside(x: object) -> object:
+        if not isinstance(x, Tensor):
+            return x
         if x.dim() == 1:
             return torch.stack([x, x], 1)[:, 1]
         return torch.full((x.shape[0] + 3, x.shape[1] + 5), torch.nan)[2:-1, 3:-2].copy_(x)
 
-    strided = Problem(**{name: inside(x) for name, x in vars(problem).items()})
+    strided = Problem(**{name: inside(x) for name, x in vars(problem).items()})  # type: ignore[arg-type]
     by_column = {"hidden": problem.hidden.T.contiguous().T, "table": problem.table.T.contiguous().T}
     transposed = replace(problem, **by_column)
     for other in (strided, transposed):
@@ -386,9 +386,20 @@ def test_gradients_of_gradients_are_refused() -> None:
         torch.autograd.grad(loss, problem.hidden, create_graph=True)
 
 
+def test_memory_of_a_frozen_table_does_not_grow_with_it() -> None:
+    for rounded in (False, True):
+        options = (4096, 64, False, rounded, True, False, False, False)
+        assert _core.item_cross_entropy_scratch(4096, 10_000_000, *options) < 16e6
+
+
+def test_absurd_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="scratch: wanted sizes that a machine can hold"):
+        _core.item_cross_entropy_scratch(2**40, 2**40, 2**40, 2**40, *[True] * 6)
+
+
 @pytest.mark.parametrize("rounded", [False, True])
 def test_memory_stays_small(rounded: bool) -> None:
-    size = _core.item_cross_entropy_scratch(4096, 100_000, 4096, 64, False, rounded, True, True, True)
+    size = _core.item_cross_entropy_scratch(4096, 100_000, 4096, 64, False, rounded, True, True, True, True)
     assert size < 64e6
 
 
@@ -463,6 +474,23 @@ LOG_Q = torch.zeros(3)
             ValueError,
             r"target_log_q: wanted shape \[3\]",
         ),
+        ({"temperature": 0.0}, ValueError, "temperature: wanted a number above 0, got 0.0"),
+        ({"temperature": math.inf}, ValueError, "temperature: wanted a number above 0, got inf"),
+        ({"label_smoothing": 1.5}, ValueError, "label_smoothing: wanted 0 to 1, got 1.5"),
+        (
+            {"label_smoothing": 0.1, "negatives": torch.tensor([1])},
+            ValueError,
+            "label_smoothing: wanted 0 beside negatives, got 0.1",
+        ),
+        ({"weights": torch.zeros(4)}, ValueError, r"weights: wanted shape \[3\]"),
+        ({"weights": torch.zeros(3).double()}, TypeError, "weights: wanted torch.float32"),
+        (
+            {"weights": torch.tensor([0.0, -1.0, 1.0])},
+            ValueError,
+            "weights: wanted finite numbers, at least 0",
+        ),
+        ({"weights": torch.full((3,), torch.nan)}, ValueError, "weights: wanted finite numbers, at least 0"),
+        ({"weights": torch.zeros(3, requires_grad=True)}, ValueError, "weights: wanted a constant"),
         (
             {"negatives": torch.tensor([1]), "target_log_q": torch.zeros(3, requires_grad=True)},
             ValueError,
@@ -495,12 +523,21 @@ def test_rows_without_a_target_reach_nothing() -> None:
 
 def test_the_order_of_targets_must_be_a_permutation() -> None:
     hidden, table, targets = torch.zeros(3, 4), torch.zeros(5, 4), torch.tensor([2, 1, 2])
-    size = _core.item_cross_entropy_scratch(3, 5, 3, 4, False, False, False, True, False)
+    size = _core.item_cross_entropy_scratch(3, 5, 3, 4, False, False, False, True, False, False)
     for order, words in [
         ([1, 0, 0], "ascending positions among equal items, got 0 after 0"),
         ([1, 2, 0], "ascending positions among equal items, got 0 after 2"),
         ([0, 1, 2], "ascending items, got 1 after 2"),
     ]:
-        order_and_rest = (torch.tensor(order), *[None] * 4, torch.zeros(1), None, torch.zeros(5, 4), None)
+        order_and_rest = (
+            torch.tensor(order),
+            *[None] * 5,
+            1.0,
+            0.0,
+            torch.zeros(1),
+            None,
+            torch.zeros(5, 4),
+            None,
+        )
         with pytest.raises(ValueError, match=f"target_order: wanted {words}"):
             _core.item_cross_entropy(hidden, table, targets, None, *order_and_rest, aligned_scratch(size))

@@ -87,11 +87,11 @@ def attention_step() -> tuple[int, tuple[Any, ...]]:
 
 def cross_entropy() -> tuple[int, tuple[Any, ...]]:
     hidden, table = zeros(64, WIDTH), zeros(ITEMS, WIDTH)
-    size = _core.item_cross_entropy_scratch(64, ITEMS, 64, WIDTH, False, False, True, True, False)
+    size = _core.item_cross_entropy_scratch(64, ITEMS, 64, WIDTH, False, False, True, True, False, False)
     targets = torch.zeros(64, dtype=torch.int64)
-    nones = (None,) * 4
+    options = *(None,) * 5, 1.0, 0.0
     grads = hidden.clone(), table.clone(), None
-    return size, (hidden, table, targets, None, torch.arange(64), *nones, zeros(1), *grads)
+    return size, (hidden, table, targets, None, torch.arange(64), *options, zeros(1), *grads)
 
 
 CALLS: list[tuple[Callable[[], tuple[int, tuple[Any, ...]]], Callable[..., None]]] = [
@@ -154,9 +154,10 @@ def test_scratch_for_fewer_threads_is_enough(
         (_core.jagged_attention_forward_scratch, (3, 10, 5)),
         (_core.jagged_attention_backward_scratch, (3, 10, 5, 7)),
         (_core.jagged_attention_step_scratch, (5, True)),
-        (_core.item_topk_scratch, (3, 10, 5, 4)),
+        (_core.item_topk_scratch, (3, 10, 5, 4, False)),
+        (_core.item_topk_scratch, (3, 1000, 5, 4, True)),
         (_core.item_rank_scratch, (3,)),
-        (_core.item_cross_entropy_scratch, (3, 10, 3, 4, True, True, True, True, True)),
+        (_core.item_cross_entropy_scratch, (3, 10, 3, 4, True, True, True, True, True, True)),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
@@ -170,4 +171,4 @@ def test_sizes_of_nothing_and_less(function: Callable[..., int], arguments: tupl
         if function is not _core.item_topk_scratch or i < 3:
             assert function(*arguments[:i], 0, *arguments[i + 1 :]) >= 0
     with pytest.raises(ValueError, match="k: wanted at least 1, got 0"):
-        _core.item_topk_scratch(3, 10, 5, 0)
+        _core.item_topk_scratch(3, 10, 5, 0, False)

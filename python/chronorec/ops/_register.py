@@ -30,10 +30,7 @@ def define_op(schema: str, *, cpu: Callable[..., Any], fake: Callable[..., Any])
 
 
 def runs_eagerly(first: Tensor) -> bool:
-    """Whether a call on this tensor is a plain eager one on the CPU, which nobody looks at as an op.
-
-    Compilation, fake tensors and dispatch modes look at ops.
-    """
+    """Whether a CPU tensor is handled here and now: no compilation, fake tensor or dispatch mode looks on."""
     return (
         type(first) is Tensor
         and first.is_cpu
@@ -46,9 +43,11 @@ def run_without_gradient(op: Any, cpu: Callable[..., Any], first: Tensor, *rest:
     """Calls an op that has no gradient; the result never has one.
 
     A plain eager call runs ``cpu`` itself: for a request of one row the dispatcher costs as much as the
-    kernel.
+    kernel. Whoever looks at ops (compilation, fake tensors, dispatch modes) sees the op.
     """
-    return cpu(first, *rest) if runs_eagerly(first) else op(first, *rest)
+    if runs_eagerly(first):
+        return cpu(first, *rest)
+    return op(first, *rest)
 
 
 def define_gradient(op: Any, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:

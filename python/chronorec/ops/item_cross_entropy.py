@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops._check import FLOATS, check_same_device, check_tensor
-from chronorec.ops._register import define_gradient, define_op
+from chronorec.ops._item_loss import (
+    Outputs,
+    counted_targets,
+    define_loss_gradient,
+    loss_outputs,
+    packed,
+    rows_of,
+)
+from chronorec.ops._register import define_op
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Int64
@@ -25,6 +34,10 @@ def item_cross_entropy(
     negatives: Int64[Tensor, " K"] | None = None,
     negative_log_q: Float32[Tensor, " K"] | None = None,
     target_log_q: Float32[Tensor, " M"] | None = None,
+    weights: Float32[Tensor, " N"] | None = None,
+    temperature: float = 1.0,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
 ) -> Float32[Tensor, ""]:
     """Cross entropy of ``hidden @ table.T + bias`` against target items, mean over rows.
 
@@ -65,7 +78,8 @@ def item_cross_entropy(
     Sampled softmax with correction: Bengio and Senecal 2008; Yi et al. 2019 (RecSys). Gradients in the
     forward pass: Hsu et al. 2024, Liger Kernel, arXiv 2410.10989.
     """
-    _check(hidden, table, targets, target_offsets, bias, negatives, negative_log_q, target_log_q)
+    _check(hidden, table, targets, target_offsets, bias, negatives, negative_log_q, target_log_q, weights)
+    _check_numbers(temperature, label_smoothing, negatives)
     learning = torch.is_grad_enabled()
     return _forward(  # type: ignore[no-any-return]
         hidden,
@@ -76,6 +90,10 @@ def item_cross_entropy(
         negatives,
         negative_log_q,
         target_log_q,
+        weights,
+        temperature,
+        label_smoothing,
+        ignore_index,
         learning and hidden.requires_grad,
         learning and table.requires_grad,
         learning and bias is not None and bias.requires_grad,
@@ -91,6 +109,7 @@ def _check(
     negatives: Tensor | None,
     negative_log_q: Tensor | None,
     target_log_q: Tensor | None,
+    weights: Tensor | None,
 ) -> None:
     check_tensor(hidden, "hidden", ("N", "D"), FLOATS)
     check_tensor(table, "table", ("V", hidden.shape[1]), hidden.dtype)
@@ -104,10 +123,11 @@ def _check(
     for name, value, like in (
         ("negative_log_q", negative_log_q, negatives),
         ("target_log_q", target_log_q, targets),
+        ("weights", weights, hidden),
     ):
         if value is None:
             continue
-        if negatives is None or like is None:
+        if like is None or (negatives is None and value is target_log_q):
             raise ValueError(f"{name}: wanted negatives to go with it, got negatives=None")
         check_tensor(value, name, (like.shape[0],), torch.float32)
         if value.requires_grad:
@@ -121,124 +141,98 @@ def _check(
         negatives=negatives,
         negative_log_q=negative_log_q,
         target_log_q=target_log_q,
+        weights=weights,
     )
 
 
-def _packed(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.contiguous()
+def _check_numbers(temperature: float, label_smoothing: float, negatives: Tensor | None) -> None:
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature: wanted a number above 0, got {temperature}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: wanted 0 to 1, got {label_smoothing}")
+    if label_smoothing > 0 and negatives is not None:
+        raise ValueError(f"label_smoothing: wanted 0 beside negatives, got {label_smoothing}")
 
 
-def _rows(value: Tensor) -> Tensor:
-    return value if value.stride(1) == 1 else value.contiguous()
+class _Inputs(NamedTuple):
+    """What the op takes, in the order of its schema."""
+
+    hidden: Tensor
+    table: Tensor
+    targets: Tensor
+    target_offsets: Tensor | None
+    bias: Tensor | None
+    negatives: Tensor | None
+    negative_log_q: Tensor | None
+    target_log_q: Tensor | None
+    weights: Tensor | None
+    temperature: float
+    label_smoothing: float
+    ignore_index: int
+    hidden_grad: bool
+    table_grad: bool
+    bias_grad: bool
 
 
-def _outputs(
-    hidden: Tensor, table: Tensor, bias: Tensor | None, hidden_grad: bool, table_grad: bool, bias_grad: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss and gradients; a gradient nobody asked for is empty."""
-    return (
-        hidden.new_empty((), dtype=torch.float32),
-        hidden.new_empty(hidden.shape if hidden_grad else (0,)),
-        table.new_empty(table.shape if table_grad else (0,)),
-        table.new_empty(bias.shape if bias is not None and bias_grad else (0,)),
+def _cpu(*arguments: Any) -> Outputs:
+    x = _Inputs(*arguments)
+    outputs = _fake(*arguments)
+    loss, *gradients = outputs
+    grad_hidden, grad_table, grad_bias = (
+        gradient if wanted else None for gradient, wanted in zip(gradients, x[-3:], strict=True)
     )
-
-
-def _cpu(
-    hidden: Tensor,
-    table: Tensor,
-    targets: Tensor,
-    target_offsets: Tensor | None,
-    bias: Tensor | None,
-    negatives: Tensor | None,
-    negative_log_q: Tensor | None,
-    target_log_q: Tensor | None,
-    hidden_grad: bool,
-    table_grad: bool,
-    bias_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    outputs = _outputs(hidden, table, bias, hidden_grad, table_grad, bias_grad)
-    loss, grad_hidden, grad_table, grad_bias = outputs
-    targets = targets.contiguous()
-    order = torch.argsort(targets, stable=True) if table_grad or bias_grad else None
+    targets, offsets, target_log_q = counted_targets(
+        x.targets, x.target_offsets, x.target_log_q, x.ignore_index
+    )
+    order = torch.argsort(targets, stable=True) if x.table_grad or x.bias_grad else None
+    negatives, negative_log_q = x.negatives, x.negative_log_q
     if negatives is not None:
         # a sum over negatives has no order: sorted, duplicates and accidental hits are found by bisection
         negatives, by_item = torch.sort(negatives, stable=True)
         negative_log_q = None if negative_log_q is None else negative_log_q[by_item]
-    cols = table.shape[0] if negatives is None else negatives.shape[0]
-    scratch = torch.empty(
-        _core.item_cross_entropy_scratch(
-            hidden.shape[0],
-            cols,
-            targets.shape[0],
-            hidden.shape[1],
-            negatives is not None,
-            hidden.dtype == torch.bfloat16,
-            hidden_grad,
-            table_grad,
-            bias_grad,
-        ),
-        dtype=torch.uint8,
+    size = _core.item_cross_entropy_scratch(
+        x.hidden.shape[0],
+        x.table.shape[0] if negatives is None else negatives.shape[0],
+        targets.shape[0],
+        x.hidden.shape[1],
+        negatives is not None,
+        x.hidden.dtype == torch.bfloat16,
+        *x[-3:],
+        x.label_smoothing > 0,
     )
     _core.item_cross_entropy(
-        _rows(hidden.detach()),
-        _rows(table.detach()),
+        rows_of(x.hidden.detach()),
+        rows_of(x.table.detach()),
         targets,
-        _packed(target_offsets),
+        offsets,
         order,
-        _packed(None if bias is None else bias.detach()),
+        packed(x.bias),
         negatives,
         negative_log_q,
-        _packed(target_log_q),
+        target_log_q,
+        packed(x.weights),
+        x.temperature,
+        x.label_smoothing,
         loss.view(1),
-        grad_hidden if hidden_grad else None,
-        grad_table if table_grad else None,
-        grad_bias if bias_grad else None,
-        scratch,
+        grad_hidden,
+        grad_table,
+        grad_bias,
+        torch.empty(size, dtype=torch.uint8),
     )
     return outputs
 
 
-def _fake(
-    hidden: Tensor,
-    table: Tensor,
-    targets: Tensor,
-    target_offsets: Tensor | None,
-    bias: Tensor | None,
-    negatives: Tensor | None,
-    negative_log_q: Tensor | None,
-    target_log_q: Tensor | None,
-    hidden_grad: bool,
-    table_grad: bool,
-    bias_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _outputs(hidden, table, bias, hidden_grad, table_grad, bias_grad)
+def _fake(*arguments: Any) -> Outputs:
+    x = _Inputs(*arguments)
+    return loss_outputs(x.hidden, x.table, x.bias, *x[-3:])
 
 
 _forward = define_op(
     "item_cross_entropy(Tensor hidden, Tensor table, Tensor targets, Tensor? target_offsets, Tensor? bias, "
-    "Tensor? negatives, Tensor? negative_log_q, Tensor? target_log_q, bool hidden_grad, bool table_grad, "
-    "bool bias_grad) -> (Tensor loss, Tensor grad_hidden, Tensor grad_table, Tensor grad_bias)",
+    "Tensor? negatives, Tensor? negative_log_q, Tensor? target_log_q, Tensor? weights, float temperature, "
+    "float label_smoothing, int ignore_index, bool hidden_grad, bool table_grad, bool bias_grad) "
+    "-> (Tensor loss, Tensor grad_hidden, Tensor grad_table, Tensor grad_bias)",
     cpu=_cpu,
     fake=_fake,
 )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.wanted = inputs[-3:]
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*output[1:])
-
-
-def _backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    if torch.is_grad_enabled():
-        raise RuntimeError("item_cross_entropy: double backward (create_graph=True) is not supported")
-    gradients = list(ctx.saved_tensors)
-    # A plain tensor is not being traced: its value may be looked at. It is 1 in `loss.backward()`.
-    if type(grad_loss) is not Tensor or grad_loss.item() != 1:
-        gradients = [(g * grad_loss).to(g.dtype) for g in gradients]
-    hidden, table, bias = (g if wanted else None for g, wanted in zip(gradients, ctx.wanted, strict=True))
-    return hidden, table, None, None, bias, None, None, None, None, None, None
-
-
-define_gradient(_forward, _backward, _setup_context)
+define_loss_gradient(_forward, _Inputs._fields)

@@ -21,6 +21,10 @@ def item_cross_entropy(
     negatives: Int[Tensor, " K"] | None = None,
     negative_log_q: Float[Tensor, " K"] | None = None,
     target_log_q: Float[Tensor, " M"] | None = None,
+    weights: Float[Tensor, " N"] | None = None,
+    temperature: float = 1.0,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
     """Softmax loss over items in plain PyTorch, in the dtype of the inputs."""
     if negatives is None and (negative_log_q is not None or target_log_q is not None):
@@ -28,14 +32,22 @@ def item_cross_entropy(
     rows, items = hidden.shape[0], table.shape[0]
     if target_offsets is None:
         target_offsets = torch.arange(rows + 1, device=targets.device)
-    counts = target_offsets.diff()
-    row = torch.repeat_interleave(counts)  # of each target
+    if weights is None:
+        weights = torch.ones(rows, device=hidden.device)
+    row = torch.repeat_interleave(target_offsets.diff())  # of each target
+    counted = (targets != ignore_index) & (weights[row] > 0)
+    row, targets = row[counted], targets[counted]
+    counts = torch.bincount(row, minlength=rows)
     logits = hidden @ table.T
     if bias is not None:
         logits = logits + bias
+    logits = logits / temperature
     right = logits[row, targets]
     if negatives is None:
-        losses = torch.logsumexp(logits, 1)[row] - right
+        normalizer = torch.logsumexp(logits, 1)
+        losses = (1 - label_smoothing) * (normalizer[row] - right)
+        if label_smoothing > 0:
+            losses = losses + label_smoothing * (normalizer - logits.mean(1))[row]
     else:
         is_target = torch.zeros(rows, items, dtype=torch.bool, device=targets.device)
         is_target[row, targets] = True
@@ -43,8 +55,9 @@ def item_cross_entropy(
         if negative_log_q is not None:
             rivals = rivals - negative_log_q
         if target_log_q is not None:
-            right = right - target_log_q
+            right = right - target_log_q[counted]
         rivals = rivals.masked_fill(is_target[:, negatives], -torch.inf)
         losses = torch.logsumexp(torch.cat([right[:, None], rivals[row]], 1), 1) - right
-    weight = 1.0 / (counts[row].double() * (counts > 0).sum())
-    return (losses * weight.to(losses.dtype)).sum()
+    total = weights[counts > 0].double().sum()
+    share = weights[row].double() / (counts[row] * total)
+    return (losses * share.to(losses.dtype)).sum()

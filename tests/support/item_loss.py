@@ -1,0 +1,143 @@
+"""Problems for item_cross_entropy, and the comparison with its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chronorec import _core
+from chronorec.ops import item_cross_entropy, reference
+from tests.support.budget import assert_within_budget
+from tests.support.jagged import offsets_of
+
+DTYPES = [torch.float32, torch.bfloat16]
+RESULTS = ["loss", "hidden_grad", "table_grad", "bias_grad"]
+
+
+@contextmanager
+def without_amx() -> Iterator[None]:
+    """bfloat16 products by vector instructions, also where the machine has tiles."""
+    _core.set_amx(False)
+    try:
+        yield
+    finally:
+        _core.set_amx(True)
+
+
+@dataclass(frozen=True)
+class Problem:
+    hidden: Tensor
+    table: Tensor
+    targets: Tensor
+    target_offsets: Tensor | None = None
+    bias: Tensor | None = None
+    negatives: Tensor | None = None
+    negative_log_q: Tensor | None = None
+    target_log_q: Tensor | None = None
+    weights: Tensor | None = None
+    temperature: float = 1.0
+    label_smoothing: float = 0.0
+    ignore_index: int = -100
+
+    def to(self, dtype: torch.dtype) -> Problem:
+        """The floating inputs that share one dtype, in this one; in float64 also the corrections."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        cast = replace(self, hidden=self.hidden.to(dtype), table=self.table.to(dtype), bias=bias)
+        if dtype != torch.float64 or self.negatives is None:
+            return cast
+        log_q = [None if x is None else x.double() for x in (self.negative_log_q, self.target_log_q)]
+        return replace(cast, negative_log_q=log_q[0], target_log_q=log_q[1])
+
+
+def draw(
+    lengths: list[int] | int,
+    items: int,
+    depth: int,
+    *,
+    negatives: int | None = None,
+    bias: bool = True,
+    log_q: bool = True,
+    seed: int = 0,
+) -> Problem:
+    """A random problem: rows with so many distinct targets each, or (an int) so many rows with one each."""
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(lengths, int):
+        rows = count = lengths
+        offsets = None
+        targets = torch.randint(0, items, (count,), generator=generator)
+        targets[:1], targets[1:2] = items - 1, 0
+    else:
+        lengths = [min(length, items) for length in lengths]
+        rows, count, offsets = len(lengths), sum(lengths), offsets_of(lengths)
+        sets = [torch.randperm(items, generator=generator)[:length] for length in lengths]
+        targets = torch.cat([torch.zeros(0, dtype=torch.int64), *sets])
+    sampled = negatives is not None
+    return Problem(
+        hidden=torch.randn(rows, depth, generator=generator),
+        table=torch.randn(items, depth, generator=generator) / depth**0.5,
+        targets=targets,
+        target_offsets=offsets,
+        bias=torch.randn(items, generator=generator) if bias else None,
+        negatives=torch.randint(0, items, (negatives,), generator=generator) if sampled else None,
+        negative_log_q=torch.randn(negatives, generator=generator) if sampled and log_q else None,
+        target_log_q=torch.randn(count, generator=generator) if sampled and log_q else None,
+    )
+
+
+def call(function: Any, problem: Problem) -> Tensor:
+    options = {k: v for k, v in vars(problem).items() if k not in ("hidden", "table", "targets")}
+    return function(problem.hidden, problem.table, problem.targets, **options)
+
+
+def loss_and_gradients(function: Any, problem: Problem, wanted: str = "hidden table bias") -> list[Tensor]:
+    names = [n for n in wanted.split() if getattr(problem, n) is not None]
+    leaves = {n: getattr(problem, n).detach().requires_grad_() for n in names}
+    loss = call(function, replace(problem, **leaves))
+    return [loss.detach(), *torch.autograd.grad(loss, list(leaves.values()))]
+
+
+def sizes_of_terms(problem: Problem) -> list[float]:
+    """How large, in sum, the terms of the loss and of each gradient are before they cancel.
+
+    The loss is a logit less a logit; a gradient is a mean over rows of (probability - share of the targets)
+    times an item or a row, and both weights come to 1. What is left of the two cannot be more accurate than
+    one rounding of what went in.
+    """
+
+    def largest(x: Tensor | None) -> float:
+        return 0.0 if x is None or x.numel() == 0 else x.abs().max().item()
+
+    rows = len(problem.hidden)
+    if problem.target_offsets is not None:
+        rows = int((problem.target_offsets.diff() > 0).sum())
+    logit = largest(problem.hidden @ problem.table.T) + largest(problem.bias)
+    logit += max(largest(problem.negative_log_q), largest(problem.target_log_q))
+    means = (x / max(rows, 1) for x in (largest(problem.table), largest(problem.hidden), 1.0))
+    return [2 * logit, *(2 * x for x in means)]
+
+
+def assert_matches_reference(problem: Problem, dtype: torch.dtype = torch.float32) -> None:
+    """Within budget of float64 on the same (rounded) inputs.
+
+    The loss always has the budget of float32. A gradient in bfloat16 has that of the reference computed in
+    bfloat16, where the probabilities are rounded too.
+    """
+    problem = problem.to(dtype)
+    exact_problem = problem.to(torch.float64)
+    actual = loss_and_gradients(item_cross_entropy, problem)
+    exact = loss_and_gradients(reference.item_cross_entropy, exact_problem)
+    single = loss_and_gradients(reference.item_cross_entropy, problem.to(torch.float32))
+    own = loss_and_gradients(reference.item_cross_entropy, problem)
+    assert actual[0].dtype == torch.float32
+    sizes = sizes_of_terms(exact_problem)
+    for name, a, e, s, o, size in zip(RESULTS, actual, exact, single, own, sizes, strict=False):
+        assert a.dtype == (torch.float32 if name == "loss" else dtype), name
+        if a.dtype == torch.float32:
+            assert_within_budget(a, s, e, name, terms=e.abs().clamp(min=size))
+        else:  # half a rounding of what cancels: eps is a whole one
+            assert_within_budget(a, o, e, name, terms=e.abs().clamp(min=size) / 2)
