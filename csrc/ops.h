@@ -86,8 +86,9 @@ int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int
 // A table in short codes with what bounds their error, for item_topk: the answer is the same, bit by bit, and
 // less memory is read for it. The order of the codes belongs to the instruction-set level.
 struct PackItemCodesArgs {
-  TensorView rows;   // float/bf16 [V, D], rows may be strided; D at most kMostCodedDepth
-  TensorView codes;  // uint8 [ceil(V / 16), ceil(D / 4), 64] for 8 bits, bf16 [ceil(V / 16), D, 16] for 16
+  TensorView rows;  // float/bf16 [V, D], rows may be strided; D at most kMostCodedDepth
+  TensorView
+      codes;  // uint8 [ceil(V / 16), ceil(D / 4), 64] for 8 bits, bf16 [ceil(V / 16), ceil(D / 2), 32] for 16
   TensorView facts;  // bf16 [ceil(V / 16), 3, 16]
 };
 void pack_item_codes(const PackItemCodesArgs& args);

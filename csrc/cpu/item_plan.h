@@ -28,7 +28,7 @@ inline ItemPlan plan_items(int64_t queries, int64_t items, int64_t depth, int64_
   return plan;
 }
 
-// Room for one query in the form of an int8 table: constants, and up to two codes in a word of 32 bits.
+// Room for one query in the form of a coded table: constants, and at least two codes in a word of 32 bits.
 constexpr int64_t kQueryConstants = 8;
 inline int64_t query_words(int64_t depth) { return kQueryConstants + round_up(depth, 4) / 2; }
 

@@ -184,12 +184,10 @@ def unpack(packed: PackedItems) -> tuple[Tensor, Tensor, Tensor]:
     assert packed.codes is not None
     assert packed.code_facts is not None
     scale, residual, norm = packed.code_facts.double().transpose(0, 1).reshape(3, -1)
-    if packed.codes.dtype == torch.bfloat16:
-        codes = packed.codes.double().transpose(1, 2).reshape(len(scale), -1)
-    else:
-        group = 4 if _core.level == "avx512" else 2
-        codes = packed.codes.reshape(len(packed.codes), -1, 16, group).double() - 128
-        codes = codes.transpose(1, 2).reshape(len(scale), -1)
+    wide = _core.level == "avx512"
+    group = (2 if wide else 1) if packed.codes.dtype == torch.bfloat16 else 4 if wide else 2
+    codes = packed.codes.reshape(len(packed.codes), -1, 16, group).transpose(1, 2).reshape(len(scale), -1)
+    codes = codes.double() - (128 if packed.codes.dtype == torch.uint8 else 0)
     return codes * scale[:, None], residual, norm
 
 

@@ -43,7 +43,7 @@ def make_item_table(rows: Floats, precision: Precision) -> ItemTable:
     codes: npt.NDArray[Any] = (
         np.empty((panels, -(-depth // 4), 64), np.uint8)
         if precision == "int8"
-        else np.empty((panels, depth, 16), np.uint16)
+        else np.empty((panels, -(-depth // 2), 32), np.uint16)
     )
     facts = np.empty((panels, 3, 16), np.uint16)
     _core.pack_item_codes(np.ascontiguousarray(rows), codes, facts)
