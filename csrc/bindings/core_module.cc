@@ -81,6 +81,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("gru_forward_scratch", &gru_forward_scratch);
   m.def("gru_step_scratch", &gru_step_scratch);
   m.def("gru_backward_scratch", &gru_backward_scratch);
+  // item_sampled_loss
+  define(m, "item_sampled_loss", item_sampled_loss);
+  m.def("item_sampled_loss_scratch", &item_sampled_loss_scratch);
 }
 
 }  // namespace chronorec

@@ -19,7 +19,8 @@
   X(item_cross_entropy, ItemCrossEntropyArgs)               \
   X(gru_forward, GruForwardArgs)                            \
   X(gru_step, GruStepArgs)                                  \
-  X(gru_backward, GruBackwardArgs)
+  X(gru_backward, GruBackwardArgs)                          \
+  X(item_sampled_loss, ItemSampledLossArgs)
 
 namespace chronorec {
 

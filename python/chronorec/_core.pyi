@@ -228,3 +228,28 @@ def gru_backward(
 def gru_forward_scratch(sequences: int, events: int, hidden_size: int, /) -> int: ...
 def gru_step_scratch(hidden_size: int, /) -> int: ...
 def gru_backward_scratch(sequences: int, events: int, input_size: int, hidden_size: int, /) -> int: ...
+
+# item_sampled_loss
+def item_sampled_loss(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    target_offsets: Array | None,
+    bias: Array | None,
+    negatives: Array,
+    negative_log_q: Array | None,
+    target_log_q: Array | None,
+    weights: Array | None,
+    temperature: float,
+    kind: int,
+    exponent: float,
+    loss: Array,
+    hidden_grad: Array | None,
+    table_grad: Array | None,
+    bias_grad: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def item_sampled_loss_scratch(
+    rows: int, items: int, negatives: int, targets: int, depth: int, scatters: bool, /
+) -> int: ...
