@@ -109,6 +109,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("graph_scratch", &graph_scratch);
   // item_topk: tables in short codes
   define(m, "pack_item_codes", pack_item_codes);
+  // item_sampled_loss
+  define(m, "item_sampled_loss", item_sampled_loss);
+  m.def("item_sampled_loss_scratch", &item_sampled_loss_scratch);
 }
 
 }  // namespace chronorec

@@ -5,39 +5,40 @@
 #include "ops.h"
 
 // One line per kernel: X(function, args struct).
-#define CHRONOREC_KERNELS(X) \
-  X(dense, DenseArgs) \
-  X(pack_panels, PackPanelsArgs) \
-  X(embed, EmbedArgs) \
-  X(layer_norm, LayerNormArgs) \
-  X(item_topk, ItemTopkArgs) \
-  X(item_rank, ItemRankArgs) \
-  X(item_score, ItemScoreArgs) \
-  X(jagged_attention_forward, JaggedAttentionForwardArgs) \
+#define CHRONOREC_KERNELS(X)                                \
+  X(dense, DenseArgs)                                       \
+  X(pack_panels, PackPanelsArgs)                            \
+  X(embed, EmbedArgs)                                       \
+  X(layer_norm, LayerNormArgs)                              \
+  X(item_topk, ItemTopkArgs)                                \
+  X(item_rank, ItemRankArgs)                                \
+  X(item_score, ItemScoreArgs)                              \
+  X(jagged_attention_forward, JaggedAttentionForwardArgs)   \
   X(jagged_attention_backward, JaggedAttentionBackwardArgs) \
-  X(jagged_attention_step, JaggedAttentionStepArgs) \
-  X(item_cross_entropy, ItemCrossEntropyArgs) \
-  X(gru_pack, RecurrentPackArgs) \
-  X(gru_forward, RecurrentForwardArgs) \
-  X(gru_step, RecurrentStepArgs) \
-  X(gru_backward, RecurrentBackwardArgs) \
-  X(lstm_pack, RecurrentPackArgs) \
-  X(lstm_forward, RecurrentForwardArgs) \
-  X(lstm_step, RecurrentStepArgs) \
-  X(lstm_backward, RecurrentBackwardArgs) \
-  X(rnn_pack, RecurrentPackArgs) \
-  X(rnn_tanh_forward, RecurrentForwardArgs) \
-  X(rnn_relu_forward, RecurrentForwardArgs) \
-  X(rnn_tanh_step, RecurrentStepArgs) \
-  X(rnn_relu_step, RecurrentStepArgs) \
-  X(rnn_tanh_backward, RecurrentBackwardArgs) \
-  X(rnn_relu_backward, RecurrentBackwardArgs) \
-  X(graph_transpose, GraphTransposeArgs) \
-  X(graph_sum, GraphSumArgs) \
-  X(graph_dot, GraphDotArgs) \
-  X(graph_max, GraphMaxArgs) \
-  X(graph_max_backward, GraphMaxBackwardArgs) \
-  X(pack_item_codes, PackItemCodesArgs)
+  X(jagged_attention_step, JaggedAttentionStepArgs)         \
+  X(item_cross_entropy, ItemCrossEntropyArgs)               \
+  X(gru_pack, RecurrentPackArgs)                            \
+  X(gru_forward, RecurrentForwardArgs)                      \
+  X(gru_step, RecurrentStepArgs)                            \
+  X(gru_backward, RecurrentBackwardArgs)                    \
+  X(lstm_pack, RecurrentPackArgs)                           \
+  X(lstm_forward, RecurrentForwardArgs)                     \
+  X(lstm_step, RecurrentStepArgs)                           \
+  X(lstm_backward, RecurrentBackwardArgs)                   \
+  X(rnn_pack, RecurrentPackArgs)                            \
+  X(rnn_tanh_forward, RecurrentForwardArgs)                 \
+  X(rnn_relu_forward, RecurrentForwardArgs)                 \
+  X(rnn_tanh_step, RecurrentStepArgs)                       \
+  X(rnn_relu_step, RecurrentStepArgs)                       \
+  X(rnn_tanh_backward, RecurrentBackwardArgs)               \
+  X(rnn_relu_backward, RecurrentBackwardArgs)               \
+  X(graph_transpose, GraphTransposeArgs)                    \
+  X(graph_sum, GraphSumArgs)                                \
+  X(graph_dot, GraphDotArgs)                                \
+  X(graph_max, GraphMaxArgs)                                \
+  X(graph_max_backward, GraphMaxBackwardArgs)               \
+  X(pack_item_codes, PackItemCodesArgs)                     \
+  X(item_sampled_loss, ItemSampledLossArgs)
 
 namespace chronorec {
 
