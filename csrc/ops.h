@@ -78,10 +78,12 @@ struct ItemTopkArgs {
   int64_t k;                  // K >= 1, may exceed V
   TensorView top_scores;      // float [B, K], descending, ties by ascending item; -inf where no item is left
   TensorView top_items;       // int32 [B, K]; -1 where no item is left
-  TensorView scratch;         // item_topk_scratch(B, V, D, K, whether there are codes)
+  TensorView scratch;         // item_topk_scratch(B, V, D, K, code_bits(codes))
 };
 void item_topk(const ItemTopkArgs& args);
-int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k, bool coded);
+int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k, int64_t code_bits);
+// 0 without codes.
+CHRONOREC_INLINE int64_t code_bits(const TensorView& codes) { return codes ? 8 * size_of(codes.dtype) : 0; }
 
 // A table in short codes with what bounds their error, for item_topk: the answer is the same, bit by bit, and
 // less memory is read for it. The order of the codes belongs to the instruction-set level.
