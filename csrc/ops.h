@@ -213,12 +213,6 @@ constexpr int64_t kAttentionShort = 20 * kAttentionQueries, kAttentionWhole = 84
 // of a thread's scratch.
 constexpr int64_t kAttentionBuckets = 256, kAttentionMemo = 1 << 17;
 constexpr int64_t kAttentionBiasBytes = 48 << 10, kAttentionMemoBytes = kAttentionMemo + (24 << 10);
-// ---- item_cross_entropy: softmax loss over items, mean over the rows that have a target; logits are not
-// stored Logit of item v for row n: hidden[n] . table[v] + bias[v]; in sampled mode less log_q. Row n has the
-// targets target_offsets[n] .. target_offsets[n + 1]. Gradients are those of the loss; ask for them by
-// passing them.
-constexpr int64_t kAttentionShort = 20 * kAttentionQueries, kAttentionPart = 10 * kAttentionQueries;
-constexpr int64_t kAttentionWhole = 84 * kAttentionQueries;
 // ---- item_cross_entropy: softmax loss over items, weighted mean over the rows that have a target; logits
 // are not stored. Logit of item v for row n: (hidden[n] . table[v] + bias[v]) / temperature; in sampled mode
 // less log_q. Row n has the targets target_offsets[n] .. target_offsets[n + 1]; a row of weight 0 is as if it
