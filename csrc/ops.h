@@ -102,11 +102,7 @@ struct ItemRankArgs {
   TensorView queries;  // as in ItemTopkArgs, down to allow
   TensorView table;
   int64_t num_items;
-  TensorView bias;
-  TensorView adjust_offsets;
-  TensorView adjust_items;
-  TensorView adjust_values;
-  TensorView allow;
+  TensorView bias, adjust_offsets, adjust_items, adjust_values, allow;
   TensorView targets;         // int32/int64 [M], in [0, V)
   TensorView target_offsets;  // int64 [B + 1], or none: M = B, one target per query
   TensorView greater;         // int64 [M]
@@ -121,11 +117,7 @@ struct ItemScoreArgs {
   TensorView queries;  // as in ItemTopkArgs, down to allow
   TensorView table;    // or its rows themselves: float/bf16 [V, D], rows may be strided
   int64_t num_items;
-  TensorView bias;
-  TensorView adjust_offsets;
-  TensorView adjust_items;
-  TensorView adjust_values;
-  TensorView allow;
+  TensorView bias, adjust_offsets, adjust_items, adjust_values, allow;
   TensorView list_items;    // int32/int64 [M], in [0, V)
   TensorView list_offsets;  // int64 [B + 1], or none: M = B, one item per query
   TensorView scores;        // float [M]
