@@ -59,7 +59,7 @@ def count_duplicates(
 ) -> None: ...
 
 # items: best of all, rank among all, scores of some
-def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, /) -> int: ...
+def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, code_bits: int, /) -> int: ...
 def item_topk(
     queries: Array,
     table: Array,
@@ -68,6 +68,9 @@ def item_topk(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
+    codes: Array | None,
+    code_facts: Array | None,
     k: int,
     top_scores: Array,
     top_items: Array,
@@ -83,8 +86,9 @@ def item_rank(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     targets: Array,
-    target_offsets: Array,
+    target_offsets: Array | None,
     greater: Array,
     equal: Array,
     scratch: Array,
@@ -98,8 +102,9 @@ def item_score(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     list_items: Array,
-    list_offsets: Array,
+    list_offsets: Array | None,
     scores: Array,
     /,
 ) -> None: ...
@@ -111,6 +116,17 @@ def jagged_attention_forward(
     value: Array,
     offsets: Array,
     scale: float,
+    causal: bool,
+    window: int,
+    silu: bool,
+    divisor: float,
+    position: Array | None,
+    times: Array | None,
+    time_boundaries: Array | None,
+    time_table: Array | None,
+    places: Array | None,
+    distance_boundaries: Array | None,
+    distance_table: Array | None,
     output: Array,
     lse: Array | None,
     scratch: Array,
@@ -123,11 +139,25 @@ def jagged_attention_backward(
     value: Array,
     offsets: Array,
     scale: float,
-    output: Array,
-    lse: Array,
+    causal: bool,
+    window: int,
+    silu: bool,
+    divisor: float,
+    position: Array | None,
+    times: Array | None,
+    time_boundaries: Array | None,
+    time_table: Array | None,
+    places: Array | None,
+    distance_boundaries: Array | None,
+    distance_table: Array | None,
+    output: Array | None,
+    lse: Array | None,
     grad_query: Array,
     grad_key: Array,
     grad_value: Array,
+    grad_position: Array | None,
+    grad_time_table: Array | None,
+    grad_distance_table: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
@@ -137,13 +167,24 @@ def jagged_attention_step(
     value_cache: Array,
     offsets: Array,
     scale: float,
+    causal: bool,
+    window: int,
+    silu: bool,
+    divisor: float,
+    position: Array | None,
+    times: Array | None,
+    time_boundaries: Array | None,
+    time_table: Array | None,
+    places: Array | None,
+    distance_boundaries: Array | None,
+    distance_table: Array | None,
     output: Array,
     scratch: Array,
     /,
 ) -> None: ...
 def jagged_attention_forward_scratch(sequences: int, events: int, width: int, /) -> int: ...
-def jagged_attention_backward_scratch(sequences: int, events: int, width: int, /) -> int: ...
-def jagged_attention_step_scratch(width: int, /) -> int: ...
+def jagged_attention_backward_scratch(sequences: int, events: int, width: int, table_size: int, /) -> int: ...
+def jagged_attention_step_scratch(width: int, biased: bool, /) -> int: ...
 
 # item_cross_entropy
 def item_cross_entropy(
@@ -180,54 +221,157 @@ def item_cross_entropy_scratch(
     /,
 ) -> int: ...
 
-# gru
+# gru, lstm, rnn: one signature
+def gru_pack(
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array | None,
+    bias_hh: Array | None,
+    packed_ih: Array,
+    packed_hh: Array,
+    packed_bias: Array,
+    /,
+) -> None: ...
 def gru_forward(
     values: Array,
     offsets: Array,
     weight_ih: Array,
     weight_hh: Array,
-    bias_ih: Array | None,
-    bias_hh: Array | None,
+    bias: Array,
     initial_state: Array | None,
+    initial_cell: Array | None,
+    recurrent_mask: Array | None,
+    zoneout_mask: Array | None,
+    reverse: bool,
     output: Array,
     final_state: Array,
-    gates: Array | None,
+    final_cell: Array | None,
+    saved: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
 def gru_step(
     values: Array,
     state: Array,
+    cell: Array | None,
     weight_ih: Array,
     weight_hh: Array,
-    bias_ih: Array | None,
-    bias_hh: Array | None,
+    bias: Array,
     new_state: Array,
+    new_cell: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
 def gru_backward(
-    grad_output: Array,
-    grad_final_state: Array,
+    grad_output: Array | None,
+    grad_final_state: Array | None,
+    grad_final_cell: Array | None,
     values: Array,
     offsets: Array,
     weight_ih: Array,
     weight_hh: Array,
     initial_state: Array | None,
+    initial_cell: Array | None,
+    recurrent_mask: Array | None,
+    zoneout_mask: Array | None,
+    reverse: bool,
     output: Array,
-    gates: Array,
+    saved: Array,
     grad_values: Array,
     grad_weight_ih: Array,
     grad_weight_hh: Array,
     grad_bias_ih: Array | None,
     grad_bias_hh: Array | None,
     grad_initial_state: Array | None,
+    grad_initial_cell: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
 def gru_forward_scratch(sequences: int, events: int, hidden_size: int, /) -> int: ...
 def gru_step_scratch(hidden_size: int, /) -> int: ...
 def gru_backward_scratch(sequences: int, events: int, input_size: int, hidden_size: int, /) -> int: ...
+
+lstm_pack: Final = gru_pack
+lstm_forward: Final = gru_forward
+lstm_step: Final = gru_step
+lstm_backward: Final = gru_backward
+lstm_forward_scratch: Final = gru_forward_scratch
+lstm_step_scratch: Final = gru_step_scratch
+lstm_backward_scratch: Final = gru_backward_scratch
+
+rnn_pack: Final = gru_pack
+rnn_tanh_forward: Final = gru_forward
+rnn_relu_forward: Final = gru_forward
+rnn_tanh_step: Final = gru_step
+rnn_relu_step: Final = gru_step
+rnn_tanh_backward: Final = gru_backward
+rnn_relu_backward: Final = gru_backward
+rnn_forward_scratch: Final = gru_forward_scratch
+rnn_step_scratch: Final = gru_step_scratch
+rnn_backward_scratch: Final = gru_backward_scratch
+
+# graph
+def graph_transpose(
+    offsets: Array,
+    neighbours: Array,
+    transposed_offsets: Array,
+    rows: Array,
+    edges: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_transpose_scratch(neighbours: int, edges: int, /) -> int: ...
+def graph_sum(
+    features: Array,
+    weight: Array | None,
+    row_scale: Array | None,
+    neighbour_scale: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    edges: Array | None,
+    output: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_dot(
+    left: Array,
+    right: Array,
+    row_scale: Array | None,
+    neighbour_scale: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    output: Array,
+    /,
+) -> None: ...
+def graph_max(
+    features: Array,
+    weight: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    output: Array,
+    arg: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_max_backward(
+    grad_output: Array,
+    features: Array,
+    weight: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    transposed_offsets: Array,
+    rows: Array,
+    edges: Array,
+    arg: Array,
+    grad_features: Array,
+    grad_weight: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_scratch(rows: int, edges: int, width: int, /) -> int: ...
+
+# item_topk: tables in short codes
+def pack_item_codes(rows: Array, codes: Array, facts: Array, /) -> None: ...
 
 # item_sampled_loss
 def item_sampled_loss(
