@@ -16,8 +16,9 @@ EXAMPLES = """examples:
   python -m benchmarks gru --quick             a rough answer within seconds
   python -m benchmarks gru --out rows.jsonl    also append the numbers, one JSON object a line
 
-Every row gives the median time of a call, its 20th and 80th percentile, the rate of useful work, and the time
-over ours: a provider at 2.00 x takes twice as long as chronorec."""
+Every row gives the median time of a call, its 20th and 80th percentile, the rate of useful work and its
+share of the peak probed in the same run, the extra memory of a call, and the time over ours: a provider at
+2.00 x takes twice as long as chronorec. `python -m benchmarks.table rows.jsonl` makes the table of ratios."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -65,11 +66,13 @@ def main(arguments: list[str]) -> int:
     if os.getloadavg()[0] > 0.5:
         print("The machine is busy: other libraries' threads wait for each other, and the ratios flatter us.")
     for op in options.ops:
-        for rows in harness.run(harness.cases_of(op), 0.1 if options.quick else 1.0):
+        peaks = harness.probe()
+        print(f"\npeaks: {', '.join(f'{rate:.0f} {name}' for name, rate in peaks.items())}")
+        for rows in harness.run(harness.cases_of(op), peaks, 0.1 if options.quick else 1.0):
             print(harness.table_lines(rows), flush=True)
             if options.out:
                 with options.out.open("a") as file:
-                    file.writelines(harness.json_line(row, facts) + "\n" for row in rows)
+                    file.writelines(harness.json_line(row, facts | peaks) + "\n" for row in rows)
     return 0
 
 

@@ -6,6 +6,7 @@ each provider once, in turn, and the ratio of the medians is the result.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from chronorec import __version__, _core
 OURS = "chronorec"
 ROOT = Path(__file__).parent.parent
 SAMPLE_SECONDS = 2e-4  # shorter calls are timed several at a time
+RIVALS = ("torch", "numpy", "onnxruntime", "openvino", "faiss-cpu", "torch_geometric", "polars")
 
 Provider = Callable[[], object]
 
@@ -56,20 +59,30 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """What one provider took for one case; times are seconds per call."""
+    """What one provider took for one case.
+
+    Attributes:
+        p50_us, p20_us, p80_us, min_us: microseconds per call.
+        rate: useful work per second at the median, in ``unit``.
+        share: of what the machine gave to the peak probe of this op's run.
+        extra_mb: highest resident memory during a call above what there was before, in 10^6 bytes.
+        ratio: this provider's median time over ours: above 1, ours is faster.
+    """
 
     op: str
     name: str
     mode: str
     dtype: str
     provider: str
-    p50: float
-    p20: float
-    p80: float
-    min: float
+    p50_us: float
+    p20_us: float
+    p80_us: float
+    min_us: float
     rate: float
     unit: str
-    ratio: float  # this provider's median time over ours: above 1, ours is faster
+    share: float
+    extra_mb: float
+    ratio: float
 
 
 def op_names() -> list[str]:
@@ -93,7 +106,7 @@ def time_interleaved(providers: dict[str, Provider], seconds: float) -> dict[str
         repeats[name] = max(1, round(SAMPLE_SECONDS / (time.perf_counter() - start)))
     samples: dict[str, list[float]] = {name: [] for name in providers}
     end = time.perf_counter() + seconds * len(providers)
-    while time.perf_counter() < end or len(samples[OURS]) < 5:
+    while time.perf_counter() < end or min(map(len, samples.values())) < 5:
         for name, call in providers.items():
             start = time.perf_counter()
             for _ in range(repeats[name]):
@@ -102,42 +115,76 @@ def time_interleaved(providers: dict[str, Provider], seconds: float) -> dict[str
     return samples
 
 
-def run(cases: Iterable[Case], seconds: float = 1.0) -> Iterator[list[Row]]:
+def run(cases: Iterable[Case], peaks: dict[str, float], seconds: float = 1.0) -> Iterator[list[Row]]:
     """Times the cases one after the other; yields the rows of a case when it is done, ours first.
 
     Args:
+        peaks: from :func:`probe`.
         seconds: time for each provider of a case.
     """
     torch.set_num_threads(_core.num_threads())
     for case in cases:
         providers = case.setup()
-        samples = time_interleaved({OURS: providers.pop(OURS), **providers}, seconds)
+        providers = {OURS: providers.pop(OURS), **providers}
+        extra = {name: extra_memory(call) for name, call in providers.items()}
+        samples = time_interleaved(providers, seconds)
         medians = {name: statistics.median(times) for name, times in samples.items()}
-        rows = []
-        for name, times in samples.items():
-            p20, p80 = np.quantile(times, [0.2, 0.8]).tolist()
-            rate, ratio = case.work / medians[name] / 1e9, medians[name] / medians[OURS]
-            rows.append(
-                Row(
-                    *(case.op, case.name, case.mode, case.dtype, name, medians[name], p20, p80, min(times)),
-                    *(rate, case.unit, ratio),
-                )
+        yield [
+            Row(
+                *(case.op, case.name, case.mode, case.dtype, name, medians[name] * 1e6),
+                *(np.array([*np.quantile(times, [0.2, 0.8]), min(times)]) * 1e6).tolist(),
+                rate=(rate := case.work / medians[name] / 1e9),
+                unit=case.unit,
+                share=rate / peaks[peak_name(case.unit, case.dtype)],
+                extra_mb=extra[name] / 1e6,
+                ratio=medians[name] / medians[OURS],
             )
-        yield rows
+            for name, times in samples.items()
+        ]
 
 
-def peak() -> dict[str, float]:
-    """What this machine gives right now: GF/s of a product out of the caches, GB/s of reading memory."""
-    rows, depth, cols = 128 * _core.num_threads(), 256, 96
-    input, output = np.ones((rows, depth), np.float32), np.empty((rows, cols), np.float32)
-    weight = np.ones((cols // 16, depth, 16), np.float32)
-    large = torch.ones(1 << 26)
+def extra_memory(call: Provider) -> int:
+    """Bytes by which resident memory rises during a call; what the call gives back is dropped at once."""
+    call()
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = _resident("VmRSS")
+    call()
+    return max(0, _resident("VmHWM") - before)
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def peak_name(unit: str, dtype: str) -> str:
+    """Which of the probed peaks bounds a rate: products per dtype, memory whatever the dtype."""
+    return "GB/s" if unit == "GB/s" else f"{unit} {dtype}"
+
+
+def probe() -> dict[str, float]:
+    """What this machine gives right now: the best product of a large square, ours or torch's, and reading."""
     torch.set_num_threads(_core.num_threads())
-    product = time_interleaved({OURS: lambda: _core.dense(input, weight, None, None, 0, output)}, 0.3)[OURS]
-    reading = time_interleaved({OURS: large.sum}, 0.3)[OURS]
+    size = 1024
+    work = 2 * size**3 / 1e9
+    input = np.ones((size, size), np.float32)
+    output, weight = np.empty_like(input), np.ones((size // 16, size, 16), np.float32)
+    square, large = torch.ones(size, size), torch.ones(1 << 26)
+    narrow = square.bfloat16()
+    calls: dict[str, Provider] = {
+        OURS: lambda: _core.dense(input, weight, None, None, 0, output),
+        "torch float32": lambda: square @ square,
+        "torch bfloat16": lambda: narrow @ narrow,
+        "read": large.sum,
+    }
+    best = {name: min(times) for name, times in time_interleaved(calls, 0.2).items()}
     return {
-        "peak_gflops": 2 * rows * depth * cols / min(product) / 1e9,
-        "read_gbytes": large.numel() * 4 / min(reading) / 1e9,
+        "GF/s float32": work / min(best[OURS], best["torch float32"]),
+        "GF/s bfloat16": work / best["torch bfloat16"],
+        "GB/s": large.numel() * 4 / 1e9 / best["read"],
     }
 
 
@@ -158,13 +205,20 @@ def header() -> dict[str, object]:
         "machine": cpu_name(),
         "level": _core.level,
         "threads": _core.num_threads(),
-        "chronorec": __version__,
-        "torch": torch.__version__,
         "python": platform.python_version(),
+        "chronorec": __version__,
+        **{name: found for name in RIVALS if (found := version_of(name))},
         "commit": commit.stdout.strip(),
         "load": os.getloadavg()[0],
-        **peak(),
     }
+
+
+def version_of(package: str) -> str | None:
+    """The installed version, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def header_lines(facts: dict[str, object]) -> str:
@@ -178,8 +232,9 @@ def table_lines(rows: list[Row]) -> str:
     first = rows[0]
     lines = [f"\n{first.op} {first.mode} {first.dtype} {first.name}"]
     for row in rows:
-        times = f"{row.p50 * 1e6:10.1f} us {row.p20 * 1e6:10.1f} .. {row.p80 * 1e6:<10.1f}"
-        lines.append(f"  {row.provider:24} {times} {row.rate:8.1f} {row.unit} {row.ratio:7.2f} x")
+        times = f"{row.p50_us:10.1f} us {row.p20_us:10.1f} .. {row.p80_us:<10.1f}"
+        rate = f"{row.rate:8.1f} {row.unit} {row.share:5.0%} {row.extra_mb:8.1f} MB"
+        lines.append(f"  {row.provider:28} {times} {rate} {row.ratio:7.2f} x")
     return "\n".join(lines)
 
 

@@ -58,12 +58,12 @@ struct LayerNormArgs {
 void layer_norm(const LayerNormArgs& args);
 
 // ---- item_topk, item_rank, item_score: score(b, v) = queries[b] . table[v] + bias[v] + adjustment(b, v)
-// ---- The product adds over d = 0, 1, ... in the order of gemm.h, then comes the bias, then the adjustment,
+// The product adds over d = 0, 1, ... in the order of gemm.h, then comes the bias, then the adjustment,
 // so all three functions and every batch size agree bitwise. Query b adjusts the items
-// adjust_items[adjust_offsets[b]
-// .. adjust_offsets[b + 1]], strictly ascending, by adjust_values, or takes them out where there are no
-// values. An item is left if its score > -inf: a score of -inf or NaN, wherever it came from, means taken
-// out. The adjust_* arrays are all none, or offsets and items are given (and values if wanted). D may be 0.
+// adjust_items[adjust_offsets[b] .. adjust_offsets[b + 1]], strictly ascending, by adjust_values, or takes
+// them out where there are no values; items whose byte of `allow` is 0 are taken out too. An item is left if
+// its score > -inf: a score of -inf or NaN, wherever it came from, means taken out. The adjust_* arrays are
+// all none, or offsets and items are given (and values if wanted). D may be 0.
 struct ItemTopkArgs {
   TensorView queries;         // float [B, D], rows may be strided
   TensorView table;           // float, packed by pack_panels from [V, D]: [ceil(V / 16), D, 16]
@@ -72,26 +72,43 @@ struct ItemTopkArgs {
   TensorView adjust_offsets;  // int64 [B + 1] or none
   TensorView adjust_items;    // int32 [N] or none
   TensorView adjust_values;   // float [N] or none
+  TensorView allow;           // uint8 [V], or [B, V] whose rows may be strided, or none
+  TensorView codes;           // the table as pack_item_codes made it on this machine, or none
+  TensorView code_facts;      // with codes: only rows whose approximate score may be among the best are read
   int64_t k;                  // K >= 1, may exceed V
   TensorView top_scores;      // float [B, K], descending, ties by ascending item; -inf where no item is left
   TensorView top_items;       // int32 [B, K]; -1 where no item is left
-  TensorView scratch;
+  TensorView scratch;         // item_topk_scratch(B, V, D, K, code_bits(codes))
 };
 void item_topk(const ItemTopkArgs& args);
-int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k);
+int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k, int64_t code_bits);
+// 0 without codes.
+CHRONOREC_INLINE int64_t code_bits(const TensorView& codes) { return codes ? 8 * size_of(codes.dtype) : 0; }
+
+// A table in short codes with what bounds their error, for item_topk: the answer is the same, bit by bit, and
+// less memory is read for it. The order of the codes belongs to the instruction-set level.
+struct PackItemCodesArgs {
+  TensorView rows;  // float/bf16 [V, D], rows may be strided; D at most kMostCodedDepth
+  TensorView
+      codes;  // uint8 [ceil(V / 16), ceil(D / 4), 64] for 8 bits, bf16 [ceil(V / 16), ceil(D / 2), 32] for 16
+  TensorView facts;  // bf16 [ceil(V / 16), 3, 16]
+};
+void pack_item_codes(const PackItemCodesArgs& args);
+constexpr int64_t kMostCodedDepth = 1 << 16;  // sums of products of codes fit into 32 bits
 
 // For each target of a query: how many other items that are left score more, and how many exactly as much.
 // A target that was itself taken out is a miss at every cutoff: greater = num_items, equal = 0.
 struct ItemRankArgs {
-  TensorView queries;  // as in ItemTopkArgs, down to adjust_values
+  TensorView queries;  // as in ItemTopkArgs, down to allow
   TensorView table;
   int64_t num_items;
   TensorView bias;
   TensorView adjust_offsets;
   TensorView adjust_items;
   TensorView adjust_values;
-  TensorView targets;         // int32 [M], in [0, V)
-  TensorView target_offsets;  // int64 [B + 1]
+  TensorView allow;
+  TensorView targets;         // int32/int64 [M], in [0, V)
+  TensorView target_offsets;  // int64 [B + 1], or none: M = B, one target per query
   TensorView greater;         // int64 [M]
   TensorView equal;           // int64 [M]
   TensorView scratch;
@@ -99,29 +116,46 @@ struct ItemRankArgs {
 void item_rank(const ItemRankArgs& args);
 int64_t item_rank_scratch(int64_t targets);
 
-// The scores of listed items; -inf where the adjustment takes an item out.
+// The scores of listed items; -inf where the adjustment or the mask takes an item out.
 struct ItemScoreArgs {
-  TensorView queries;  // as in ItemTopkArgs, down to adjust_values
-  TensorView table;
+  TensorView queries;  // as in ItemTopkArgs, down to allow
+  TensorView table;    // or its rows themselves: float/bf16 [V, D], rows may be strided
   int64_t num_items;
   TensorView bias;
   TensorView adjust_offsets;
   TensorView adjust_items;
   TensorView adjust_values;
-  TensorView list_items;    // int32 [M], in [0, V)
-  TensorView list_offsets;  // int64 [B + 1]
+  TensorView allow;
+  TensorView list_items;    // int32/int64 [M], in [0, V)
+  TensorView list_offsets;  // int64 [B + 1], or none: M = B, one item per query
   TensorView scores;        // float [M]
 };
 void item_score(const ItemScoreArgs& args);
-// ---- jagged_attention: event i of a sequence attends to the events j <= i of the same sequence ---------
-// output_i = sum_j softmax_j(scale query_i . key_j) value_j, per head. A further kind of attention (both
-// directions, window, pointwise SiLU, bias from time gaps) is a further field after `scale`.
+// ---- jagged_attention: event i attends to events j of the same sequence, per head -----------------------
+// score_ij = scale query_i . key_j + position[i - j] + time_table[bucket of |times_i - times_j|]
+//            + distance_table[bucket of |places_i - places_j|^2]
+// over the j with i - window < j <= i if causal, else |i - j| < window. Softmax: output_i =
+// sum_j softmax_j(score_ij) value_j; silu: output_i = sum_j score_ij sigmoid(score_ij) value_j / divisor.
+// The bucket of x is the number of boundaries <= x, a gap of time being rounded to fp32 first. Column of the
+// gap i - j in `position`: i - j if causal, else i - j + P / 2, in either case moved into [0, P).
 struct JaggedAttentionForwardArgs {
   TensorView query, key, value;  // float/bf16 [N, A, D], rows may be strided
   TensorView offsets;            // int64 [B + 1]
   double scale;
-  TensorView output;   // float/bf16 [N, A, D]
-  TensorView lse;      // float [N, A] or none: log of the sum of exp(score), for backward
+  bool causal;
+  int64_t window;  // at least 1
+  bool silu;       // in place of softmax
+  double divisor;  // of silu
+  // A bias is none, or its table and what it needs are given. Tables: fp32, rows may be strided.
+  TensorView position;             // float [A, P] or none
+  TensorView times;                // int64 [N] or none
+  TensorView time_boundaries;      // float [buckets - 1], ascending, or none
+  TensorView time_table;           // float [A, buckets] or none, at most kAttentionBuckets
+  TensorView places;               // float [N, 3] or none: points on the unit sphere
+  TensorView distance_boundaries;  // float [buckets - 1], ascending, or none: squares of distances
+  TensorView distance_table;       // float [A, buckets] or none, at most kAttentionBuckets
+  TensorView output;               // float/bf16 [N, A, D]
+  TensorView lse;      // float [N, A] or none: log2 of the sum of e^score, for backward of softmax
   TensorView scratch;  // jagged_attention_forward_scratch(B, N, D)
 };
 void jagged_attention_forward(const JaggedAttentionForwardArgs& args);
@@ -129,44 +163,63 @@ int64_t jagged_attention_forward_scratch(int64_t sequences, int64_t events, int6
 
 struct JaggedAttentionBackwardArgs {
   TensorView grad_output;        // float/bf16 [N, A, D], rows may be strided
-  TensorView query, key, value;  // as in forward
-  TensorView offsets;            // int64 [B + 1]
+  TensorView query, key, value;  // as in forward, down to distance_table
+  TensorView offsets;
   double scale;
-  TensorView output;                            // float/bf16 [N, A, D], from forward
-  TensorView lse;                               // float [N, A], from forward
+  bool causal;
+  int64_t window;
+  bool silu;
+  double divisor;
+  TensorView position, times, time_boundaries, time_table, places, distance_boundaries, distance_table;
+  TensorView output, lse;                       // from forward; none if silu
   TensorView grad_query, grad_key, grad_value;  // float/bf16 [N, A, D]
-  TensorView scratch;                           // jagged_attention_backward_scratch(B, N, D)
+  // float [A, columns] of the tables; none where there is no table
+  TensorView grad_position, grad_time_table, grad_distance_table;
+  TensorView scratch;  // jagged_attention_backward_scratch(B, N, D, A * columns of all tables)
 };
 void jagged_attention_backward(const JaggedAttentionBackwardArgs& args);
-int64_t jagged_attention_backward_scratch(int64_t sequences, int64_t events, int64_t width);
+int64_t jagged_attention_backward_scratch(int64_t sequences, int64_t events, int64_t width,
+                                          int64_t table_size);
 
-// One new event per sequence; its own key and value are the last of the cache. No keys at all: zeros. Equal
-// to jagged_attention_forward up to rounding, and bitwise independent of the other sequences.
+// One new event per sequence: the last of the cache, where its key, value, time and place stand too. No keys
+// at all: zeros. Equal to jagged_attention_forward up to rounding, and bitwise independent of the other
+// sequences.
 struct JaggedAttentionStepArgs {
   TensorView query;                   // float/bf16 [B, A, D], rows may be strided
   TensorView key_cache, value_cache;  // float/bf16 [N, A, D], rows may be strided
   TensorView offsets;                 // int64 [B + 1], of the cache
-  double scale;
+  double scale;                       // as in forward, down to distance_table; N events of the cache
+  bool causal;
+  int64_t window;
+  bool silu;
+  double divisor;
+  TensorView position, times, time_boundaries, time_table, places, distance_boundaries, distance_table;
   TensorView output;   // float/bf16 [B, A, D]
-  TensorView scratch;  // jagged_attention_step_scratch(D)
+  TensorView scratch;  // jagged_attention_step_scratch(D, whether there is a bias)
 };
 void jagged_attention_step(const JaggedAttentionStepArgs& args);
-int64_t jagged_attention_step_scratch(int64_t width);
+int64_t jagged_attention_step_scratch(int64_t width, bool biased);
 
-// Of a forward or backward scratch, the head that holds the order of the work.
+// Of a forward or backward scratch: what holds the order of the work, and the sums of the tables' gradients.
 int64_t jagged_attention_order_bytes(int64_t sequences, int64_t events);
+int64_t jagged_attention_table_bytes(int64_t sequences, int64_t events, int64_t table_size);
 
 // Tiles of the attention kernels: queries taken together and keys per pass (a tile's last pass may hold
 // kAttentionQueries more keys). Backward never divides a sequence up to kAttentionShort, always one above
 // kAttentionWhole, and one in between where there are too few others for the threads; then into parts of
-// kAttentionPart. A thread's scratch holds the sums of kAttentionWhole keys: 2 MB at D = 64.
+// kAttentionPart, a multiple of both. A thread's scratch holds the sums of kAttentionWhole keys: 2 MB at
+// D = 64. Gradients of bias tables are summed per kAttentionPart queries first.
 constexpr int64_t kAttentionQueries = 48, kAttentionKeys = 192;
-constexpr int64_t kAttentionShort = 20 * kAttentionQueries, kAttentionPart = 10 * kAttentionQueries;
-constexpr int64_t kAttentionWhole = 84 * kAttentionQueries;
-// ---- item_cross_entropy: softmax loss over items, mean over the rows that have a target; logits are not
-// stored Logit of item v for row n: hidden[n] . table[v] + bias[v]; in sampled mode less log_q. Row n has the
-// targets target_offsets[n] .. target_offsets[n + 1]. Gradients are those of the loss; ask for them by
-// passing them.
+constexpr int64_t kAttentionPart = 12 * kAttentionQueries;
+constexpr int64_t kAttentionShort = 20 * kAttentionQueries, kAttentionWhole = 84 * kAttentionQueries;
+// Of the bias: buckets of a table, pairs of events whose buckets a thread keeps for the next head, and bytes
+// of a thread's scratch.
+constexpr int64_t kAttentionBuckets = 256, kAttentionMemo = 1 << 17;
+constexpr int64_t kAttentionBiasBytes = 48 << 10, kAttentionMemoBytes = kAttentionMemo + (24 << 10);
+// ---- item_cross_entropy: softmax loss over items, weighted mean over the rows that have a target; logits
+// are not stored. Logit of item v for row n: (hidden[n] . table[v] + bias[v]) / temperature; in sampled mode
+// less log_q. Row n has the targets target_offsets[n] .. target_offsets[n + 1]; a row of weight 0 is as if it
+// had none. Gradients are those of the loss; ask for them by passing them.
 struct ItemCrossEntropyArgs {
   TensorView hidden;          // float/bf16 [N, D], rows may be strided
   TensorView table;           // float/bf16 [V, D], rows may be strided
@@ -178,6 +231,9 @@ struct ItemCrossEntropyArgs {
   TensorView negatives;       // int64 [K], ascending, duplicates allowed; or none: all items compete
   TensorView negative_log_q;  // float [K] or none
   TensorView target_log_q;    // float [M] or none
+  TensorView weights;         // float [N], finite, not negative, or none: all 1
+  double temperature;         // above 0
+  double label_smoothing;     // 0 to 1: the labels' part that is spread over all items; 0 in sampled mode
   TensorView loss;            // float [1]
   TensorView hidden_grad;     // float/bf16 [N, D] or none
   TensorView table_grad;      // float/bf16 [V, D] or none
@@ -185,10 +241,11 @@ struct ItemCrossEntropyArgs {
   TensorView scratch;
 };
 void item_cross_entropy(const ItemCrossEntropyArgs& args);
-// cols: V, or K where `sampled`; `rounded`: the inputs are bf16; the other flags say which gradients are
-// wanted.
+// cols: V, or K where `sampled`; `rounded`: the inputs are bf16; `smoothed`: label_smoothing is not 0; the
+// other flags say which gradients are wanted.
 int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, int64_t depth, bool sampled,
-                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad);
+                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad,
+                                   bool smoothed);
 // ---- gru, lstm, rnn: one recurrent layer over jagged sequences, in the formulas of torch.nn ---------------
 //   gru   r = sigmoid(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h +
 //   b_hn)),
@@ -289,5 +346,112 @@ void rnn_relu_backward(const RecurrentBackwardArgs& args);
 int64_t gru_backward_scratch(int64_t sequences, int64_t events, int64_t input_size, int64_t hidden_size);
 int64_t lstm_backward_scratch(int64_t sequences, int64_t events, int64_t input_size, int64_t hidden_size);
 int64_t rnn_backward_scratch(int64_t sequences, int64_t events, int64_t input_size, int64_t hidden_size);
+
+// ---- graph: a CSR matrix of R rows over V neighbours; row r has the edges offsets[r] .. offsets[r + 1]
+// ----- Neighbours and edges are ids of one dtype; with int32 E is below 2^31. The transpose of a matrix
+// lists for every neighbour the rows that have it, in ascending order of the edge, and the edge's place in
+// the matrix. Rows are divided among threads by edges, those of more than 2048 into parts that are added in
+// order.
+struct GraphTransposeArgs {
+  TensorView offsets;             // int64 [R + 1]
+  TensorView neighbours;          // int32/int64 [E], in [0, V)
+  TensorView transposed_offsets;  // int64 [V + 1]
+  TensorView rows;                // as neighbours [E]: the row of each edge of the transpose
+  TensorView edges;               // as neighbours [E]: its place in `neighbours`
+  TensorView scratch;             // graph_transpose_scratch(V, E)
+};
+void graph_transpose(const GraphTransposeArgs& args);
+int64_t graph_transpose_scratch(int64_t neighbours, int64_t edges);
+
+// output[r] = row_scale[r] * sum over the edges e of row r: weight[edges[e]] * neighbour_scale[n] *
+// features[n], n = neighbours[e]. What is none counts as one. With the arrays of a transpose and the scales
+// swapped this is the gradient of the features.
+struct GraphSumArgs {
+  TensorView features;         // float/bf16 [V, D], rows may be strided
+  TensorView weight;           // float [E] or none
+  TensorView row_scale;        // float [R] or none
+  TensorView neighbour_scale;  // float [V] or none
+  TensorView offsets;          // int64 [R + 1]
+  TensorView neighbours;       // int32/int64 [E], in [0, V)
+  TensorView edges;            // as neighbours [E], in [0, E), or none: each its own place
+  TensorView output;           // float/bf16 [R, D]
+  TensorView scratch;          // graph_scratch(R, E, D)
+};
+void graph_sum(const GraphSumArgs& args);
+int64_t graph_scratch(int64_t rows, int64_t edges, int64_t width);
+
+// output[e] = row_scale[r] * neighbour_scale[n] * left[r] . right[n]: the gradient of the weights of
+// graph_sum.
+struct GraphDotArgs {
+  TensorView left;             // float/bf16 [R, D], rows may be strided
+  TensorView right;            // float/bf16 [V, D], rows may be strided
+  TensorView row_scale;        // float [R] or none
+  TensorView neighbour_scale;  // float [V] or none
+  TensorView offsets;          // int64 [R + 1]
+  TensorView neighbours;       // int32/int64 [E], in [0, V)
+  TensorView output;           // float [E]
+};
+void graph_dot(const GraphDotArgs& args);
+
+// output[r, d] = max over the edges e of row r: weight[e] * features[n, d]; zero where there is none. NaN
+// wins.
+struct GraphMaxArgs {
+  TensorView features;    // float/bf16 [V, D], rows may be strided
+  TensorView weight;      // float [E] or none
+  TensorView offsets;     // int64 [R + 1], no row of 2^31 edges
+  TensorView neighbours;  // int32/int64 [E], in [0, V)
+  TensorView output;      // float/bf16 [R, D]
+  TensorView arg;         // int32 [R, D]: which edge of the row, the first of equals; -1 where there is none
+  TensorView scratch;     // graph_scratch(R, E, 2 round_up(D, 16))
+};
+void graph_max(const GraphMaxArgs& args);
+
+struct GraphMaxBackwardArgs {
+  TensorView grad_output;  // float/bf16 [R, D], rows may be strided
+  TensorView features;     // as in GraphMaxArgs, down to neighbours
+  TensorView weight;
+  TensorView offsets;
+  TensorView neighbours;
+  TensorView transposed_offsets;  // int64 [V + 1], with rows and edges of graph_transpose
+  TensorView rows;
+  TensorView edges;
+  TensorView arg;            // int32 [R, D] of graph_max
+  TensorView grad_features;  // float/bf16 [V, D]
+  TensorView grad_weight;    // float [E] or none: not wanted
+  TensorView scratch;        // graph_scratch(V, E, D)
+};
+void graph_max_backward(const GraphMaxBackwardArgs& args);
+
+// ---- item_sampled_loss: losses over negatives of each row's own, weighted mean over the rows that have a
+// target ---- Logits, targets, rows that count and gradients as in item_cross_entropy. A negative that is one
+// of the row's targets does not compete. With s the logit of a target and x those of the K' negatives left,
+// the loss of a row is the mean over its targets of
+//   softmax: log(1 + exp(logsumexp(x) - s)), both less log_q
+//   gbce:    (-exponent log sigmoid(s) - sum log(1 - sigmoid(x))) / (K' + 1)
+//   bpr:     mean of -log sigmoid(s - x), 0 where none is left
+enum class SampledLossKind : int64_t { softmax = 0, gbce = 1, bpr = 2 };
+
+struct ItemSampledLossArgs {
+  TensorView hidden;          // float/bf16 [N, D], rows may be strided; N below 2^31
+  TensorView table;           // float/bf16 [V, D], rows may be strided; V below 2^31
+  TensorView targets;         // int64 [M]
+  TensorView target_offsets;  // int64 [N + 1], or none: M = N, one target per row
+  TensorView bias;            // float/bf16 [V] or none
+  TensorView negatives;       // int64 [N, K], rows may be strided (stride 0: all rows share them)
+  TensorView negative_log_q;  // float [N, K], likewise, or none; softmax alone
+  TensorView target_log_q;    // float [M] or none; softmax alone
+  TensorView weights;         // float [N], finite, not negative, or none: all 1
+  double temperature;         // above 0
+  int64_t kind;               // SampledLossKind
+  double exponent;            // of gbce
+  TensorView loss;            // float [1]
+  TensorView hidden_grad;     // float/bf16 [N, D] or none
+  TensorView table_grad;      // float/bf16 [V, D] or none
+  TensorView bias_grad;       // float/bf16 [V] or none
+  TensorView scratch;         // item_sampled_loss_scratch(N, V, K, M, D, table_grad or bias_grad)
+};
+void item_sampled_loss(const ItemSampledLossArgs& args);
+int64_t item_sampled_loss_scratch(int64_t rows, int64_t items, int64_t negatives, int64_t targets,
+                                  int64_t depth, bool scatters);
 
 }  // namespace chronorec

@@ -42,6 +42,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("__version__") = CHRONOREC_VERSION;
   m.attr("level") = name_of(selected_level());
   m.attr("best_level") = name_of(best_level());
+  m.attr("amx") = has_amx();
+  m.def("set_amx", &set_amx);
   num_threads();  // a bad CHRONOREC_THREADS is refused now, as CHRONOREC_ISA is: kernels cannot throw
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
@@ -97,6 +99,19 @@ PYBIND11_MODULE(_core, m) {
   m.def("rnn_forward_scratch", &rnn_forward_scratch);
   m.def("rnn_step_scratch", &rnn_step_scratch);
   m.def("rnn_backward_scratch", &rnn_backward_scratch);
+  // graph
+  define(m, "graph_transpose", graph_transpose);
+  m.def("graph_transpose_scratch", &graph_transpose_scratch);
+  define(m, "graph_sum", graph_sum);
+  define(m, "graph_dot", graph_dot);
+  define(m, "graph_max", graph_max);
+  define(m, "graph_max_backward", graph_max_backward);
+  m.def("graph_scratch", &graph_scratch);
+  // item_topk: tables in short codes
+  define(m, "pack_item_codes", pack_item_codes);
+  // item_sampled_loss
+  define(m, "item_sampled_loss", item_sampled_loss);
+  m.def("item_sampled_loss_scratch", &item_sampled_loss_scratch);
 }
 
 }  // namespace chronorec

@@ -31,7 +31,14 @@
   X(rnn_tanh_step, RecurrentStepArgs)                       \
   X(rnn_relu_step, RecurrentStepArgs)                       \
   X(rnn_tanh_backward, RecurrentBackwardArgs)               \
-  X(rnn_relu_backward, RecurrentBackwardArgs)
+  X(rnn_relu_backward, RecurrentBackwardArgs)               \
+  X(graph_transpose, GraphTransposeArgs)                    \
+  X(graph_sum, GraphSumArgs)                                \
+  X(graph_dot, GraphDotArgs)                                \
+  X(graph_max, GraphMaxArgs)                                \
+  X(graph_max_backward, GraphMaxBackwardArgs)               \
+  X(pack_item_codes, PackItemCodesArgs)                     \
+  X(item_sampled_loss, ItemSampledLossArgs)
 
 namespace chronorec {
 

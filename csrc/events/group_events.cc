@@ -60,7 +60,8 @@ int64_t order_user(Event<Index>* events, int64_t count) {
   return falls;
 }
 
-template <typename Index>
+// Local: holds a user's number inside its partition.
+template <typename Index, typename Local>
 class Grouping {
  public:
   explicit Grouping(const GroupEventsArgs& args)
@@ -81,7 +82,9 @@ class Grouping {
 
   Grouping(const Grouping&) = delete;
   Grouping& operator=(const Grouping&) = delete;
-  ~Grouping() { HugePages<int32_t>().deallocate(partitioned_user_, 0); }
+  ~Grouping() {
+    if (local_user_ != nullptr) HugePages<Local>().deallocate(local_user_, static_cast<size_t>(events_));
+  }
 
   int64_t run() {
     offsets_[0] = 0;
@@ -91,7 +94,7 @@ class Grouping {
     expect_that(
         !bad_user_.load(), "user", [&] { return "codes in [0, " + std::to_string(users_) + ")"; }, "others");
     sum_counts();
-    partitioned_user_ = HugePages<int32_t>().allocate(static_cast<size_t>(events_));
+    local_user_ = HugePages<Local>().allocate(static_cast<size_t>(events_));
     parallel_for(blocks_, [&](int64_t b, int) { partition_block(b); });
     if (interrupted()) return 0;
     return place();
@@ -132,10 +135,11 @@ class Grouping {
   void partition_block(int64_t b) {
     const int64_t end = std::min(events_, (b + 1) * block_);
     int64_t* next = &start(b, 0);
-    int32_t* partitioned_user = partitioned_user_;
+    const int32_t below = (1 << shift_) - 1;
+    Local* local_user = local_user_;
     for (int64_t i = b * block_; i < end; ++i) {
       const int64_t to = next[user_[i] >> shift_]++;
-      partitioned_user[to] = user_[i];
+      local_user[to] = static_cast<Local>(user_[i] & below);
       if (key_ != nullptr) grouped_key_[to] = key_[i];
       if (item_ != nullptr) grouped_item_[to] = item_[i];
       if (order_ != nullptr) order_[to] = static_cast<Index>(i);
@@ -159,9 +163,9 @@ class Grouping {
 
   // `next` becomes where each user of the partition starts, relative to the partition.
   void count_users(int64_t first, int64_t last, int64_t begin, int64_t end, std::vector<int64_t>& next) {
-    const int32_t* user = partitioned_user_;
+    const Local* user = local_user_;
     next.assign(static_cast<size_t>(last - first) + 1, 0);
-    for (int64_t i = begin; i < end; ++i) ++next[static_cast<size_t>(user[i] - first) + 1];
+    for (int64_t i = begin; i < end; ++i) ++next[static_cast<size_t>(user[i]) + 1];
     for (int64_t u = first; u < last; ++u) {
       const size_t at = static_cast<size_t>(u - first) + 1;
       next[at] += next[at - 1];
@@ -176,9 +180,9 @@ class Grouping {
     count_users(first, last, begin, end, next);
     if (static_cast<int64_t>(work.size()) < end - begin) work.resize(static_cast<size_t>(end - begin));
     Event<Index>* placed = work.data();
-    const int32_t* user = partitioned_user_;
+    const Local* user = local_user_;
     for (int64_t i = begin; i < end; ++i) {
-      Event<Index>& event = placed[next[static_cast<size_t>(user[i] - first)]++];
+      Event<Index>& event = placed[next[static_cast<size_t>(user[i])]++];
       event.key = key_ == nullptr ? 0 : grouped_key_[i];
       event.item = item_ == nullptr ? 0 : grouped_item_[i];
       event.row = order_ == nullptr ? 0 : order_[i];
@@ -214,7 +218,7 @@ class Grouping {
   std::atomic<bool> bad_user_{false};
   std::vector<int64_t> starts_;  // [blocks, partitions]: counts, then where the block writes next
   std::vector<int64_t> partition_starts_;
-  int32_t* partitioned_user_ = nullptr;  // not a vector, which would write zeros first
+  Local* local_user_ = nullptr;  // [N] in the order of partitions
 };
 
 }  // namespace
@@ -236,7 +240,11 @@ void group_events(const GroupEventsArgs& args) {
   if (args.order) expect_output(args.order, "order", narrow ? DType::i32 : DType::i64, {events});
   expect_that(!narrow || events <= INT32_MAX, "order", "int64 for more than 2^31 - 1 events", "int32");
   expect_output(args.out_of_order, "out_of_order", DType::i64, {1});
-  *args.out_of_order.as<int64_t>() = narrow ? Grouping<int32_t>(args).run() : Grouping<int64_t>(args).run();
+  // up to 2^26 users a partition has at most 2^16 of them
+  const bool few = args.offsets.shape[0] <= kMaxPartitions << 16;
+  *args.out_of_order.as<int64_t>() =
+      narrow ? few ? Grouping<int32_t, uint16_t>(args).run() : Grouping<int32_t, int32_t>(args).run()
+             : Grouping<int64_t, int32_t>(args).run();
 }
 
 }  // namespace chronorec

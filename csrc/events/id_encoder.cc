@@ -12,16 +12,18 @@ namespace {
 
 constexpr int64_t kWindow = 1 << 16;  // rows looked up in parallel before the unknown ones are inserted
 constexpr int64_t kBlock = 1 << 12;   // rows of one task
-constexpr int64_t kBatch = 32;        // probes in flight: a table larger than the cache is bound by latency
+constexpr int64_t kAhead = 48;        // probes in flight: a table larger than the cache is bound by latency
 constexpr int kFirstBits = 10;
 
 void check_room(int64_t size) {
   expect_that(size < std::numeric_limits<int32_t>::max(), "ids", "fewer than 2^31 different ids", size);
 }
 
-// look_up(begin, end) fills codes with known codes or -1; insert(i) gives the code of row i.
-template <typename LookUp, typename Insert>
-void encode_windows(int64_t count, int32_t* codes, bool insert_unknown, LookUp look_up, Insert insert) {
+// look_up(begin, end) fills codes with known codes or -1; insert(i) gives the code of row i, and prefetch(i)
+// asks for what it will read.
+template <typename LookUp, typename Prefetch, typename Insert>
+void encode_windows(int64_t count, int32_t* codes, bool insert_unknown, LookUp look_up, Prefetch prefetch,
+                    Insert insert) {
   for (int64_t start = 0; start < count; start += kWindow) {
     const int64_t end = std::min(count, start + kWindow);
     parallel_for((end - start + kBlock - 1) / kBlock, [&](int64_t task, int) {
@@ -30,8 +32,10 @@ void encode_windows(int64_t count, int32_t* codes, bool insert_unknown, LookUp l
     });
     if (interrupted()) return;
     if (!insert_unknown) continue;
-    for (int64_t i = start; i < end; ++i)
+    for (int64_t i = start; i < end; ++i) {
+      if (i + kAhead < end && codes[i + kAhead] < 0) prefetch(i + kAhead);
       if (codes[i] < 0) codes[i] = insert(i);
+    }
   }
 }
 
@@ -58,7 +62,7 @@ uint64_t hash_of(const char* data, int64_t size) {
 
 // ---- integers ------------------------------------------------------------------------------------------
 
-IntEncoder::IntEncoder() : shift_(64 - kFirstBits), slots_(size_t{1} << kFirstBits, Slot{0, -1}) {}
+IntEncoder::IntEncoder() : shift_(64 - kFirstBits), slots_(size_t{1} << kFirstBits) {}
 
 // The upper half of the product spreads ids that lie on a stride or differ in few bits.
 uint64_t IntEncoder::home(int64_t key) const {
@@ -71,7 +75,7 @@ int32_t IntEncoder::find(int64_t key) const {
   const uint64_t mask = slots_.size() - 1;
   for (uint64_t at = home(key);; at = (at + 1) & mask) {
     const Slot& slot = slots_[at];
-    if (slot.code < 0 || slot.key == key) return slot.code;
+    if (slot.inverse == 0 || slot.key == key) return ~slot.inverse;
   }
 }
 
@@ -79,31 +83,31 @@ int32_t IntEncoder::find_or_insert(int64_t key) {
   if ((keys_.size() + 1) * 3 > slots_.size() * 2) grow();
   const uint64_t mask = slots_.size() - 1;
   uint64_t at = home(key);
-  for (; slots_[at].code >= 0; at = (at + 1) & mask)
-    if (slots_[at].key == key) return slots_[at].code;
+  for (; slots_[at].inverse != 0; at = (at + 1) & mask)
+    if (slots_[at].key == key) return ~slots_[at].inverse;
   check_room(size());
   keys_.push_back(key);  // first: memory may run out, and then the slot must not be taken
-  slots_[at] = {key, static_cast<int32_t>(keys_.size() - 1)};
-  return slots_[at].code;
+  const int32_t code = static_cast<int32_t>(keys_.size() - 1);
+  slots_[at] = {key, ~code};
+  return code;
 }
 
 void IntEncoder::grow() {
-  decltype(slots_)(slots_.size() * 2, Slot{0, -1}).swap(slots_);
+  decltype(slots_)(slots_.size() * 2).swap(slots_);
   --shift_;
   const uint64_t mask = slots_.size() - 1;
   for (size_t code = 0; code < keys_.size(); ++code) {
-    if (code + kBatch < keys_.size()) __builtin_prefetch(&slots_[home(keys_[code + kBatch])], 1);
+    if (code + kAhead < keys_.size()) __builtin_prefetch(&slots_[home(keys_[code + kAhead])], 1);
     uint64_t at = home(keys_[code]);
-    while (slots_[at].code >= 0) at = (at + 1) & mask;
-    slots_[at] = {keys_[code], static_cast<int32_t>(code)};
+    while (slots_[at].inverse != 0) at = (at + 1) & mask;
+    slots_[at] = {keys_[code], ~static_cast<int32_t>(code)};
   }
 }
 
 void IntEncoder::look_up(const int64_t* keys, int64_t count, int32_t* codes) const {
-  for (int64_t start = 0; start < count; start += kBatch) {
-    const int64_t end = std::min(count, start + kBatch);
-    for (int64_t i = start; i < end; ++i) __builtin_prefetch(&slots_[home(keys[i])]);
-    for (int64_t i = start; i < end; ++i) codes[i] = find(keys[i]);
+  for (int64_t i = 0; i < count; ++i) {
+    __builtin_prefetch(&slots_[home(keys[std::min(i + kAhead, count - 1)])]);
+    codes[i] = find(keys[i]);
   }
 }
 
@@ -115,6 +119,7 @@ void IntEncoder::encode(const TensorView& keys, const TensorView& codes, bool in
   encode_windows(
       keys.shape[0], out, insert,
       [&](int64_t begin, int64_t end) { look_up(in + begin, end - begin, out + begin); },
+      [&](int64_t i) { __builtin_prefetch(&slots_[home(in[i])], 1); },
       [&](int64_t i) { return find_or_insert(in[i]); });
 }
 
@@ -125,7 +130,7 @@ void IntEncoder::copy_keys(const TensorView& output) const {
 
 // ---- texts ---------------------------------------------------------------------------------------------
 
-TextEncoder::TextEncoder() : mask_((size_t{1} << kFirstBits) - 1), slots_(mask_ + 1, Slot{0, -1}) {}
+TextEncoder::TextEncoder() : mask_((size_t{1} << kFirstBits) - 1), slots_(mask_ + 1) {}
 
 TextEncoder::Text TextEncoder::text_of(int32_t code) const {
   const int64_t begin = code == 0 ? 0 : ends_[static_cast<size_t>(code) - 1];
@@ -136,12 +141,12 @@ int32_t TextEncoder::find(Text text, uint64_t hash) const {
   const uint32_t tag = static_cast<uint32_t>(hash >> 32);
   for (uint64_t at = hash & mask_;; at = (at + 1) & mask_) {
     const Slot& slot = slots_[at];
-    if (slot.code < 0) return -1;
+    if (slot.inverse == 0) return -1;
     if (slot.tag != tag) continue;
-    const Text known = text_of(slot.code);
+    const Text known = text_of(~slot.inverse);
     if (known.size == text.size &&
         (text.size == 0 || std::memcmp(known.data, text.data, static_cast<size_t>(text.size)) == 0))
-      return slot.code;
+      return ~slot.inverse;
   }
 }
 
@@ -152,7 +157,7 @@ int32_t TextEncoder::find_or_insert(Text text) {
   check_room(size());
   if ((ends_.size() + 1) * 3 > slots_.size() * 2) grow();
   uint64_t at = hash & mask_;
-  while (slots_[at].code >= 0) at = (at + 1) & mask_;
+  while (slots_[at].inverse != 0) at = (at + 1) & mask_;
   ends_.push_back(num_bytes() + text.size);
   try {
     bytes_.insert(bytes_.end(), text.data, text.data + text.size);
@@ -160,19 +165,20 @@ int32_t TextEncoder::find_or_insert(Text text) {
     ends_.pop_back();
     throw;
   }
-  slots_[at] = {static_cast<uint32_t>(hash >> 32), static_cast<int32_t>(ends_.size() - 1)};
-  return slots_[at].code;
+  const int32_t code = static_cast<int32_t>(ends_.size() - 1);
+  slots_[at] = {static_cast<uint32_t>(hash >> 32), ~code};
+  return code;
 }
 
 void TextEncoder::grow() {
-  decltype(slots_)(slots_.size() * 2, Slot{0, -1}).swap(slots_);
+  decltype(slots_)(slots_.size() * 2).swap(slots_);
   mask_ = slots_.size() - 1;
   for (int32_t code = 0; code < static_cast<int32_t>(ends_.size()); ++code) {
     const Text text = text_of(code);
     const uint64_t hash = hash_of(text.data, text.size);
     uint64_t at = hash & mask_;
-    while (slots_[at].code >= 0) at = (at + 1) & mask_;
-    slots_[at] = {static_cast<uint32_t>(hash >> 32), code};
+    while (slots_[at].inverse != 0) at = (at + 1) & mask_;
+    slots_[at] = {static_cast<uint32_t>(hash >> 32), ~code};
   }
 }
 
@@ -193,9 +199,9 @@ void TextEncoder::encode(const TensorView& offsets, const TensorView& data, cons
   encode_windows(
       count, out, insert,
       [&](int64_t begin, int64_t end) {
-        uint64_t hashes[kBatch];
-        for (int64_t start = begin; start < end; start += kBatch) {
-          const int64_t batch = std::min(end - start, kBatch);
+        uint64_t hashes[kAhead];
+        for (int64_t start = begin; start < end; start += kAhead) {
+          const int64_t batch = std::min(end - start, kAhead);
           for (int64_t i = 0; i < batch; ++i) {
             hashes[i] = hash_of(text(start + i).data, text(start + i).size);
             __builtin_prefetch(&slots_[hashes[i] & mask_]);
@@ -203,6 +209,7 @@ void TextEncoder::encode(const TensorView& offsets, const TensorView& data, cons
           for (int64_t i = 0; i < batch; ++i) out[start + i] = find(text(start + i), hashes[i]);
         }
       },
+      [&](int64_t i) { __builtin_prefetch(text(i).data); },
       [&](int64_t i) { return find_or_insert(text(i)); });
 }
 

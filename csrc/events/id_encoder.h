@@ -21,7 +21,7 @@ class IntEncoder {
  private:
   struct Slot {
     int64_t key;
-    int32_t code;  // -1: free
+    int32_t inverse;  // ~code; a free slot holds 0, whose inverse is -1
   };
   uint64_t home(int64_t key) const;
   int32_t find(int64_t key) const;
@@ -45,8 +45,8 @@ class TextEncoder {
 
  private:
   struct Slot {
-    uint32_t tag;  // upper half of the hash
-    int32_t code;  // -1: free
+    uint32_t tag;     // upper half of the hash
+    int32_t inverse;  // as above
   };
   struct Text {
     const char* data;

@@ -5,11 +5,13 @@ from typing import Any, Final
 __version__: Final[str]
 level: Final[str]
 best_level: Final[str]
+amx: Final[bool]
 
 Array = Any  # torch tensor, numpy array, or anything with __dlpack__ or the buffer protocol
 
 def num_threads() -> int: ...
 def set_num_threads(n: int, /) -> None: ...
+def set_amx(on: bool, /) -> None: ...
 def dense(
     input: Array, weight: Array, bias: Array | None, residual: Array | None, activation: int, output: Array, /
 ) -> None: ...
@@ -57,7 +59,7 @@ def count_duplicates(
 ) -> None: ...
 
 # items: best of all, rank among all, scores of some
-def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, /) -> int: ...
+def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, code_bits: int, /) -> int: ...
 def item_topk(
     queries: Array,
     table: Array,
@@ -66,6 +68,9 @@ def item_topk(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
+    codes: Array | None,
+    code_facts: Array | None,
     k: int,
     top_scores: Array,
     top_items: Array,
@@ -81,8 +86,9 @@ def item_rank(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     targets: Array,
-    target_offsets: Array,
+    target_offsets: Array | None,
     greater: Array,
     equal: Array,
     scratch: Array,
@@ -96,8 +102,9 @@ def item_score(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     list_items: Array,
-    list_offsets: Array,
+    list_offsets: Array | None,
     scores: Array,
     /,
 ) -> None: ...
@@ -109,6 +116,17 @@ def jagged_attention_forward(
     value: Array,
     offsets: Array,
     scale: float,
+    causal: bool,
+    window: int,
+    silu: bool,
+    divisor: float,
+    position: Array | None,
+    times: Array | None,
+    time_boundaries: Array | None,
+    time_table: Array | None,
+    places: Array | None,
+    distance_boundaries: Array | None,
+    distance_table: Array | None,
     output: Array,
     lse: Array | None,
     scratch: Array,
@@ -121,11 +139,25 @@ def jagged_attention_backward(
     value: Array,
     offsets: Array,
     scale: float,
-    output: Array,
-    lse: Array,
+    causal: bool,
+    window: int,
+    silu: bool,
+    divisor: float,
+    position: Array | None,
+    times: Array | None,
+    time_boundaries: Array | None,
+    time_table: Array | None,
+    places: Array | None,
+    distance_boundaries: Array | None,
+    distance_table: Array | None,
+    output: Array | None,
+    lse: Array | None,
     grad_query: Array,
     grad_key: Array,
     grad_value: Array,
+    grad_position: Array | None,
+    grad_time_table: Array | None,
+    grad_distance_table: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
@@ -135,13 +167,24 @@ def jagged_attention_step(
     value_cache: Array,
     offsets: Array,
     scale: float,
+    causal: bool,
+    window: int,
+    silu: bool,
+    divisor: float,
+    position: Array | None,
+    times: Array | None,
+    time_boundaries: Array | None,
+    time_table: Array | None,
+    places: Array | None,
+    distance_boundaries: Array | None,
+    distance_table: Array | None,
     output: Array,
     scratch: Array,
     /,
 ) -> None: ...
 def jagged_attention_forward_scratch(sequences: int, events: int, width: int, /) -> int: ...
-def jagged_attention_backward_scratch(sequences: int, events: int, width: int, /) -> int: ...
-def jagged_attention_step_scratch(width: int, /) -> int: ...
+def jagged_attention_backward_scratch(sequences: int, events: int, width: int, table_size: int, /) -> int: ...
+def jagged_attention_step_scratch(width: int, biased: bool, /) -> int: ...
 
 # item_cross_entropy
 def item_cross_entropy(
@@ -154,6 +197,9 @@ def item_cross_entropy(
     negatives: Array | None,
     negative_log_q: Array | None,
     target_log_q: Array | None,
+    weights: Array | None,
+    temperature: float,
+    label_smoothing: float,
     loss: Array,
     hidden_grad: Array | None,
     table_grad: Array | None,
@@ -171,6 +217,7 @@ def item_cross_entropy_scratch(
     hidden_grad: bool,
     table_grad: bool,
     bias_grad: bool,
+    smoothed: bool,
     /,
 ) -> int: ...
 
@@ -262,3 +309,91 @@ rnn_relu_backward: Final = gru_backward
 rnn_forward_scratch: Final = gru_forward_scratch
 rnn_step_scratch: Final = gru_step_scratch
 rnn_backward_scratch: Final = gru_backward_scratch
+
+# graph
+def graph_transpose(
+    offsets: Array,
+    neighbours: Array,
+    transposed_offsets: Array,
+    rows: Array,
+    edges: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_transpose_scratch(neighbours: int, edges: int, /) -> int: ...
+def graph_sum(
+    features: Array,
+    weight: Array | None,
+    row_scale: Array | None,
+    neighbour_scale: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    edges: Array | None,
+    output: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_dot(
+    left: Array,
+    right: Array,
+    row_scale: Array | None,
+    neighbour_scale: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    output: Array,
+    /,
+) -> None: ...
+def graph_max(
+    features: Array,
+    weight: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    output: Array,
+    arg: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_max_backward(
+    grad_output: Array,
+    features: Array,
+    weight: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    transposed_offsets: Array,
+    rows: Array,
+    edges: Array,
+    arg: Array,
+    grad_features: Array,
+    grad_weight: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_scratch(rows: int, edges: int, width: int, /) -> int: ...
+
+# item_topk: tables in short codes
+def pack_item_codes(rows: Array, codes: Array, facts: Array, /) -> None: ...
+
+# item_sampled_loss
+def item_sampled_loss(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    target_offsets: Array | None,
+    bias: Array | None,
+    negatives: Array,
+    negative_log_q: Array | None,
+    target_log_q: Array | None,
+    weights: Array | None,
+    temperature: float,
+    kind: int,
+    exponent: float,
+    loss: Array,
+    hidden_grad: Array | None,
+    table_grad: Array | None,
+    bias_grad: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def item_sampled_loss_scratch(
+    rows: int, items: int, negatives: int, targets: int, depth: int, scatters: bool, /
+) -> int: ...

@@ -64,9 +64,12 @@ class IdEncoder:
     def __len__(self) -> int:
         return len(self._texts) if self._is_text else len(self._integers)
 
-    def encode(self, ids: pa.Array, *, insert: bool = True) -> Codes:
-        """Codes of ids without nulls. Unknown ids get new codes, or -1 if ``insert`` is false."""
-        codes = np.empty(len(ids), np.int32)
+    def encode(self, ids: pa.Array, *, insert: bool = True, out: Codes | None = None) -> Codes:
+        """Codes of ids without nulls, in ``out`` if given.
+
+        Unknown ids get new codes, or -1 if ``insert`` is false.
+        """
+        codes = np.empty(len(ids), np.int32) if out is None else out
         ids = plain(ids)
         if self._is_text:
             offsets, data = text_buffers(ids)

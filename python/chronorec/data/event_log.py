@@ -146,6 +146,8 @@ class EventLog:
             DataError: see the message.
         """
         if self._histories is None:
+            if self.rows is not None:
+                self.encoder.reserve(self.rows)
             columns = concatenate(self.pieces(), self.rows)
             grouped, offsets, self._report.out_of_order = group(columns, len(self.encoder.ids["user"]))
             self._histories = self.assemble(grouped, offsets, items=items, users=users)

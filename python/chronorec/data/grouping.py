@@ -47,15 +47,19 @@ def _extend(column: Array, values: Array, filled: int, rows: int) -> Array:
 
 
 def _join_neighbours(first: Array, second: Array) -> Array | None:
-    """One view of two arrays that lie next to each other in one Arrow buffer, as the pieces of a table do."""
-    buffer, other = first.base, second.base
-    if not (isinstance(buffer, pa.Buffer) and isinstance(other, pa.Buffer)):
+    """One view of two arrays that lie next to each other in one array, or in one Arrow buffer as a table's
+    pieces do."""
+    base, other, start = first.base, second.base, first.ctypes.data
+    if first.dtype != second.dtype or second.ctypes.data != start + first.nbytes:
         return None
-    same = buffer.address == other.address and buffer.size == other.size and first.dtype == second.dtype
-    start = first.ctypes.data
-    if not same or second.ctypes.data != start + first.nbytes:
+    if isinstance(base, np.ndarray) and base is other and base.dtype == first.dtype:
+        begin = (start - base.ctypes.data) // base.itemsize
+        return base[begin : begin + len(first) + len(second)]
+    if not (isinstance(base, pa.Buffer) and isinstance(other, pa.Buffer)):
         return None
-    return np.frombuffer(buffer, first.dtype, len(first) + len(second), start - buffer.address)
+    if base.address != other.address or base.size != other.size:
+        return None
+    return np.frombuffer(base, first.dtype, len(first) + len(second), start - base.address)
 
 
 def deal(owner: Array, count: int) -> tuple[Array, Array]:

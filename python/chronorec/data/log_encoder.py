@@ -35,7 +35,8 @@ class LogEncoder:
         self, names: ColumnNames, schema: pa.Schema, time_unit: str | None, *, guessed: bool = False
     ) -> None:
         self.names = names
-        self.rows = 0
+        self.rows = self._kept = 0
+        self._room: dict[str, npt.NDArray[np.int32]] = {}
         self.rejected: Counter[str] = Counter()
         self.ids = {
             role: IdEncoder(schema.field(name).type, name, guess=guessed and role != "event_type")
@@ -52,6 +53,10 @@ class LogEncoder:
             if name is not None:
                 _check_number(schema.field(name).type, role, name)
 
+    def reserve(self, rows: int) -> None:
+        """Makes the codes of all pieces, at most ``rows``, views of one array: joining copies nothing."""
+        self._room = {role: np.empty(rows, np.int32) for role in ("user", "item")}
+
     def encode(self, batch: pa.RecordBatch) -> Piece:
         """The usable rows of a batch."""
         self.rows += batch.num_rows
@@ -61,8 +66,10 @@ class LogEncoder:
         if keep is not None:
             batch = batch.filter(pa.array(keep))
             piece = {name: values[keep] for name, values in piece.items()}
+        begin, self._kept = self._kept, self._kept + batch.num_rows
         for role in ("user", "item"):
-            piece[role] = self.ids[role].encode(batch.column(getattr(self.names, role)))
+            room = self._room[role][begin : self._kept] if self._room else None
+            piece[role] = self.ids[role].encode(batch.column(getattr(self.names, role)), out=room)
         for role in ("session", "event_type"):
             if role in self.ids:
                 codes = self._optional_codes(role, batch.column(getattr(self.names, role)))

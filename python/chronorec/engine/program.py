@@ -246,7 +246,8 @@ class _Maker:
             query, key, value = packed.reshape(rows, 3, heads, depth).swapaxes(0, 1)
             out = np.empty((rows, heads, depth), np.float32)
             room = scratch(_core.jagged_attention_forward_scratch(len(tokens.offsets) - 1, rows, depth))
-            _core.jagged_attention_forward(query, key, value, tokens.offsets, depth**-0.5, out, None, room)
+            form = (depth**-0.5, True, 1 << 62, False, 1.0, *(None,) * 7)  # causal softmax, without bias
+            _core.jagged_attention_forward(query, key, value, tokens.offsets, *form, out, None, room)
             registers[out_name] = out.reshape(rows, width)
 
         return run

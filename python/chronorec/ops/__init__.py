@@ -1,7 +1,11 @@
 """Public ops: one function per op, which owns its meaning, its checks and the choice of backend."""
 
+# graph
+from chronorec.ops._graph import Graph as Graph
+from chronorec.ops._graph import make_graph as make_graph
 from chronorec.ops._items import PackedItems as PackedItems
 from chronorec.ops._items import pack_items as pack_items
+from chronorec.ops.graph_aggregate import graph_aggregate as graph_aggregate
 from chronorec.ops.gru import GruOutput as GruOutput
 from chronorec.ops.gru import PackedGRU as PackedGRU
 from chronorec.ops.gru import gru as gru
@@ -21,6 +25,7 @@ from chronorec.ops.lstm import pack_lstm_weights as pack_lstm_weights
 from chronorec.ops.reference.item_rank import Rank as Rank
 from chronorec.ops.reference.item_score import ItemAdjustment as ItemAdjustment
 from chronorec.ops.reference.item_topk import TopK as TopK
+from chronorec.ops.reference.jagged_attention import AttentionBias as AttentionBias
 from chronorec.ops.rnn import PackedRNN as PackedRNN
 from chronorec.ops.rnn import RNNOutput as RNNOutput
 from chronorec.ops.rnn import pack_rnn_weights as pack_rnn_weights

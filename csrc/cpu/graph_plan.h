@@ -1,0 +1,37 @@
+// How the rows of a CSR matrix are cut into tasks: by the sizes alone, never by the number of threads.
+// Included by the checks (for the scratch size) and by the kernels; everything has internal linkage.
+#pragma once
+#include <stdint.h>
+
+namespace chronorec {
+namespace {
+
+// A task is a stretch of this many positions, where row r stands at offsets[r] + r: an edge and the start of
+// a row count alike. A row of more edges than this is divided into parts of this many.
+constexpr int64_t kGraphPart = 2048;
+
+inline int64_t graph_tasks(int64_t rows, int64_t edges) {
+  return (rows + edges + kGraphPart - 1) / kGraphPart;
+}
+
+// Parts of divided rows start at least kGraphPart positions apart within a row, and the second of a row that
+// many behind the last of any row before it. So in each stretch starts at most one first part and one other:
+// a slot for each.
+inline int64_t graph_slots(int64_t rows, int64_t edges) { return 2 * graph_tasks(rows, edges); }
+
+// The slot of part `part` of the row at `position`.
+inline int64_t graph_slot(int64_t position, int64_t part) {
+  return 2 * ((position + part * kGraphPart) / kGraphPart) + (part == 0 ? 0 : 1);
+}
+
+// Parts in which the edges of a matrix are counted for its transpose; its result does not depend on them.
+inline int64_t graph_chunks(int64_t edges, int64_t threads) {
+  const int64_t most = 1 + edges / 65536;
+  return threads < most ? threads : most;
+}
+
+// Floats of a slot that holds sums of `width` columns.
+inline int64_t graph_pitch(int64_t width) { return (width + 15) / 16 * 16; }
+
+}  // namespace
+}  // namespace chronorec
