@@ -87,6 +87,10 @@ PYBIND11_MODULE(_core, m) {
   define(m, "graph_max", graph_max);
   define(m, "graph_max_backward", graph_max_backward);
   m.def("graph_scratch", &graph_scratch);
+  define(m, "graph_attention_forward", graph_attention_forward);
+  define(m, "graph_attention_backward", graph_attention_backward);
+  m.def("graph_attention_scratch", &graph_attention_scratch);
+  m.def("graph_attention_backward_scratch", &graph_attention_backward_scratch);
 }
 
 }  // namespace chronorec

@@ -24,7 +24,9 @@
   X(graph_sum, GraphSumArgs)                                \
   X(graph_dot, GraphDotArgs)                                \
   X(graph_max, GraphMaxArgs)                                \
-  X(graph_max_backward, GraphMaxBackwardArgs)
+  X(graph_max_backward, GraphMaxBackwardArgs)               \
+  X(graph_attention_forward, GraphAttentionForwardArgs)     \
+  X(graph_attention_backward, GraphAttentionBackwardArgs)
 
 namespace chronorec {
 
