@@ -446,4 +446,45 @@ void item_sampled_loss(const ItemSampledLossArgs& args);
 int64_t item_sampled_loss_scratch(int64_t rows, int64_t items, int64_t negatives, int64_t targets,
                                   int64_t depth, bool scatters);
 
+// ---- graph_attention: row r gathers the features of its neighbours, weighted by a softmax per head --------
+// For the edge e from neighbour n: s_e = leaky_relu(source_score[n] + destination_score[r] + edge_score[e]),
+// output[r] = sum_e softmax_e(s_e) features[n]. Zeros where there is no edge, or none of finite score.
+struct GraphAttentionForwardArgs {
+  TensorView features;           // float/bf16 [V, A, D], rows may be strided
+  TensorView source_score;       // float [V, A]
+  TensorView destination_score;  // float [R, A]
+  TensorView edge_score;         // float [E, A] or none
+  TensorView offsets;            // int64 [R + 1]
+  TensorView neighbours;         // int32/int64 [E], in [0, V)
+  double negative_slope;
+  TensorView output;   // float/bf16 [R, A, D]
+  TensorView softmax;  // float [R, 2, A]: what is taken off the scores, one over the sum of exp of the rest
+  TensorView scratch;  // graph_attention_scratch(R, E, A, D)
+};
+void graph_attention_forward(const GraphAttentionForwardArgs& args);
+int64_t graph_attention_scratch(int64_t rows, int64_t edges, int64_t heads, int64_t width);
+
+struct GraphAttentionBackwardArgs {
+  TensorView grad_output;  // float/bf16 [R, A, D], rows may be strided
+  TensorView features;     // as in forward, down to edge_score
+  TensorView source_score;
+  TensorView destination_score;
+  TensorView edge_score;
+  TensorView offsets;             // int64 [R + 1]
+  TensorView transposed_offsets;  // int64 [V + 1], with rows and edges of graph_transpose
+  TensorView rows;
+  TensorView edges;
+  double negative_slope;
+  TensorView output;                  // of forward
+  TensorView softmax;                 // of forward
+  TensorView grad_features;           // float/bf16 [V, A, D]
+  TensorView grad_source_score;       // float [V, A]
+  TensorView grad_destination_score;  // float [R, A]
+  TensorView grad_edge_score;         // float [E, A]
+  TensorView scratch;                 // graph_attention_backward_scratch(R, V, E, A, D)
+};
+void graph_attention_backward(const GraphAttentionBackwardArgs& args);
+int64_t graph_attention_backward_scratch(int64_t rows, int64_t neighbours, int64_t edges, int64_t heads,
+                                         int64_t width);
+
 }  // namespace chronorec
