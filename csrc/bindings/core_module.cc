@@ -74,7 +74,8 @@ PYBIND11_MODULE(_core, m) {
   // item_cross_entropy
   define(m, "item_cross_entropy", item_cross_entropy);
   m.def("item_cross_entropy_scratch", &item_cross_entropy_scratch);
-  // gru
+  // gru, lstm, rnn
+  define(m, "gru_pack", gru_pack);
   define(m, "gru_forward", gru_forward);
   define(m, "gru_step", gru_step);
   define(m, "gru_backward", gru_backward);
@@ -91,6 +92,23 @@ PYBIND11_MODULE(_core, m) {
   m.def("graph_scratch", &graph_scratch);
   // item_topk: tables in short codes
   define(m, "pack_item_codes", pack_item_codes);
+  define(m, "lstm_pack", lstm_pack);
+  define(m, "lstm_forward", lstm_forward);
+  define(m, "lstm_step", lstm_step);
+  define(m, "lstm_backward", lstm_backward);
+  m.def("lstm_forward_scratch", &lstm_forward_scratch);
+  m.def("lstm_step_scratch", &lstm_step_scratch);
+  m.def("lstm_backward_scratch", &lstm_backward_scratch);
+  define(m, "rnn_pack", rnn_pack);
+  define(m, "rnn_tanh_forward", rnn_tanh_forward);
+  define(m, "rnn_relu_forward", rnn_relu_forward);
+  define(m, "rnn_tanh_step", rnn_tanh_step);
+  define(m, "rnn_relu_step", rnn_relu_step);
+  define(m, "rnn_tanh_backward", rnn_tanh_backward);
+  define(m, "rnn_relu_backward", rnn_relu_backward);
+  m.def("rnn_forward_scratch", &rnn_forward_scratch);
+  m.def("rnn_step_scratch", &rnn_step_scratch);
+  m.def("rnn_backward_scratch", &rnn_backward_scratch);
 }
 
 }  // namespace chronorec

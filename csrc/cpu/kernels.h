@@ -26,6 +26,21 @@
   X(graph_max, GraphMaxArgs)                                \
   X(graph_max_backward, GraphMaxBackwardArgs)               \
   X(pack_item_codes, PackItemCodesArgs)
+  X(gru_pack, RecurrentPackArgs)                            \
+  X(gru_forward, RecurrentForwardArgs)                      \
+  X(gru_step, RecurrentStepArgs)                            \
+  X(gru_backward, RecurrentBackwardArgs)                    \
+  X(lstm_pack, RecurrentPackArgs)                           \
+  X(lstm_forward, RecurrentForwardArgs)                     \
+  X(lstm_step, RecurrentStepArgs)                           \
+  X(lstm_backward, RecurrentBackwardArgs)                   \
+  X(rnn_pack, RecurrentPackArgs)                            \
+  X(rnn_tanh_forward, RecurrentForwardArgs)                 \
+  X(rnn_relu_forward, RecurrentForwardArgs)                 \
+  X(rnn_tanh_step, RecurrentStepArgs)                       \
+  X(rnn_relu_step, RecurrentStepArgs)                       \
+  X(rnn_tanh_backward, RecurrentBackwardArgs)               \
+  X(rnn_relu_backward, RecurrentBackwardArgs)
 
 namespace chronorec {
 

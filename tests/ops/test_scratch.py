@@ -25,25 +25,27 @@ def zeros(*shape: int) -> Tensor:
 
 def gru_forward() -> tuple[int, tuple[Any, ...]]:
     output, last = zeros(EVENTS, HIDDEN), zeros(SEQUENCES, HIDDEN)
-    weights = zeros(3, 2, INPUT, 16), zeros(3, 2, HIDDEN, 16)
+    layer = zeros(2, 3, INPUT, 16), zeros(2, 3, HIDDEN, 16), zeros(2, 4, 16)
     size = _core.gru_forward_scratch(SEQUENCES, EVENTS, HIDDEN)
-    return size, (zeros(EVENTS, INPUT), offsets_of(LENGTHS), *weights, None, None, None, output, last, None)
+    states = None, None, None, None
+    return size, (zeros(EVENTS, INPUT), offsets_of(LENGTHS), *layer, *states, False, output, last, None, None)
 
 
-def gru_step() -> tuple[int, tuple[Any, ...]]:
-    weights = zeros(3, 2, INPUT, 16), zeros(3, 2, HIDDEN, 16)
+def lstm_step() -> tuple[int, tuple[Any, ...]]:
+    layer = zeros(2, 4, INPUT, 16), zeros(2, 4, HIDDEN, 16), zeros(2, 4, 16)
     state = zeros(SEQUENCES, HIDDEN)
-    size = _core.gru_step_scratch(HIDDEN)
-    return size, (zeros(SEQUENCES, INPUT), state, *weights, None, None, state.clone())
+    size = _core.lstm_step_scratch(HIDDEN)
+    return size, (zeros(SEQUENCES, INPUT), state, state, *layer, state.clone(), state.clone())
 
 
-def gru_backward() -> tuple[int, tuple[Any, ...]]:
-    size = _core.gru_backward_scratch(SEQUENCES, EVENTS, INPUT, HIDDEN)
-    weights = zeros(3 * HIDDEN, INPUT), zeros(3 * HIDDEN, HIDDEN)
-    output, last, gates = zeros(EVENTS, HIDDEN), zeros(SEQUENCES, HIDDEN), zeros(EVENTS, 4, 32)
-    values = zeros(EVENTS, INPUT)
-    grads = zeros(EVENTS, INPUT), *(w.clone() for w in weights), None, None, None
-    return size, (output, last, values, offsets_of(LENGTHS), *weights, None, output, gates, *grads)
+def lstm_backward() -> tuple[int, tuple[Any, ...]]:
+    size = _core.lstm_backward_scratch(SEQUENCES, EVENTS, INPUT, HIDDEN)
+    weights = zeros(4 * HIDDEN, INPUT), zeros(4 * HIDDEN, HIDDEN)
+    output, saved, values = zeros(EVENTS, HIDDEN), zeros(EVENTS, 2, 5, 16), zeros(EVENTS, INPUT)
+    states = None, None, None, None
+    grads = zeros(EVENTS, INPUT), *(w.clone() for w in weights), None, None, None, None
+    inputs = output, None, None, values, offsets_of(LENGTHS), *weights, *states, False, output, saved
+    return size, (*inputs, *grads)
 
 
 def attention_bias() -> tuple[Any, ...]:
@@ -96,8 +98,8 @@ def cross_entropy() -> tuple[int, tuple[Any, ...]]:
 
 CALLS: list[tuple[Callable[[], tuple[int, tuple[Any, ...]]], Callable[..., None]]] = [
     (gru_forward, _core.gru_forward),
-    (gru_step, _core.gru_step),
-    (gru_backward, _core.gru_backward),
+    (lstm_step, _core.lstm_step),
+    (lstm_backward, _core.lstm_backward),
     (attention_forward, _core.jagged_attention_forward),
     (attention_backward, _core.jagged_attention_backward),
     (attention_step, _core.jagged_attention_step),

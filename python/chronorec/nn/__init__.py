@@ -2,5 +2,7 @@
 
 from chronorec.nn.attention import CausalSelfAttention, TransformerBlock
 from chronorec.nn.gru import GRU
+from chronorec.nn.lstm import LSTM
+from chronorec.nn.rnn import RNN
 
-__all__ = ["GRU", "CausalSelfAttention", "TransformerBlock"]
+__all__ = ["GRU", "LSTM", "RNN", "CausalSelfAttention", "TransformerBlock"]
