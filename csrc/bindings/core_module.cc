@@ -109,6 +109,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("rnn_forward_scratch", &rnn_forward_scratch);
   m.def("rnn_step_scratch", &rnn_step_scratch);
   m.def("rnn_backward_scratch", &rnn_backward_scratch);
+  // item_sampled_loss
+  define(m, "item_sampled_loss", item_sampled_loss);
+  m.def("item_sampled_loss_scratch", &item_sampled_loss_scratch);
 }
 
 }  // namespace chronorec

@@ -41,6 +41,7 @@
   X(rnn_relu_step, RecurrentStepArgs)                       \
   X(rnn_tanh_backward, RecurrentBackwardArgs)               \
   X(rnn_relu_backward, RecurrentBackwardArgs)
+  X(item_sampled_loss, ItemSampledLossArgs)
 
 namespace chronorec {
 

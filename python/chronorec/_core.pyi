@@ -371,3 +371,27 @@ rnn_relu_backward: Final = gru_backward
 rnn_forward_scratch: Final = gru_forward_scratch
 rnn_step_scratch: Final = gru_step_scratch
 rnn_backward_scratch: Final = gru_backward_scratch
+# item_sampled_loss
+def item_sampled_loss(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    target_offsets: Array | None,
+    bias: Array | None,
+    negatives: Array,
+    negative_log_q: Array | None,
+    target_log_q: Array | None,
+    weights: Array | None,
+    temperature: float,
+    kind: int,
+    exponent: float,
+    loss: Array,
+    hidden_grad: Array | None,
+    table_grad: Array | None,
+    bias_grad: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def item_sampled_loss_scratch(
+    rows: int, items: int, negatives: int, targets: int, depth: int, scatters: bool, /
+) -> int: ...
