@@ -78,10 +78,12 @@ struct ItemTopkArgs {
   int64_t k;                  // K >= 1, may exceed V
   TensorView top_scores;      // float [B, K], descending, ties by ascending item; -inf where no item is left
   TensorView top_items;       // int32 [B, K]; -1 where no item is left
-  TensorView scratch;         // item_topk_scratch(B, V, D, K, whether there are codes)
+  TensorView scratch;         // item_topk_scratch(B, V, D, K, code_bits(codes))
 };
 void item_topk(const ItemTopkArgs& args);
-int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k, bool coded);
+int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k, int64_t code_bits);
+// 0 without codes.
+CHRONOREC_INLINE int64_t code_bits(const TensorView& codes) { return codes ? 8 * size_of(codes.dtype) : 0; }
 
 // A table in short codes with what bounds their error, for item_topk: the answer is the same, bit by bit, and
 // less memory is read for it. The order of the codes belongs to the instruction-set level.
@@ -244,23 +246,6 @@ void item_cross_entropy(const ItemCrossEntropyArgs& args);
 int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, int64_t depth, bool sampled,
                                    bool rounded, bool hidden_grad, bool table_grad, bool bias_grad,
                                    bool smoothed);
-// ---- gru: one GRU layer over jagged sequences; gates in the order r, z, n -------------------------------
-//   r = sigmoid(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h + b_hn)),
-//   h' = n + z (h - n)
-// P = round_up(H, 16). A weight [3H, K] is packed gate by gate: pack_panels of each [H, K] third, so that
-// the three gates of a unit stand in the same lane. The state is carried in fp32 whatever the dtype.
-struct GruForwardArgs {
-  TensorView values;         // float/bf16 [N, I], rows may be strided
-  TensorView offsets;        // int64 [B + 1]
-  TensorView weight_ih;      // float [3, P / 16, I, 16], packed gate by gate
-  TensorView weight_hh;      // float [3, P / 16, H, 16], packed gate by gate
-  TensorView bias_ih;        // float [3H] or none
-  TensorView bias_hh;        // float [3H] or none
-  TensorView initial_state;  // float/bf16 [B, H], rows may be strided, or none: zeros
-  TensorView output;         // float/bf16 [N, H]
-  TensorView final_state;    // float/bf16 [B, H]: the initial state where a sequence is empty
-  TensorView gates;          // float [N, 4, P] or none: r, z, n, W_hn h + b_hn, for gru_backward
-                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad);
 // ---- gru, lstm, rnn: one recurrent layer over jagged sequences, in the formulas of torch.nn ---------------
 //   gru   r = sigmoid(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h +
 //   b_hn)),

@@ -82,16 +82,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("gru_forward_scratch", &gru_forward_scratch);
   m.def("gru_step_scratch", &gru_step_scratch);
   m.def("gru_backward_scratch", &gru_backward_scratch);
-  // graph
-  define(m, "graph_transpose", graph_transpose);
-  m.def("graph_transpose_scratch", &graph_transpose_scratch);
-  define(m, "graph_sum", graph_sum);
-  define(m, "graph_dot", graph_dot);
-  define(m, "graph_max", graph_max);
-  define(m, "graph_max_backward", graph_max_backward);
-  m.def("graph_scratch", &graph_scratch);
-  // item_topk: tables in short codes
-  define(m, "pack_item_codes", pack_item_codes);
   define(m, "lstm_pack", lstm_pack);
   define(m, "lstm_forward", lstm_forward);
   define(m, "lstm_step", lstm_step);
@@ -109,6 +99,16 @@ PYBIND11_MODULE(_core, m) {
   m.def("rnn_forward_scratch", &rnn_forward_scratch);
   m.def("rnn_step_scratch", &rnn_step_scratch);
   m.def("rnn_backward_scratch", &rnn_backward_scratch);
+  // graph
+  define(m, "graph_transpose", graph_transpose);
+  m.def("graph_transpose_scratch", &graph_transpose_scratch);
+  define(m, "graph_sum", graph_sum);
+  define(m, "graph_dot", graph_dot);
+  define(m, "graph_max", graph_max);
+  define(m, "graph_max_backward", graph_max_backward);
+  m.def("graph_scratch", &graph_scratch);
+  // item_topk: tables in short codes
+  define(m, "pack_item_codes", pack_item_codes);
   // item_sampled_loss
   define(m, "item_sampled_loss", item_sampled_loss);
   m.def("item_sampled_loss_scratch", &item_sampled_loss_scratch);

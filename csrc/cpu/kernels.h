@@ -17,15 +17,6 @@
   X(jagged_attention_backward, JaggedAttentionBackwardArgs) \
   X(jagged_attention_step, JaggedAttentionStepArgs)         \
   X(item_cross_entropy, ItemCrossEntropyArgs)               \
-  X(gru_forward, GruForwardArgs)                            \
-  X(gru_step, GruStepArgs)                                  \
-  X(gru_backward, GruBackwardArgs)                          \
-  X(graph_transpose, GraphTransposeArgs)                    \
-  X(graph_sum, GraphSumArgs)                                \
-  X(graph_dot, GraphDotArgs)                                \
-  X(graph_max, GraphMaxArgs)                                \
-  X(graph_max_backward, GraphMaxBackwardArgs)               \
-  X(pack_item_codes, PackItemCodesArgs)
   X(gru_pack, RecurrentPackArgs)                            \
   X(gru_forward, RecurrentForwardArgs)                      \
   X(gru_step, RecurrentStepArgs)                            \
@@ -40,7 +31,13 @@
   X(rnn_tanh_step, RecurrentStepArgs)                       \
   X(rnn_relu_step, RecurrentStepArgs)                       \
   X(rnn_tanh_backward, RecurrentBackwardArgs)               \
-  X(rnn_relu_backward, RecurrentBackwardArgs)
+  X(rnn_relu_backward, RecurrentBackwardArgs)               \
+  X(graph_transpose, GraphTransposeArgs)                    \
+  X(graph_sum, GraphSumArgs)                                \
+  X(graph_dot, GraphDotArgs)                                \
+  X(graph_max, GraphMaxArgs)                                \
+  X(graph_max_backward, GraphMaxBackwardArgs)               \
+  X(pack_item_codes, PackItemCodesArgs)                     \
   X(item_sampled_loss, ItemSampledLossArgs)
 
 namespace chronorec {

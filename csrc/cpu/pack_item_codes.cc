@@ -7,16 +7,15 @@ namespace CHRONOREC_LEVEL {
 namespace {
 
 // Of numbers that are not negative.
-inline bf16 up_to_bf16(double x) {
-  const float wide = static_cast<float>(x * kRoundUp);
+inline bf16 up_to_bf16(float wide) {
   uint32_t bits;
   __builtin_memcpy(&bits, &wide, 4);
   return {static_cast<uint16_t>((bits + 0xffff) >> 16)};
 }
 
-// The code of x, and the number it stands for, as a multiple of the scale.
-inline int32_t encode(float x, double scale, uint8_t* code) {
-  const int32_t whole = round_to_code(x / scale);
+// The code of x and the multiple of the scale that it stands for; up to rounding, no x exceeds 127 scales.
+inline int32_t encode(float x, double inverse, uint8_t* code) {
+  const int32_t whole = round_to_code(x * inverse);
   *code = static_cast<uint8_t>(whole + 128);
   return whole;
 }
@@ -26,7 +25,7 @@ inline float encode(float x, double, bf16* code) {
   return to_float(*code);
 }
 inline bf16 scale_for(float largest, const uint8_t*) {
-  const bf16 scale = up_to_bf16(largest / 127.0), least = up_to_bf16(kTiny);
+  const bf16 scale = up_to_bf16(largest / 127), least = up_to_bf16(kTiny);
   return scale.bits > least.bits ? scale : least;
 }
 inline bf16 scale_for(float, const bf16*) { return {0x3f80}; }  // 1
@@ -45,21 +44,21 @@ void pack_row(const T* row, int64_t depth, Code* codes, bf16* facts) {
   }
   const bool finite = squares - squares == 0;
   const bf16 scale = scale_for(finite ? largest : 0, codes);
-  const double step = to_float(scale);
+  const double step = to_float(scale), inverse = 1 / step;
   for (int64_t d = 0; d < depth; ++d) {
     const double x = finite ? to_float(row[d]) : 0;
     Code* code = codes + (d / kGroup * kPanel) * kGroup + d % kGroup;
-    const double stands_for = encode(static_cast<float>(x), step, code) * step;
+    const double stands_for = encode(static_cast<float>(x), inverse, code) * step;
     code_squares += stands_for * stands_for;
     error_squares += (x - stands_for) * (x - stands_for);
   }
   const double flushed = __builtin_sqrt(static_cast<double>(depth)) * kTiny;
   const double residual = __builtin_sqrt(error_squares) + flushed;
+  const double norm = __builtin_sqrt(squares > code_squares ? squares : code_squares) + flushed;
   const bool bounded = finite && residual - residual == 0;
   facts[0] = scale;
-  facts[kPanel] = up_to_bf16(bounded ? residual : __builtin_inf());
-  facts[2 * kPanel] = up_to_bf16(
-      bounded ? __builtin_sqrt(squares > code_squares ? squares : code_squares) + flushed : __builtin_inf());
+  facts[kPanel] = up_to_bf16(static_cast<float>(bounded ? residual * kRoundUp : __builtin_inf()));
+  facts[2 * kPanel] = up_to_bf16(static_cast<float>(bounded ? norm * kRoundUp : __builtin_inf()));
 }
 
 template <typename T, typename Code>

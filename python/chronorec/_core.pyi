@@ -59,7 +59,7 @@ def count_duplicates(
 ) -> None: ...
 
 # items: best of all, rank among all, scores of some
-def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, coded: bool, /) -> int: ...
+def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, code_bits: int, /) -> int: ...
 def item_topk(
     queries: Array,
     table: Array,
@@ -291,6 +291,25 @@ def gru_forward_scratch(sequences: int, events: int, hidden_size: int, /) -> int
 def gru_step_scratch(hidden_size: int, /) -> int: ...
 def gru_backward_scratch(sequences: int, events: int, input_size: int, hidden_size: int, /) -> int: ...
 
+lstm_pack: Final = gru_pack
+lstm_forward: Final = gru_forward
+lstm_step: Final = gru_step
+lstm_backward: Final = gru_backward
+lstm_forward_scratch: Final = gru_forward_scratch
+lstm_step_scratch: Final = gru_step_scratch
+lstm_backward_scratch: Final = gru_backward_scratch
+
+rnn_pack: Final = gru_pack
+rnn_tanh_forward: Final = gru_forward
+rnn_relu_forward: Final = gru_forward
+rnn_tanh_step: Final = gru_step
+rnn_relu_step: Final = gru_step
+rnn_tanh_backward: Final = gru_backward
+rnn_relu_backward: Final = gru_backward
+rnn_forward_scratch: Final = gru_forward_scratch
+rnn_step_scratch: Final = gru_step_scratch
+rnn_backward_scratch: Final = gru_backward_scratch
+
 # graph
 def graph_transpose(
     offsets: Array,
@@ -353,24 +372,7 @@ def graph_scratch(rows: int, edges: int, width: int, /) -> int: ...
 
 # item_topk: tables in short codes
 def pack_item_codes(rows: Array, codes: Array, facts: Array, /) -> None: ...
-lstm_pack: Final = gru_pack
-lstm_forward: Final = gru_forward
-lstm_step: Final = gru_step
-lstm_backward: Final = gru_backward
-lstm_forward_scratch: Final = gru_forward_scratch
-lstm_step_scratch: Final = gru_step_scratch
-lstm_backward_scratch: Final = gru_backward_scratch
 
-rnn_pack: Final = gru_pack
-rnn_tanh_forward: Final = gru_forward
-rnn_relu_forward: Final = gru_forward
-rnn_tanh_step: Final = gru_step
-rnn_relu_step: Final = gru_step
-rnn_tanh_backward: Final = gru_backward
-rnn_relu_backward: Final = gru_backward
-rnn_forward_scratch: Final = gru_forward_scratch
-rnn_step_scratch: Final = gru_step_scratch
-rnn_backward_scratch: Final = gru_backward_scratch
 # item_sampled_loss
 def item_sampled_loss(
     hidden: Array,

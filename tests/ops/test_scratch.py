@@ -156,8 +156,8 @@ def test_scratch_for_fewer_threads_is_enough(
         (_core.jagged_attention_forward_scratch, (3, 10, 5)),
         (_core.jagged_attention_backward_scratch, (3, 10, 5, 7)),
         (_core.jagged_attention_step_scratch, (5, True)),
-        (_core.item_topk_scratch, (3, 10, 5, 4, False)),
-        (_core.item_topk_scratch, (3, 1000, 5, 4, True)),
+        (_core.item_topk_scratch, (3, 10, 5, 4, 0)),
+        (_core.item_topk_scratch, (3, 1000, 5, 4, 8)),
         (_core.item_rank_scratch, (3,)),
         (_core.item_cross_entropy_scratch, (3, 10, 3, 4, True, True, True, True, True, True)),
     ],
@@ -168,9 +168,9 @@ def test_sizes_of_nothing_and_less(function: Callable[..., int], arguments: tupl
     counts = [i for i, x in enumerate(arguments) if not isinstance(x, bool)]
     for i in counts:
         for bad in (-1, -16, -(2**62)):
-            with pytest.raises(ValueError, match=f"wanted at least [01], got {bad}"):
+            with pytest.raises(ValueError, match=f"wanted (at least [01]|0, 8 or 16), got {bad}"):
                 function(*arguments[:i], bad, *arguments[i + 1 :])
         if function is not _core.item_topk_scratch or i < 3:
             assert function(*arguments[:i], 0, *arguments[i + 1 :]) >= 0
     with pytest.raises(ValueError, match="k: wanted at least 1, got 0"):
-        _core.item_topk_scratch(3, 10, 5, 0, False)
+        _core.item_topk_scratch(3, 10, 5, 0, 0)

@@ -57,8 +57,8 @@ def topk(
     k = min(k, table.num_items)
     scores = np.empty((len(states), k), np.float32)
     codes = np.empty((len(states), k), np.int32)
-    coded = table.codes is not None
-    room = scratch(_core.item_topk_scratch(len(states), table.num_items, states.shape[1], k, coded))
+    code_bits = 0 if table.codes is None else 8 * table.codes.itemsize
+    room = scratch(_core.item_topk_scratch(len(states), table.num_items, states.shape[1], k, code_bits))
     offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
     _core.item_topk(
         states,
