@@ -396,6 +396,7 @@ def item_sampled_loss(
 ) -> None: ...
 def item_sampled_loss_scratch(
     rows: int, items: int, negatives: int, targets: int, depth: int, scatters: bool, /
+) -> int: ...
 def graph_attention_forward(
     features: Array,
     source_score: Array,
