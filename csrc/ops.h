@@ -250,13 +250,12 @@ int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, 
 // step of a sequence; zoneout_mask m blends each new state h' with the one before it, h: m h + (1 - m) h'
 // (cells likewise). In reverse a sequence runs from its last event to its first.
 struct RecurrentPackArgs {
-  TensorView weight_ih;    // float/bf16 [G H, I], rows may be strided
-  TensorView weight_hh;    // float/bf16 [G H, H], rows may be strided
-  TensorView bias_ih;      // float/bf16 [G H] or none
-  TensorView bias_hh;      // float/bf16 [G H] or none
-  TensorView packed_ih;    // float [P / 16, G, I, 16]
-  TensorView packed_hh;    // float [P / 16, G, H, 16]
-  TensorView packed_bias;  // float [P / 16, S, 16]
+  TensorView weight_ih;         // float/bf16 [G H, I], rows may be strided
+  TensorView weight_hh;         // float/bf16 [G H, H], rows may be strided
+  TensorView bias_ih, bias_hh;  // float/bf16 [G H] or none
+  TensorView packed_ih;         // float [P / 16, G, I, 16]
+  TensorView packed_hh;         // float [P / 16, G, H, 16]
+  TensorView packed_bias;       // float [P / 16, S, 16]
 };
 void gru_pack(const RecurrentPackArgs& args);
 void lstm_pack(const RecurrentPackArgs& args);
@@ -289,14 +288,12 @@ int64_t rnn_forward_scratch(int64_t sequences, int64_t events, int64_t hidden_si
 
 // One step of B independent sequences; bitwise what forward gives for a sequence of length one.
 struct RecurrentStepArgs {
-  TensorView values;     // float/bf16 [B, I], rows may be strided
-  TensorView state;      // float/bf16 [B, H], rows may be strided
-  TensorView cell;       // likewise
-  TensorView weight_ih;  // as in RecurrentForwardArgs
-  TensorView weight_hh;  // as in RecurrentForwardArgs
-  TensorView bias;       // as in RecurrentForwardArgs
-  TensorView new_state;  // float/bf16 [B, H]
-  TensorView new_cell;   // likewise
+  TensorView values;                      // float/bf16 [B, I], rows may be strided
+  TensorView state;                       // float/bf16 [B, H], rows may be strided
+  TensorView cell;                        // likewise
+  TensorView weight_ih, weight_hh, bias;  // as in RecurrentForwardArgs
+  TensorView new_state;                   // float/bf16 [B, H]
+  TensorView new_cell;                    // likewise
   TensorView scratch;
 };
 void gru_step(const RecurrentStepArgs& args);
@@ -315,20 +312,16 @@ struct RecurrentBackwardArgs {
   TensorView offsets;           // int64 [B + 1]
   TensorView weight_ih;         // float/bf16 [G H, I], rows may be strided
   TensorView weight_hh;         // float/bf16 [G H, H], rows may be strided
-  TensorView initial_state;     // as in RecurrentForwardArgs, down to reverse
-  TensorView initial_cell;
-  TensorView recurrent_mask;
-  TensorView zoneout_mask;
+  TensorView initial_state, initial_cell, recurrent_mask, zoneout_mask;  // as in RecurrentForwardArgs
   bool reverse;
-  TensorView output;              // float/bf16 [N, H] of forward
-  TensorView saved;               // float [N, P / 16, K, 16] of forward
-  TensorView grad_values;         // float/bf16 [N, I]
-  TensorView grad_weight_ih;      // float/bf16 [G H, I]
-  TensorView grad_weight_hh;      // float/bf16 [G H, H]
-  TensorView grad_bias_ih;        // float/bf16 [G H] or none: not wanted
-  TensorView grad_bias_hh;        // float/bf16 [G H] or none: not wanted
-  TensorView grad_initial_state;  // float/bf16 [B, H] or none: not wanted
-  TensorView grad_initial_cell;   // likewise
+  TensorView output;                      // float/bf16 [N, H] of forward
+  TensorView saved;                       // float [N, P / 16, K, 16] of forward
+  TensorView grad_values;                 // float/bf16 [N, I]
+  TensorView grad_weight_ih;              // float/bf16 [G H, I]
+  TensorView grad_weight_hh;              // float/bf16 [G H, H]
+  TensorView grad_bias_ih, grad_bias_hh;  // float/bf16 [G H] or none: not wanted
+  TensorView grad_initial_state;          // float/bf16 [B, H] or none: not wanted
+  TensorView grad_initial_cell;           // likewise
   TensorView scratch;
 };
 void gru_backward(const RecurrentBackwardArgs& args);
