@@ -29,7 +29,9 @@ def test_from_log_to_recommendation(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "1,200" in capsys.readouterr().out
     assert main(["train", histories, "-o", model, *TRAIN]) == 0
     assert "next: chronorec evaluate" in capsys.readouterr().out
-    assert main(["evaluate", model, "--data", histories, "--json", str(tmp_path / "r.json")]) == 0
+    page, result = str(tmp_path / "r.html"), str(tmp_path / "r.json")
+    assert main(["evaluate", model, "--data", histories, "--slices", "--html", page, "--json", result]) == 0
+    assert "Learning curves" in Path(page).read_text()
     table = capsys.readouterr().out
     assert "markov (baseline)" in table
     assert {m["name"] for m in json.loads((tmp_path / "r.json").read_text())["models"]} >= {

@@ -40,6 +40,23 @@ def test_answers_are_sorted_known_and_as_many_as_asked(engine: Engine) -> None:
     np.testing.assert_array_equal(answer.scores, engine.score(["item 3", "item 4"], answer.items))
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_precision_changes_no_answer(precision: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    histories = histories_of(cycle_log(users=100, items=3000, events=20))
+    model = SASRec(histories.num_items, width=16, heads=2, max_length=10, item_bias=True).eval()
+    artifact = model.export(histories.items)
+    artifact.save(tmp_path / "model")
+    exact, short = Engine(artifact), Engine.load(tmp_path / "model", precision=precision)
+    history = histories.items.column("item").to_pylist()[:9]
+    for k in (1, 7, 100):
+        wanted, found = (one.recommend(history, k=k, exclude_seen=True) for one in (exact, short))
+        assert wanted.items == found.items
+        np.testing.assert_array_equal(wanted.scores, found.scores)
+    with pytest.raises(ValueError, match="precision: wanted 'float32', 'bfloat16' or 'int8', got 'half'"):
+        Engine(artifact, "half")
+
+
 def test_unknown_items_are_skipped_and_counted(engine: Engine) -> None:
     with_unknown = engine.recommend(["item 3", "nothing", "item 4", None])
     without = engine.recommend(["item 3", "item 4"])

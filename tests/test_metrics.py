@@ -16,7 +16,6 @@ from chronorec.evaluation.metrics import (
     coverage,
     f1,
     hit_rate,
-    mean_difference,
     ndcg,
     novelty,
     per_query,
@@ -141,20 +140,6 @@ def test_coverage_and_novelty() -> None:
     information = [-log2(4 / 8), -log2(1 / 8)]
     assert novelty(topk, counts).tolist() == pytest.approx([sum(information) / 2, information[1]])
     assert novelty(np.full((1, 3), -1), counts).tolist() == [0]
-
-
-def test_interval_is_over_users() -> None:
-    rng = np.random.default_rng(2)
-    a, b = rng.random(400), rng.random(400)
-    mean, width = mean_difference(a, b, np.arange(400))
-    assert mean == pytest.approx((a - b).mean())
-    assert width == pytest.approx(1.96 * (a - b).std(ddof=1) / 20)
-    repeated = mean_difference(np.repeat(a, 5), np.repeat(b, 5), np.repeat(np.arange(400), 5))
-    assert repeated == pytest.approx((mean, width))
-    assert mean_difference(a, b, np.zeros(400, int))[1] == float("inf")
-    draws = np.random.default_rng(3).integers(0, 400, (2000, 400))
-    low, high = np.quantile((a - b)[draws].mean(axis=1), [0.025, 0.975])
-    assert (high - low) / 2 == pytest.approx(width, rel=0.1)
 
 
 def test_errors() -> None:

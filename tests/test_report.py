@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from typing import Any
 
 import numpy as np
 import pytest
 
-from chronorec.evaluation import EvaluationResult, Report
+from chronorec.evaluation import EvaluationResult, Report, Slicing
 
 
 def result(name: str, ndcg: float, *, seed: int | None = None, spread: float = 0.0, **changes: Any) -> Any:
@@ -60,19 +61,22 @@ def test_a_baseline_that_wins_is_said_to_win() -> None:
     ).verdict()
     assert verdict == (
         "personal frequency (baseline) wins on ndcg@10: 0.2500, 25.0 % above GRU4Rec (0.2000), "
-        "a lead of 0.0500 ± 0.0000 over 100 users: clear of chance. "
+        "a lead of 0.0500 [0.0500, 0.0500] over 100 users: clear of chance (effect size 0.00; 0.0000 is the "
+        "least that these users would show). "
         "GRU4Rec does not beat personal frequency, a baseline. GRU4Rec beats recent popularity."
     )
 
 
 def test_two_models_in_front_are_held_against_the_strongest_baseline_too() -> None:
     results = [result("A", 0.3), result("B", 0.25, spread=0.1), result("p", 0.2), result("q", 0.1)]
-    assert Report(results, baselines=["p", "q"]).verdict() == (
-        "A (model) wins on ndcg@10: 0.3000, 20.0 % above B (0.2500), "
-        "a lead of 0.0500 ± 0.0197 over 100 users: clear of chance. "
-        "A stands 50.0 % above p (0.2000), a lead of 0.1000 ± 0.0000 over 100 users: clear of chance. "
-        "Every model beats p and q."
+    verdict = Report(results, baselines=["p", "q"]).verdict()
+    assert re.match(
+        r"A \(model\) wins on ndcg@10: 0\.3000, 20\.0 % above B \(0\.2500\), a lead of 0\.0500 "
+        r"\[0\.03\d\d, 0\.0[67]\d\d\] over 100 users: clear of chance \(effect size 0\.50; 0\.02\d\d is",
+        verdict,
     )
+    assert "A stands 50.0 % above p (0.2000), a lead of 0.1000 [0.1000, 0.1000] over 100 users" in verdict
+    assert verdict.endswith("Every model beats p and q.")
 
 
 def test_no_model_beats_a_baseline() -> None:
@@ -100,7 +104,9 @@ def test_a_model_that_wins() -> None:
 
 def test_a_lead_inside_the_noise_is_said_to_be() -> None:
     verdict = Report([result("A", 0.201, spread=0.5), result("B", 0.2)]).verdict()
-    assert verdict.endswith("a lead of 0.0010 ± 0.0985 over 100 users: not told apart from chance.")
+    assert re.search(
+        r"a lead of 0\.0010 \[-0\.\d+, 0\.\d+\] over 100 users: not told apart from chance", verdict
+    )
     assert Report([result("A", 0.2), result("B", 0.2)]).verdict() == "A and B are equal on ndcg@10: 0.2000."
     assert Report([result("A", 0.2)]).verdict() == "Only A was evaluated: ndcg@10 0.2000."
     bare = Report([result("A", 0.3, per_query={}), result("B", 0.2)]).verdict()
@@ -137,6 +143,22 @@ def test_markdown_and_json() -> None:
     assert loaded["models"][0]["metrics"]["recall@10"] == 0.1
 
 
+def test_slices_become_tables() -> None:
+    halves = Slicing("half", ["first", "second"], np.repeat([0, 1], [60, 40]))
+    values = {"ndcg@10": np.repeat([0.1, 0.6], [60, 40])}
+    report = Report([result("A", 0.3, per_query=values), result("B", 0.2)], slicings=[halves])
+    assert report.text().endswith(
+        "\nndcg@10 by half\n"
+        "model (queries)  first (60)  second (40)\n"
+        "----------------------------------------\n"
+        "A                    0.1000       0.6000\n"
+        "B                    0.2000       0.2000\n"
+    )
+    loaded = json.loads(report.json())
+    assert loaded["slices"] == {"half": {"first": 60, "second": 40}}
+    assert loaded["models"][0]["slices"]["half"]["second"] == pytest.approx(0.6)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="results: wanted at least one evaluation result"):
         Report([])
@@ -152,3 +174,5 @@ def test_refusals() -> None:
         Report([result("A", 0.2)], baselines=["C"])
     with pytest.raises(ValueError, match=r"metrics: wanted one of .* got 'ndcg@11'"):
         Report([result("A", 0.2)], primary="ndcg@11")
+    with pytest.raises(ValueError, match="slicings: half: wanted a part for each of 100 queries, got 3"):
+        Report([result("A", 0.2)], slicings=[Slicing("half", ["all"], np.zeros(3, int))])

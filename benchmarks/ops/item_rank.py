@@ -44,6 +44,29 @@ def rank(queries_count: int, items: int, seen: int) -> Providers:
     return {"chronorec": lambda: item_rank(queries, packed, targets, adjust=adjust), "torch": in_torch}
 
 
+def rank_many(queries_count: int, items: int, each: int) -> Providers:
+    """Several targets per query, as where everything after a point in time is asked for."""
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(queries_count, DEPTH, generator=generator)
+    table = torch.randn(items, DEPTH, generator=generator)
+    packed = pack_items(table)
+    targets = torch.randint(0, items, (queries_count, each), generator=generator)
+    offsets, flat = torch.arange(queries_count + 1) * each, targets.flatten()
+
+    def in_torch() -> list[tuple[Tensor, Tensor]]:
+        counts = []
+        step = max(1, CHUNK_SCORES // (items * each))
+        for start in range(0, queries_count, step):
+            rows = slice(start, start + step)
+            scores = queries[rows] @ table.T
+            own = scores.gather(1, targets[rows]).unsqueeze(2)
+            scores = scores.unsqueeze(1)
+            counts.append(((scores > own).sum(2), (scores == own).sum(2) - 1))
+        return counts
+
+    return {"chronorec": lambda: item_rank(queries, packed, flat, target_offsets=offsets), "torch": in_torch}
+
+
 def _case(queries: int, items: int, seen: int = 0) -> Case:
     name = f"B{queries} V{items} D{DEPTH}" + (f" without {seen} seen" if seen else "")
     setup = partial(rank, queries, items, seen)
@@ -55,4 +78,13 @@ CASES = [
     _case(6040, 3_400, seen=165),
     _case(6040, 50_000),
     _case(604, 1_000_000),  # a tenth of the users: torch takes half a minute for all
+    Case(
+        "item_rank",
+        f"B604 V50000 D{DEPTH} 50 targets each",
+        "forward",
+        "float32",
+        2 * 604 * 50_000 * DEPTH,
+        "GF/s",
+        partial(rank_many, 604, 50_000, 50),
+    ),
 ]

@@ -14,23 +14,31 @@ DEPTH, ITEMS = 64, 50_000
 Providers = dict[str, Callable[[], object]]
 
 
-def score(batch: int, listed: int) -> Providers:
+def score(batch: int, listed: int, packed: bool) -> Providers:
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(batch, DEPTH, generator=generator)
     table = torch.randn(ITEMS, DEPTH, generator=generator)
-    packed = pack_items(table)
+    ours = pack_items(table) if packed else table
     items = torch.randint(0, ITEMS, (batch, listed), generator=generator)
     flat, offsets = items.flatten(), torch.arange(batch + 1) * listed
-    return {
-        "chronorec": lambda: item_score(queries, packed, flat, item_offsets=offsets),
-        "torch": lambda: torch.bmm(table[items], queries.unsqueeze(2)),
-    }
+    if batch == 1:
+        query = queries[0]
+        in_torch = lambda: table[flat] @ query  # noqa: E731
+    else:
+        in_torch = lambda: torch.bmm(table[items], queries.unsqueeze(2))  # noqa: E731
+    return {"chronorec": lambda: item_score(queries, ours, flat, item_offsets=offsets), "torch": in_torch}
 
 
-def _case(batch: int, listed: int) -> Case:
-    name = f"B{batch} V{ITEMS} D{DEPTH} {listed} listed"
+def _case(batch: int, listed: int, packed: bool = False) -> Case:
+    name = f"B{batch} V{ITEMS} D{DEPTH} {listed} listed" + (" packed" if packed else "")
     work = 2 * batch * listed * DEPTH
-    return Case("item_score", name, "forward", "float32", work, "GF/s", partial(score, batch, listed))
+    return Case("item_score", name, "forward", "float32", work, "GF/s", partial(score, batch, listed, packed))
 
 
-CASES = [_case(1, 200), _case(256, 200)]
+CASES = [
+    _case(1, 100),
+    _case(1, 200),
+    _case(256, 200),
+    _case(1, 100, packed=True),
+    _case(256, 200, packed=True),
+]

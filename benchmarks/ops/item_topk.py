@@ -8,20 +8,27 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.harness import Case
 from chronorec import _core
+from chronorec.engine.item_table import Precision
 from chronorec.ops import ItemAdjustment, item_topk, pack_items
 
 DEPTH = 64
 Providers = dict[str, Callable[[], object]]
 
 
-def topk(batch: int, items: int, k: int) -> Providers:
+def _draw(batch: int, items: int) -> tuple[Tensor, Tensor, torch.Generator]:
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(batch, DEPTH, generator=generator)
-    table = torch.randn(items, DEPTH, generator=generator)
-    packed = pack_items(table)
+    return queries, torch.randn(items, DEPTH, generator=generator), generator
+
+
+def topk(batch: int, items: int, k: int, precision: Precision = "float32") -> Providers:
+    """Codes change only our speed: the rivals work in float32 whatever our precision, on the same answer."""
+    queries, table, _ = _draw(batch, items)
+    packed = pack_items(table, precision=precision)
     providers: Providers = {
         "chronorec": lambda: item_topk(queries, packed, k),
         "torch": lambda: torch.topk(queries @ table.T, k),
@@ -38,9 +45,7 @@ def topk(batch: int, items: int, k: int) -> Providers:
 
 def without_seen_items(batch: int, items: int, k: int, seen: int) -> Providers:
     """Every query leaves out the items of a history."""
-    generator = torch.Generator().manual_seed(0)
-    queries = torch.randn(batch, DEPTH, generator=generator)
-    table = torch.randn(items, DEPTH, generator=generator)
+    queries, table, generator = _draw(batch, items)
     packed = pack_items(table)
     taken = torch.stack(
         [torch.randperm(items, generator=generator)[:seen].sort().values for _ in range(batch)]
@@ -53,6 +58,18 @@ def without_seen_items(batch: int, items: int, k: int, seen: int) -> Providers:
     return {"chronorec": lambda: item_topk(queries, packed, k, adjust=adjust), "torch": in_torch}
 
 
+def with_mask(batch: int, items: int, k: int, share: float) -> Providers:
+    """Only a range of the catalogue is allowed, and of that every other item."""
+    queries, table, _ = _draw(batch, items)
+    packed = pack_items(table)
+    allow = (torch.arange(items) % 2 == 0) & (torch.arange(items) < 2 * share * items)
+
+    def in_torch() -> object:
+        return torch.topk((queries @ table.T).masked_fill_(~allow, -torch.inf), k)
+
+    return {"chronorec": lambda: item_topk(queries, packed, k, allow=allow), "torch": in_torch}
+
+
 def one_request(items: int, k: int) -> Providers:
     """As the engine calls it: numpy arrays, everything allocated before."""
     generator = np.random.default_rng(0)
@@ -61,10 +78,12 @@ def one_request(items: int, k: int) -> Providers:
     packed = np.empty((-(-items // 16), DEPTH, 16), np.float32)
     _core.pack_panels(table, packed)
     scores, best = np.empty((1, k), np.float32), np.empty((1, k), np.int32)
-    scratch = np.empty(_core.item_topk_scratch(1, items, DEPTH, k), np.uint8)
+    scratch = np.empty(_core.item_topk_scratch(1, items, DEPTH, k, 0) + 64, np.uint8)
+    scratch = scratch[-scratch.ctypes.data % 64 :]
+    nones = (None,) * 7
 
     def ours() -> None:
-        _core.item_topk(query, packed, items, None, None, None, None, k, scores, best, scratch)
+        _core.item_topk(query, packed, items, *nones, k, scores, best, scratch)
 
     def numpy_partition() -> object:
         product = table @ query[0]
@@ -76,20 +95,37 @@ def one_request(items: int, k: int) -> Providers:
     return {"chronorec": ours, "torch": in_torch, "numpy": numpy_partition}
 
 
-def _case(batch: int, items: int, k: int, setup: Callable[[], Providers], note: str = "") -> Case:
+_ITEM_BYTES = {"float32": 4 * DEPTH, "bfloat16": 2 * DEPTH + 6, "int8": DEPTH + 6}
+
+
+def _case(
+    batch: int,
+    items: int,
+    k: int,
+    setup: Callable[[], Providers],
+    note: str = "",
+    precision: Precision = "float32",
+) -> Case:
     if batch == 1:  # bound by reading the table
-        work, unit = items * DEPTH * 4, "GB/s"
+        work, unit = items * _ITEM_BYTES[precision], "GB/s"
     else:
         work, unit = 2 * batch * items * DEPTH, "GF/s"
-    return Case(
-        "item_topk", f"B{batch} V{items} D{DEPTH} K{k}{note}", "forward", "float32", work, unit, setup
-    )
+    name = f"B{batch} V{items} D{DEPTH} K{k}{note}"
+    return Case("item_topk", name, "forward", precision, work, unit, setup)
+
+
+def _plain(batch: int, items: int, k: int, precision: Precision = "float32") -> Case:
+    return _case(batch, items, k, partial(topk, batch, items, k, precision), precision=precision)
 
 
 CASES = [
     _case(1, 50_000, 10, partial(one_request, 50_000, 10), " numpy"),
-    *(_case(b, 1_000_000, 100, partial(topk, b, 1_000_000, 100)) for b in (1, 16, 256)),
-    _case(256, 50_000, 10, partial(topk, 256, 50_000, 10)),
-    _case(1, 1_000_000, 10_000, partial(topk, 1, 1_000_000, 10_000)),
+    *(_plain(b, 1_000_000, 100) for b in (1, 16, 256)),
+    *(_plain(b, 1_000_000, 100, "int8") for b in (1, 16, 256)),
+    *(_plain(b, 1_000_000, 100, "bfloat16") for b in (1, 16, 256)),
+    *(_plain(16, v, 100) for v in (15_625, 62_500, 250_000)),  # with a million above: linear in V
+    _plain(256, 50_000, 10),
+    _plain(1, 1_000_000, 10_000),
     _case(256, 50_000, 100, partial(without_seen_items, 256, 50_000, 100, 200), " without 200 seen"),
+    _case(16, 1_000_000, 100, partial(with_mask, 16, 1_000_000, 100, 0.05), " 5 % allowed"),
 ]

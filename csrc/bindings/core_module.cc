@@ -42,6 +42,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("__version__") = CHRONOREC_VERSION;
   m.attr("level") = name_of(selected_level());
   m.attr("best_level") = name_of(best_level());
+  m.attr("amx") = has_amx();
+  m.def("set_amx", &set_amx);
   num_threads();  // a bad CHRONOREC_THREADS is refused now, as CHRONOREC_ISA is: kernels cannot throw
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
@@ -72,13 +74,31 @@ PYBIND11_MODULE(_core, m) {
   // item_cross_entropy
   define(m, "item_cross_entropy", item_cross_entropy);
   m.def("item_cross_entropy_scratch", &item_cross_entropy_scratch);
-  // gru
+  // gru, lstm, rnn
+  define(m, "gru_pack", gru_pack);
   define(m, "gru_forward", gru_forward);
   define(m, "gru_step", gru_step);
   define(m, "gru_backward", gru_backward);
   m.def("gru_forward_scratch", &gru_forward_scratch);
   m.def("gru_step_scratch", &gru_step_scratch);
   m.def("gru_backward_scratch", &gru_backward_scratch);
+  define(m, "lstm_pack", lstm_pack);
+  define(m, "lstm_forward", lstm_forward);
+  define(m, "lstm_step", lstm_step);
+  define(m, "lstm_backward", lstm_backward);
+  m.def("lstm_forward_scratch", &lstm_forward_scratch);
+  m.def("lstm_step_scratch", &lstm_step_scratch);
+  m.def("lstm_backward_scratch", &lstm_backward_scratch);
+  define(m, "rnn_pack", rnn_pack);
+  define(m, "rnn_tanh_forward", rnn_tanh_forward);
+  define(m, "rnn_relu_forward", rnn_relu_forward);
+  define(m, "rnn_tanh_step", rnn_tanh_step);
+  define(m, "rnn_relu_step", rnn_relu_step);
+  define(m, "rnn_tanh_backward", rnn_tanh_backward);
+  define(m, "rnn_relu_backward", rnn_relu_backward);
+  m.def("rnn_forward_scratch", &rnn_forward_scratch);
+  m.def("rnn_step_scratch", &rnn_step_scratch);
+  m.def("rnn_backward_scratch", &rnn_backward_scratch);
   // graph
   define(m, "graph_transpose", graph_transpose);
   m.def("graph_transpose_scratch", &graph_transpose_scratch);
@@ -91,6 +111,11 @@ PYBIND11_MODULE(_core, m) {
   define(m, "graph_attention_backward", graph_attention_backward);
   m.def("graph_attention_scratch", &graph_attention_scratch);
   m.def("graph_attention_backward_scratch", &graph_attention_backward_scratch);
+  // item_topk: tables in short codes
+  define(m, "pack_item_codes", pack_item_codes);
+  // item_sampled_loss
+  define(m, "item_sampled_loss", item_sampled_loss);
+  m.def("item_sampled_loss_scratch", &item_sampled_loss_scratch);
 }
 
 }  // namespace chronorec

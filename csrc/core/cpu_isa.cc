@@ -1,5 +1,12 @@
 #include "core/cpu_isa.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -19,7 +26,37 @@ Level read_selected() {
                               "'");
 }
 
+std::atomic<bool> amx_wanted{true};
+
+// Whether the processor has bf16 tiles, and the kernel saves them and lends them to this process.
+bool ask_for_amx() {
+#if defined(__x86_64__) && defined(CHRONOREC_HAVE_AVX512)
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;       // leaf 7, edx
+  constexpr unsigned kSavesState = 1u << 27;                   // leaf 1, ecx: xgetbv exists
+  constexpr unsigned kTileState = 3u << 17;                    // of XCR0
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kSavesState)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kBf16) || !(d & kTile)) return false;
+  unsigned low, high;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & kTileState) != kTileState) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
+
+bool has_amx() {
+  static const bool has = selected_level() == Level::avx512 && ask_for_amx();
+  return has;
+}
+
+bool use_amx() { return amx_wanted.load(std::memory_order_relaxed) && has_amx(); }
+
+void set_amx(bool on) { amx_wanted.store(on, std::memory_order_relaxed); }
 
 Level best_level() {
 #if defined(__x86_64__)

@@ -2,63 +2,148 @@
 // the scratch size (csrc/ops) and the kernels (csrc/cpu); nothing here but the room per thread depends on
 // threads.
 #pragma once
-#include <stdint.h>
+#include "core/carve.h"
+#include "ops.h"
 
 namespace chronorec {
 namespace {
 
-struct ItemCrossEntropyPlan {
+// What decides about the cuts.
+struct ItemCrossEntropySizes {
   int64_t rows, cols, targets, depth;  // cols: items (full) or negatives (sampled)
-  bool sampled, rounded;               // rounded: gradients are bf16, so they are summed in scratch
-  bool hidden_grad, table_grad, bias_grad;
+  bool sampled, rounded;               // rounded: inputs and gradients are bf16
+  bool hidden_grad, table_grad, bias_grad, smoothed;
+};
 
-  int64_t padded = 0;             // depth rounded up to a panel
-  int64_t block = 0;              // rows that share one sweep over the columns
-  int64_t chunk = 0, chunks = 0;  // columns per task
-  // Offsets into the scratch, in floats.
-  int64_t block_ids = 0, hidden_rows = 0, hidden_panels = 0, chunk_max = 0, chunk_sum = 0, row_loss = 0,
-          coefficients = 0, partials = 0, weights = 0, tiles = 0, work = 0, shifts = 0, table_sum = 0,
-          bias_sum = 0, size = 0;
+struct ItemCrossEntropyPlan : ItemCrossEntropySizes {
+  static constexpr int64_t kGroup = 32;       // bf16: rows whose logits are in the nearest cache together
+  static constexpr int64_t kMostRows = 256;   // of a block
+  static constexpr int64_t kMeanSlices = 64;  // parts of the sum over the table
+
+  int64_t padded;         // depth rounded up to a panel; bf16: to a tile
+  int64_t block;          // rows that share one sweep over the columns
+  int64_t chunk, chunks;  // columns whose exponentials share a maximum
+  int64_t span, spans;    // chunks whose part of the hidden gradient is summed on the way: one task
+
+  // Arrays in the scratch. E: fp32 or bf16, as the inputs.
+  int64_t* block_ids;   // [block]
+  float* hidden_rows;   // [block, padded]
+  char* hidden_packed;  // E, packed for the logits: panels or pairs
+  float* chunk_max;     // [chunks, block], later the factors of the chunk's exponentials
+  float* span_max;      // [spans, block], later factors
+  float* span_sum;      // [spans, block]
+  double* row_loss;     // [block]
+  float* row_uniform;   // [block]: coefficient of the uniform part of the labels
+  float* coefficients;  // [M]: what a target adds to its item's gradient, in hidden rows
+  float* partials;      // fp32: [spans, block, padded], bf16: [spans, padded, block]
+  char* weights;        // E [chunks, chunk, block]: the exponentials; bf16: in groups of kGroup rows
+  float* table_sum;     // [cols, D], where sums_in_scratch()
+  float* bias_sum;      // [cols], likewise
+  double* table_mean;   // [padded + 1]: the mean item and the mean bias, for smoothed labels
+  double* mean_parts;   // [kMeanSlices, padded + 1]
+  double* uniform_sum;  // [padded + 1]: what every item's gradient gets alike, and every bias's
+  char* threads;        // per thread, see ItemCrossEntropyThread
+  int64_t per_thread;
+  int64_t bytes;
+  bool too_large;
 
   bool keeps_weights() const { return table_grad || bias_grad; }
   bool sums_in_scratch() const { return sampled || rounded; }
+  int64_t element() const { return rounded ? 2 : 4; }
+
+  ItemCrossEntropyPlan(void* base, const ItemCrossEntropySizes& sizes, int64_t threads);
+
+ private:
+  void cut();
+};
+
+inline ItemCrossEntropySizes item_cross_entropy_sizes(const ItemCrossEntropyArgs& args) {
+  const bool sampled = static_cast<bool>(args.negatives);
+  return {args.hidden.shape[0],
+          sampled ? args.negatives.shape[0] : args.table.shape[0],
+          args.targets.shape[0],
+          args.hidden.shape[1],
+          sampled,
+          args.hidden.dtype == DType::bf16,
+          static_cast<bool>(args.hidden_grad),
+          static_cast<bool>(args.table_grad),
+          static_cast<bool>(args.bias_grad),
+          args.label_smoothing > 0};
+}
+
+// One thread's working room.
+struct ItemCrossEntropyThread {
+  float* tile;    // logits: fp32 [chunk, block] where they are not kept, bf16 [chunk, kGroup]
+  char* items;    // E [chunk, padded]; in the second sweep the scaled hidden rows, E [block, padded]
+  char* turned;   // bf16: the items transposed, [chunk / 32, padded, 32]
+  char* pairs;    // bf16: exponentials packed for the hidden gradient, [2, chunk / 2, 16, 2]
+  float* shifts;  // [chunk]
+  float* row;     // [2, padded]
+  int64_t bytes;
+
+  ItemCrossEntropyThread(void* base, const ItemCrossEntropyPlan& p) {
+    Carver carver(base);
+    const int64_t tall = p.chunk > p.block ? p.chunk : p.block;
+    tile = carver.take<float>(p.chunk, p.rounded ? p.kGroup : p.keeps_weights() ? 0 : p.block);
+    items = carver.take<char>(tall, p.padded, p.element());
+    turned = carver.take<char>(p.rounded ? p.chunk : 0, p.padded, p.element());
+    pairs = carver.take<char>(p.rounded ? p.chunk : 0, p.kGroup, p.element());
+    shifts = carver.take<float>(p.chunk);
+    row = carver.take<float>(2, p.padded);
+    bytes = carver.used();
+  }
 };
 
 inline int64_t plan_clamp(int64_t x, int64_t low, int64_t high) {
   return x < low ? low : x > high ? high : x;
 }
-inline int64_t plan_round(int64_t x) { return (x + 15) / 16 * 16; }
+inline int64_t plan_round(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
 
-// The first nine fields come filled in.
-inline void finish_plan(ItemCrossEntropyPlan* plan, int64_t threads) {
-  ItemCrossEntropyPlan& p = *plan;
-  constexpr int64_t kWeights = 7 << 20;  // 28 MiB of exponentials between the two sweeps
-  p.padded = plan_round(p.depth);
-  p.chunk = plan_clamp(plan_round(p.cols / 32), 64, 512);
-  p.chunks = (p.cols + p.chunk - 1) / p.chunk;
-  p.block = p.keeps_weights() && p.cols > 0 ? plan_clamp(kWeights / p.cols / 16 * 16, 16, 256) : 256;
-  p.block = plan_clamp(plan_round(p.rows), 16, p.block);
-  p.size = 0;
-  const auto take = [&p](int64_t floats) {
-    const int64_t at = p.size;
-    p.size += plan_round(floats);
-    return at;
-  };
-  const int64_t tall = p.chunk > p.block ? p.chunk : p.block;
-  p.block_ids = take(p.block * 2);  // int64
-  p.hidden_rows = take(p.block * p.padded);
-  p.hidden_panels = take(p.block * p.depth);
-  p.chunk_max = take(p.chunks * p.block);
-  p.chunk_sum = take(p.chunks * p.block);
-  p.row_loss = take(p.block * 2);  // doubles
-  p.coefficients = take(p.targets);
-  p.partials = take(p.hidden_grad ? p.chunks * p.block * p.padded : 0);
-  p.weights = take(p.keeps_weights() ? p.chunks * p.chunk * p.block : 0);
-  p.tiles = take(p.keeps_weights() ? 0 : threads * p.chunk * p.block);
-  p.work = take(threads * tall * p.padded);
-  p.shifts = take(threads * p.chunk);
-  p.table_sum = take(p.table_grad && p.sums_in_scratch() ? p.cols * p.depth : 0);
-  p.bias_sum = take(p.bias_grad && p.sums_in_scratch() ? p.cols : 0);
+inline void ItemCrossEntropyPlan::cut() {
+  constexpr int64_t kWeightBytes = 28 << 20;  // of exponentials between the two sweeps
+  constexpr int64_t kPartialFloats = 1 << 21;
+  const int64_t step = rounded ? 32 : 16;
+  padded = plan_round(depth, step);
+  chunk = plan_clamp(plan_round(cols / 32, step), 64, 512);
+  chunks = (cols + chunk - 1) / chunk;
+  block = kMostRows;
+  if (keeps_weights() && cols > 0)
+    block = plan_clamp(kWeightBytes / element() / cols / step * step, step, kMostRows);
+  block = plan_clamp(plan_round(rows, step), step, block);
+  const int64_t most = plan_clamp(kPartialFloats / (block * (padded > 0 ? padded : 1)), 4, 256);
+  span = (chunks + most - 1) / most;
+  span = span < 1 ? 1 : span;
+  spans = (chunks + span - 1) / span;
+}
+
+inline ItemCrossEntropyPlan::ItemCrossEntropyPlan(void* base, const ItemCrossEntropySizes& sizes,
+                                                  int64_t threads_wanted)
+    : ItemCrossEntropySizes(sizes) {
+  Carver carver(base);
+  too_large = depth > Carver::kLargest || cols > Carver::kLargest || rows > Carver::kLargest;
+  bytes = Carver::kLargest;
+  if (too_large) return;
+  cut();
+  block_ids = carver.take<int64_t>(block);
+  hidden_rows = carver.take<float>(block, padded);
+  hidden_packed = carver.take<char>(block, padded, element());
+  chunk_max = carver.take<float>(keeps_weights() ? chunks : 0, block);
+  span_max = carver.take<float>(spans, block);
+  span_sum = carver.take<float>(spans, block);
+  row_loss = carver.take<double>(block);
+  row_uniform = carver.take<float>(block);
+  coefficients = carver.take<float>(targets);
+  partials = carver.take<float>(hidden_grad ? spans : 0, block, padded);
+  weights = carver.take<char>(keeps_weights() ? chunks : 0, chunk * block, element());
+  table_sum = carver.take<float>(table_grad && sums_in_scratch() ? cols : 0, depth);
+  bias_sum = carver.take<float>(bias_grad && sums_in_scratch() ? cols : 0);
+  table_mean = carver.take<double>(smoothed ? padded + 1 : 0);
+  mean_parts = carver.take<double>(smoothed ? kMeanSlices : 0, padded + 1);
+  uniform_sum = carver.take<double>(smoothed ? padded + 1 : 0);
+  per_thread = ItemCrossEntropyThread(nullptr, *this).bytes;
+  this->threads = carver.take<char>(threads_wanted, per_thread);
+  bytes = carver.used();
+  too_large = carver.too_large();
 }
 
 }  // namespace

@@ -14,43 +14,122 @@ namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
 
-constexpr int64_t kGroup = kAttentionQueries;  // three panels
+constexpr int64_t kGroup = kAttentionQueries;
+constexpr int kGroupPanels = kGroup / kPanel;
 constexpr int64_t kKeyBlock = kAttentionKeys;  // per pass; a group's last pass takes the diagonal with it
 constexpr int64_t kMaxKeys = kKeyBlock + kGroup;
+
+// Lanes of a panel's vector v, counted within the panel.
+inline vf lane_numbers(int v) {
+  constexpr float kNumbers[kPanel] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return load(kNumbers + v * kLanes);
+}
 
 template <typename T>
 inline Rows<T> rows_of(const TensorView& view, int64_t first, int64_t head) {
   return {view.as<T>() + first * view.stride[0] + head * view.stride[1], view.stride[0]};
 }
 
-// Queries [first, first + count) of a sequence against its keys [key, key_end), count <= kGroup.
-struct Tile {
-  int64_t first, count, key, key_end;
+// What the scores are made of and become, for all kernels of a call.
+struct Form {
+  bool causal, silu;
+  int64_t window;
+  float scale, divisor;
 
-  int64_t panels() const { return (count + kPanel - 1) / kPanel; }
-  // One past the last key that any query of the panel sees, counted from `key`.
-  int64_t visible(int64_t panel) const { return min64(key_end, first + (panel + 1) * kPanel) - key; }
+  // The keys [begin, end) that a query sees, and the first query that sees a key.
+  int64_t begin(int64_t query) const { return max64(0, query - window + 1); }
+  int64_t end(int64_t query, int64_t length) const {
+    return causal ? query + 1 : min64(length, query + window);
+  }
+  int64_t first_query(int64_t key) const { return causal ? key : max64(0, key - window + 1); }
+  int64_t end_query(int64_t key, int64_t length) const { return min64(length, key + window); }
+  // Scores of softmax are taken to the base 2: one factor in `scale` spares a product in every exponential.
+  float score_scale() const { return silu ? scale : scale * kLog2E; }
+  float bias_scale() const { return silu ? 1 : kLog2E; }
+
+  static constexpr float kLog2E = 1.44269504088896341f;
 };
 
-// Splits the causal half of a tile into rectangles: body(panel, begin, end) means keys [begin, end), counted
-// from tile.key, against the queries of `panel` and of all later panels.
+template <typename Args>
+inline Form form_of(const Args& args) {
+  constexpr int64_t kUnbounded = int64_t{1} << 40;
+  return {args.causal, args.silu, min64(args.window, kUnbounded), static_cast<float>(args.scale),
+          static_cast<float>(args.divisor)};
+}
+
+// Queries [first, first + count) of a sequence against its keys [key, key_end), count <= kGroup. Keys are
+// counted from `key`: some query of a panel sees [begin, end), every one sees [all_begin, all_end).
+struct Tile {
+  int64_t first, count, key, key_end;
+  int64_t begin[kGroupPanels], end[kGroupPanels], all_begin[kGroupPanels], all_end[kGroupPanels];
+
+  Tile(const Form& form, int64_t length, int64_t first_query, int64_t queries, int64_t from, int64_t to)
+      : first(first_query), count(queries), key(from), key_end(to) {
+    for (int64_t p = 0; p < kGroupPanels; ++p) {
+      const int64_t low = first + p * kPanel, high = low + kPanel - 1;
+      begin[p] = within(form.begin(low), 0, keys());
+      end[p] = within(form.end(high, length), begin[p], keys());
+      all_begin[p] = within(form.begin(high), begin[p], end[p]);
+      all_end[p] = within(form.end(low, length), all_begin[p], end[p]);
+    }
+  }
+  int64_t keys() const { return key_end - key; }
+  int64_t panels() const { return (count + kPanel - 1) / kPanel; }
+  // Of the queries of a panel, those in lanes [0, lanes) are there.
+  int64_t lanes(int64_t panel) const { return min64(kPanel, count - panel * kPanel); }
+
+ private:
+  int64_t within(int64_t at, int64_t low, int64_t high) const { return min64(max64(at - key, low), high); }
+};
+
+// Splits what is seen in a tile into rectangles: body(panel, panel_end, begin, end) means keys [begin, end)
+// against the queries of panels [panel, panel_end).
 template <typename Body>
 inline void for_each_piece(const Tile& tile, Body&& body) {
-  int64_t begin = 0;
-  for (int64_t panel = 0; panel < tile.panels(); ++panel) {
-    const int64_t end = tile.visible(panel);
-    if (begin < end) body(panel, begin, end);
-    begin = max64(begin, end);
+  const int64_t panels = tile.panels();
+  int64_t next;
+  for (int64_t k = 0; k < tile.keys(); k = next) {
+    int64_t panel = 0;
+    next = tile.keys();
+    for (int64_t p = 0; p < panels; ++p) {
+      if (tile.begin[p] > k) next = min64(next, tile.begin[p]);
+      if (tile.end[p] > k) next = min64(next, tile.end[p]);
+    }
+    while (panel < panels && tile.end[panel] <= k) ++panel;
+    int64_t panel_end = panel;
+    while (panel_end < panels && tile.begin[panel_end] <= k) ++panel_end;
+    if (panel < panel_end) body(panel, panel_end, k, next);
   }
 }
 
-// The keys of a group in passes whose borders do not depend on the length of the sequence.
+// body(k, hidden) for the keys of a panel that not all of its queries see; `hidden` says which lanes of
+// vector v do not.
 template <typename Body>
-inline void for_each_tile(int64_t first, int64_t count, int64_t key, int64_t key_end, Body&& body) {
-  while (key < key_end) {
-    const int64_t end = first - key <= kKeyBlock ? key_end : min64(key_end, key + kKeyBlock);
-    body(Tile{first, count, key, end});
-    key = end;
+inline void for_each_partly_hidden(const Form& form, const Tile& tile, int64_t panel, int v, Body&& body) {
+  const int64_t low = tile.first + panel * kPanel;
+  const vf lanes = lane_numbers(v);
+  const auto each = [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      const int64_t key = tile.key + k, far = int64_t{1} << 20;
+      const auto before = lanes < splat(static_cast<float>(form.first_query(key) - low));
+      const auto after = lanes >= splat(static_cast<float>(min64(key + form.window - low, far)));
+      body(k, before | after);
+    }
+  };
+  each(tile.begin[panel], tile.all_begin[panel]);
+  each(tile.all_end[panel], tile.end[panel]);
+}
+
+// The keys that a group of queries sees, in passes; body(tile). The borders between passes do not depend on
+// the length of the sequence where the keys do not.
+template <typename Body>
+inline void for_each_tile(const Form& form, int64_t length, int64_t first, int64_t count, Body&& body) {
+  const int64_t end = form.end(first + count - 1, length);
+  const int64_t full_end = form.causal ? first + kGroup : end;
+  for (int64_t key = form.begin(first); key < end;) {
+    const int64_t next = full_end - key <= kMaxKeys ? end : key + kKeyBlock;
+    body(Tile(form, length, first, count, key, next));
+    key = next;
   }
 }
 
@@ -80,44 +159,40 @@ inline __attribute__((noinline)) void multiply(const Product<float>& p, float* o
 // scores[key][query] = rows[key] . packed[query]; `packed` by pack_transposed.
 inline void multiply_rows(const Tile& tile, Rows<const float> rows, const float* packed, int64_t width,
                           float* scores) {
-  for_each_piece(tile, [&](int64_t panel, int64_t begin, int64_t end) {
+  for_each_piece(tile, [&](int64_t panel, int64_t panel_end, int64_t begin, int64_t end) {
     multiply({rows.data + begin * rows.step, rows.step, 1, packed + panel * width * kPanel, width * kPanel,
-              kPanel, end - begin, (tile.panels() - panel) * kPanel, width},
+              kPanel, end - begin, (panel_end - panel) * kPanel, width},
              scores + begin * kGroup + panel * kPanel, kGroup, kPanel, false);
   });
 }
 
-// sums[query] (+)= sum over keys of scores[key][query] rows[key], laid out as by pack_transposed.
+// sums[query] += sum over keys of scores[key][query] rows[key], laid out as by pack_transposed.
 inline void sum_rows(const Tile& tile, Rows<const float> rows, const float* scores, int64_t width,
-                     bool accumulate, float* sums) {
-  for_each_piece(tile, [&](int64_t panel, int64_t begin, int64_t end) {
+                     float* sums) {
+  for_each_piece(tile, [&](int64_t panel, int64_t panel_end, int64_t begin, int64_t end) {
     multiply({rows.data + begin * rows.step, 1, rows.step, scores + begin * kGroup + panel * kPanel, kPanel,
-              kGroup, width, (tile.panels() - panel) * kPanel, end - begin},
-             sums + panel * width * kPanel, kPanel, width * kPanel, accumulate || begin > 0);
+              kGroup, width, (panel_end - panel) * kPanel, end - begin},
+             sums + panel * width * kPanel, kPanel, width * kPanel, true);
   });
 }
 
-// exp of x <= 0 (or a rounding above it): exactly 0 below -87.3, NaN stays NaN. Half the cost of exp.
-inline vf exp_of_negative(vf x) {
-  const vf shifted = fma(x, splat(1.44269504088896341f), splat(12582912.0f));
-  const vf n = shifted - splat(12582912.0f);
-  vf r = fma(n, splat(-0.693359375f), x);
-  r = fma(n, splat(2.12194440e-4f), r);
-  vf p = splat(1.9875691500e-4f);
-  p = fma(p, r, splat(1.3981999507e-3f));
-  p = fma(p, r, splat(8.3334519073e-3f));
-  p = fma(p, r, splat(4.1665795894e-2f));
-  p = fma(p, r, splat(1.6666665459e-1f));
-  p = fma(p, r, splat(5.0000001201e-1f));
-  p = fma(p, r * r, r) + splat(1.0f);
-  const vu power = (reinterpret_cast<vu>(shifted) << 23) + (127u << 23);  // may wrap below -87.3
-  return x < splat(-87.33654f) ? splat(0) : p * reinterpret_cast<vf>(power);
+inline void clear(float* x, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) store(x + i, splat(0));
 }
 
-// Lanes of a panel's vector v, counted within the panel.
-inline vf lane_numbers(int v) {
-  constexpr float kNumbers[kPanel] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return load(kNumbers + v * kLanes);
+// 2^x for x <= 0 (or a rounding above it): exactly 0 below -126, NaN stays NaN. Half the cost of exp.
+inline vf exp2_of_negative(vf x) {
+  const vf shifted = x + splat(12582912.0f);  // 1.5 * 2^23: rounds to the nearest integer
+  const vf r = x - (shifted - splat(12582912.0f));
+  vf p = splat(1.535336188319500e-4f);
+  p = fma(p, r, splat(1.339887440266574e-3f));
+  p = fma(p, r, splat(9.618437357674640e-3f));
+  p = fma(p, r, splat(5.550332471162809e-2f));
+  p = fma(p, r, splat(2.402264791363012e-1f));
+  p = fma(p, r, splat(6.931472028550421e-1f));
+  p = fma(p, r, splat(1.0f));
+  const vu power = reinterpret_cast<vu>(p) + (reinterpret_cast<vu>(shifted) << 23);  // may wrap below -126
+  return x < splat(-126.0f) ? splat(0) : reinterpret_cast<vf>(power);
 }
 
 // packed[q / 16][d][q % 16] = scale * rows[q][d], zero beyond `count` in the last panel.
@@ -169,25 +244,28 @@ inline Rows<const float> widen(Rows<const bf16> rows, int64_t count, int64_t wid
 // ---- what is not finite: a hidden pair has the weight zero, and zero times infinity is NaN. So infinities
 // and NaN are left out of the products that hold hidden pairs, and added for the pairs that are not.
 
-inline bool all_finite(const float* x, int64_t count) {
-  vf zeros = splat(0);
-  for (int64_t i = 0; i < count; i += kLanes) zeros += load_some(x + i, count - i) * splat(0);
-  return sum(zeros) == 0;
+// NaN or zero: zero unless something is not finite.
+inline bool all_finite(Rows<const float> rows, int64_t count, int64_t width) {
+  vf zeros[4] = {splat(0), splat(0), splat(0), splat(0)};
+  const int64_t full = width / kLanes * kLanes;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* row = rows.data + i * rows.step;
+    for (int64_t d = 0; d < full; d += kLanes) zeros[i % 4] += load(row + d) * splat(0);
+    if (full < width) zeros[i % 4] += load_some(row + full, width - full) * splat(0);
+  }
+  return sum(zeros[0] + zeros[1] + (zeros[2] + zeros[3])) == 0;
 }
 
 inline bool is_finite(float x) { return x - x == 0; }
 
-// Where a key or value of the tile's diagonal is not finite, turns `rows` to a copy in `clean` without it (or
-// cleans them in place, if they lie there already), and says so.
+// Where a key or value that not every query sees is not finite, turns `rows` to a copy in `clean` without
+// what is not (or cleans them in place, if they lie there already), and says so.
 inline bool leave_out_infinite_keys(const Tile& tile, Rows<const float>& rows, int64_t width, float* clean) {
-  const int64_t keys = tile.key_end - tile.key, diagonal = max64(tile.first - tile.key, 0);
-  bool finite = true;
-  for (int64_t k = diagonal; k < keys; ++k) finite &= all_finite(rows.data + k * rows.step, width);
-  if (finite) return false;
-  for (int64_t k = 0; k < keys; ++k)
+  if (all_finite(rows, tile.keys(), width)) return false;
+  for (int64_t k = 0; k < tile.keys(); ++k)
     for (int64_t d = 0; d < width; ++d) {
       const float x = rows.data[k * rows.step + d];
-      clean[k * width + d] = k < diagonal || is_finite(x) ? x : 0;
+      clean[k * width + d] = is_finite(x) ? x : 0;
     }
   rows = {clean, width};
   return true;
@@ -195,13 +273,15 @@ inline bool leave_out_infinite_keys(const Tile& tile, Rows<const float>& rows, i
 
 // Adds to sum_rows what leave_out_infinite_keys took out of `rows`.
 template <typename T>
-inline void add_infinite_keys(const Tile& tile, Rows<const T> rows, const float* scores, int64_t width,
-                              float* sums) {
-  for (int64_t k = max64(tile.first - tile.key, 0); k < tile.key_end - tile.key; ++k)
+inline void add_infinite_keys(const Form& form, const Tile& tile, int64_t length, Rows<const T> rows,
+                              const float* scores, int64_t width, float* sums) {
+  for (int64_t k = 0; k < tile.keys(); ++k)
     for (int64_t d = 0; d < width; ++d) {
       const float x = to_float(rows.data[k * rows.step + d]);
       if (is_finite(x)) continue;
-      for (int64_t q = tile.key + k - tile.first; q < tile.count; ++q)
+      const int64_t key = tile.key + k;
+      const int64_t end = min64(tile.count, form.end_query(key, length) - tile.first);
+      for (int64_t q = max64(form.first_query(key) - tile.first, 0); q < end; ++q)
         sums[(q / kPanel * width + d) * kPanel + q % kPanel] += x * scores[k * kGroup + q];
     }
 }
@@ -242,6 +322,19 @@ inline int64_t order_parts(const TensorView& offsets, Parts&& parts, Cost&& cost
   return total;
 }
 
+// body(part, head_begin, head_end, thread): all heads of a part in one task, which they share what they read
+// in, unless that would leave threads idle.
+template <typename Body>
+inline void for_each_task(int64_t parts, int64_t heads, Body&& body) {
+  constexpr int64_t kTasksPerThread = 6;
+  if (parts >= kTasksPerThread * num_threads() || heads <= 1)
+    parallel_for(parts, [&](int64_t part, int thread) { body(part, int64_t{0}, heads, thread); });
+  else
+    parallel_for(parts * heads, [&](int64_t task, int thread) {
+      body(task / heads, task % heads, task % heads + 1, thread);
+    });
+}
+
 // Hands out consecutive pieces of scratch, each aligned to 64 bytes.
 struct Arena {
   char* next;
@@ -253,20 +346,24 @@ struct Arena {
   }
 };
 
-// The caller's scratch: the list of parts, then one share per thread.
+// The caller's scratch: the list of parts, gradients of bias tables, then one share per thread.
 struct Scratch {
   Part* order;
+  float* tables;
   char* shares;
   int64_t share;
 
   Arena of_thread(int thread) const { return {shares + thread * share}; }
 };
 
-inline Scratch divide_scratch(const TensorView& scratch, const TensorView& offsets, int64_t events) {
-  const int64_t listed = jagged_attention_order_bytes(offsets.shape[0] - 1, events);
+inline Scratch divide_scratch(const TensorView& scratch, const TensorView& offsets, int64_t events,
+                              int64_t table_size) {
+  const int64_t sequences = offsets.shape[0] - 1;
+  const int64_t listed = jagged_attention_order_bytes(sequences, events);
+  const int64_t tables = jagged_attention_table_bytes(sequences, events, table_size);
   char* base = scratch.as<char>();
-  return {reinterpret_cast<Part*>(base), base + listed,
-          (scratch.shape[0] - listed) / num_threads() / 64 * 64};
+  return {reinterpret_cast<Part*>(base), reinterpret_cast<float*>(base + listed), base + listed + tables,
+          (scratch.shape[0] - listed - tables) / num_threads() / 64 * 64};
 }
 
 }  // namespace

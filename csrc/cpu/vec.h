@@ -3,6 +3,8 @@
 #pragma once
 #include <stdint.h>
 
+#include "cpu/integers.h"
+
 namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
@@ -115,10 +117,6 @@ inline float max_of(vf v) {
   for (int i = 1; i < kLanes; ++i) m = lanes[i] > m ? lanes[i] : m;
   return m;
 }
-
-inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 }  // namespace
 }  // namespace CHRONOREC_LEVEL

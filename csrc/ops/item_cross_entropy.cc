@@ -1,8 +1,7 @@
 // Checks, then the kernel of the selected level.
-#include "core/check.h"
-#include "core/parallel.h"
 #include "cpu/item_cross_entropy_plan.h"
 #include "cpu/kernels.h"
+#include "ops/item_loss_checks.h"
 #include "ops/scratch.h"
 
 namespace chronorec {
@@ -28,18 +27,8 @@ void expect_order(const ItemCrossEntropyArgs& args, int64_t targets) {
                 [&] { return std::to_string(order[i]) + " after " + std::to_string(order[i - 1]); });
 }
 
-// Everything about which items compete and which are right.
-void check_items(const ItemCrossEntropyArgs& args, int64_t rows, int64_t items, int64_t targets) {
-  expect_ids(args.targets, "targets", items);
-  if (args.target_offsets) {
-    expect_that(
-        expect_offsets(args.target_offsets, "target_offsets", targets) == rows, "target_offsets",
-        [&] { return "N + 1 = " + std::to_string(rows + 1) + " entries"; }, args.target_offsets.shape[0]);
-  } else {
-    expect_that(
-        targets == rows, "targets", [&] { return "one per row of hidden, " + std::to_string(rows); },
-        targets);
-  }
+// Everything about which items compete.
+void check_items(const ItemCrossEntropyArgs& args, int64_t items, int64_t targets) {
   if (args.table_grad || args.bias_grad) expect_order(args, targets);
   if (!args.negatives) {
     expect_that(!args.negative_log_q, "negative_log_q", "negatives to go with it", "none");
@@ -58,32 +47,30 @@ void check_items(const ItemCrossEntropyArgs& args, int64_t rows, int64_t items, 
 }  // namespace
 
 int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, int64_t depth, bool sampled,
-                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad) {
+                                   bool rounded, bool hidden_grad, bool table_grad, bool bias_grad,
+                                   bool smoothed) {
   expect_sizes({{"rows", rows}, {"cols", cols}, {"targets", targets}, {"depth", depth}});
-  ItemCrossEntropyPlan plan{rows, cols, targets, depth, sampled, rounded, hidden_grad, table_grad, bias_grad};
-  finish_plan(&plan, num_threads());
-  return plan.size * 4;
+  const ItemCrossEntropyPlan plan(
+      nullptr, {rows, cols, targets, depth, sampled, rounded, hidden_grad, table_grad, bias_grad, smoothed},
+      num_threads());
+  expect_that(!plan.too_large, "scratch", "sizes that a machine can hold", [&] {
+    return std::to_string(rows) + " x " + std::to_string(cols) + " x " + std::to_string(depth);
+  });
+  return plan.bytes;
 }
 
 void item_cross_entropy(const ItemCrossEntropyArgs& args) {
-  const DType dtype = args.hidden.dtype == DType::bf16 ? DType::bf16 : DType::f32;
-  expect(args.hidden, "hidden", dtype, {kAnySize, kAnySize});
-  const int64_t rows = args.hidden.shape[0], depth = args.hidden.shape[1];
-  expect(args.table, "table", dtype, {kAnySize, depth});
-  const int64_t items = args.table.shape[0];
-  expect_packed(args.targets, "targets", DType::i64, {kAnySize});
-  const int64_t targets = args.targets.shape[0];
-  if (args.bias) expect_packed(args.bias, "bias", dtype, {items});
-  check_items(args, rows, items, targets);
-  expect_output(args.loss, "loss", DType::f32, {1});
-  if (args.hidden_grad) expect_output(args.hidden_grad, "hidden_grad", dtype, {rows, depth});
-  if (args.table_grad) expect_output(args.table_grad, "table_grad", dtype, {items, depth});
-  if (args.bias_grad) expect_output(args.bias_grad, "bias_grad", dtype, {items});
-  const bool sampled = static_cast<bool>(args.negatives);
+  expect_loss_inputs(args);
+  check_items(args, args.table.shape[0], args.targets.shape[0]);
+  expect_that(args.label_smoothing >= 0 && args.label_smoothing <= 1, "label_smoothing", "0 to 1",
+              [&] { return std::to_string(args.label_smoothing); });
+  expect_that(args.label_smoothing == 0 || !args.negatives, "label_smoothing", "0 beside negatives",
+              [&] { return std::to_string(args.label_smoothing); });
+  expect_loss_outputs(args);
+  const ItemCrossEntropySizes s = item_cross_entropy_sizes(args);
   const ScratchThreads threads(args.scratch, [&] {
-    return item_cross_entropy_scratch(rows, sampled ? args.negatives.shape[0] : items, targets, depth,
-                                      sampled, dtype == DType::bf16, static_cast<bool>(args.hidden_grad),
-                                      static_cast<bool>(args.table_grad), static_cast<bool>(args.bias_grad));
+    return item_cross_entropy_scratch(s.rows, s.cols, s.targets, s.depth, s.sampled, s.rounded, s.hidden_grad,
+                                      s.table_grad, s.bias_grad, s.smoothed);
   });
   kernels().item_cross_entropy(args);
 }

@@ -5,11 +5,13 @@ from typing import Any, Final
 __version__: Final[str]
 level: Final[str]
 best_level: Final[str]
+amx: Final[bool]
 
 Array = Any  # torch tensor, numpy array, or anything with __dlpack__ or the buffer protocol
 
 def num_threads() -> int: ...
 def set_num_threads(n: int, /) -> None: ...
+def set_amx(on: bool, /) -> None: ...
 def dense(
     input: Array, weight: Array, bias: Array | None, residual: Array | None, activation: int, output: Array, /
 ) -> None: ...
@@ -57,7 +59,7 @@ def count_duplicates(
 ) -> None: ...
 
 # items: best of all, rank among all, scores of some
-def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, /) -> int: ...
+def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, code_bits: int, /) -> int: ...
 def item_topk(
     queries: Array,
     table: Array,
@@ -66,6 +68,9 @@ def item_topk(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
+    codes: Array | None,
+    code_facts: Array | None,
     k: int,
     top_scores: Array,
     top_items: Array,
@@ -81,8 +86,9 @@ def item_rank(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     targets: Array,
-    target_offsets: Array,
+    target_offsets: Array | None,
     greater: Array,
     equal: Array,
     scratch: Array,
@@ -96,8 +102,9 @@ def item_score(
     adjust_offsets: Array | None,
     adjust_items: Array | None,
     adjust_values: Array | None,
+    allow: Array | None,
     list_items: Array,
-    list_offsets: Array,
+    list_offsets: Array | None,
     scores: Array,
     /,
 ) -> None: ...
@@ -109,6 +116,17 @@ def jagged_attention_forward(
     value: Array,
     offsets: Array,
     scale: float,
+    causal: bool,
+    window: int,
+    silu: bool,
+    divisor: float,
+    position: Array | None,
+    times: Array | None,
+    time_boundaries: Array | None,
+    time_table: Array | None,
+    places: Array | None,
+    distance_boundaries: Array | None,
+    distance_table: Array | None,
     output: Array,
     lse: Array | None,
     scratch: Array,
@@ -121,11 +139,25 @@ def jagged_attention_backward(
     value: Array,
     offsets: Array,
     scale: float,
-    output: Array,
-    lse: Array,
+    causal: bool,
+    window: int,
+    silu: bool,
+    divisor: float,
+    position: Array | None,
+    times: Array | None,
+    time_boundaries: Array | None,
+    time_table: Array | None,
+    places: Array | None,
+    distance_boundaries: Array | None,
+    distance_table: Array | None,
+    output: Array | None,
+    lse: Array | None,
     grad_query: Array,
     grad_key: Array,
     grad_value: Array,
+    grad_position: Array | None,
+    grad_time_table: Array | None,
+    grad_distance_table: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
@@ -135,13 +167,24 @@ def jagged_attention_step(
     value_cache: Array,
     offsets: Array,
     scale: float,
+    causal: bool,
+    window: int,
+    silu: bool,
+    divisor: float,
+    position: Array | None,
+    times: Array | None,
+    time_boundaries: Array | None,
+    time_table: Array | None,
+    places: Array | None,
+    distance_boundaries: Array | None,
+    distance_table: Array | None,
     output: Array,
     scratch: Array,
     /,
 ) -> None: ...
 def jagged_attention_forward_scratch(sequences: int, events: int, width: int, /) -> int: ...
-def jagged_attention_backward_scratch(sequences: int, events: int, width: int, /) -> int: ...
-def jagged_attention_step_scratch(width: int, /) -> int: ...
+def jagged_attention_backward_scratch(sequences: int, events: int, width: int, table_size: int, /) -> int: ...
+def jagged_attention_step_scratch(width: int, biased: bool, /) -> int: ...
 
 # item_cross_entropy
 def item_cross_entropy(
@@ -154,6 +197,9 @@ def item_cross_entropy(
     negatives: Array | None,
     negative_log_q: Array | None,
     target_log_q: Array | None,
+    weights: Array | None,
+    temperature: float,
+    label_smoothing: float,
     loss: Array,
     hidden_grad: Array | None,
     table_grad: Array | None,
@@ -171,57 +217,98 @@ def item_cross_entropy_scratch(
     hidden_grad: bool,
     table_grad: bool,
     bias_grad: bool,
+    smoothed: bool,
     /,
 ) -> int: ...
 
-# gru
+# gru, lstm, rnn: one signature
+def gru_pack(
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array | None,
+    bias_hh: Array | None,
+    packed_ih: Array,
+    packed_hh: Array,
+    packed_bias: Array,
+    /,
+) -> None: ...
 def gru_forward(
     values: Array,
     offsets: Array,
     weight_ih: Array,
     weight_hh: Array,
-    bias_ih: Array | None,
-    bias_hh: Array | None,
+    bias: Array,
     initial_state: Array | None,
+    initial_cell: Array | None,
+    recurrent_mask: Array | None,
+    zoneout_mask: Array | None,
+    reverse: bool,
     output: Array,
     final_state: Array,
-    gates: Array | None,
+    final_cell: Array | None,
+    saved: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
 def gru_step(
     values: Array,
     state: Array,
+    cell: Array | None,
     weight_ih: Array,
     weight_hh: Array,
-    bias_ih: Array | None,
-    bias_hh: Array | None,
+    bias: Array,
     new_state: Array,
+    new_cell: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
 def gru_backward(
-    grad_output: Array,
-    grad_final_state: Array,
+    grad_output: Array | None,
+    grad_final_state: Array | None,
+    grad_final_cell: Array | None,
     values: Array,
     offsets: Array,
     weight_ih: Array,
     weight_hh: Array,
     initial_state: Array | None,
+    initial_cell: Array | None,
+    recurrent_mask: Array | None,
+    zoneout_mask: Array | None,
+    reverse: bool,
     output: Array,
-    gates: Array,
+    saved: Array,
     grad_values: Array,
     grad_weight_ih: Array,
     grad_weight_hh: Array,
     grad_bias_ih: Array | None,
     grad_bias_hh: Array | None,
     grad_initial_state: Array | None,
+    grad_initial_cell: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
 def gru_forward_scratch(sequences: int, events: int, hidden_size: int, /) -> int: ...
 def gru_step_scratch(hidden_size: int, /) -> int: ...
 def gru_backward_scratch(sequences: int, events: int, input_size: int, hidden_size: int, /) -> int: ...
+
+lstm_pack: Final = gru_pack
+lstm_forward: Final = gru_forward
+lstm_step: Final = gru_step
+lstm_backward: Final = gru_backward
+lstm_forward_scratch: Final = gru_forward_scratch
+lstm_step_scratch: Final = gru_step_scratch
+lstm_backward_scratch: Final = gru_backward_scratch
+
+rnn_pack: Final = gru_pack
+rnn_tanh_forward: Final = gru_forward
+rnn_relu_forward: Final = gru_forward
+rnn_tanh_step: Final = gru_step
+rnn_relu_step: Final = gru_step
+rnn_tanh_backward: Final = gru_backward
+rnn_relu_backward: Final = gru_backward
+rnn_forward_scratch: Final = gru_forward_scratch
+rnn_step_scratch: Final = gru_step_scratch
+rnn_backward_scratch: Final = gru_backward_scratch
 
 # graph
 def graph_transpose(
@@ -318,4 +405,32 @@ def graph_attention_backward(
 ) -> None: ...
 def graph_attention_backward_scratch(
     rows: int, neighbours: int, edges: int, heads: int, width: int, /
+) -> int: ...
+
+# item_topk: tables in short codes
+def pack_item_codes(rows: Array, codes: Array, facts: Array, /) -> None: ...
+
+# item_sampled_loss
+def item_sampled_loss(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    target_offsets: Array | None,
+    bias: Array | None,
+    negatives: Array,
+    negative_log_q: Array | None,
+    target_log_q: Array | None,
+    weights: Array | None,
+    temperature: float,
+    kind: int,
+    exponent: float,
+    loss: Array,
+    hidden_grad: Array | None,
+    table_grad: Array | None,
+    bias_grad: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def item_sampled_loss_scratch(
+    rows: int, items: int, negatives: int, targets: int, depth: int, scatters: bool, /
 ) -> int: ...

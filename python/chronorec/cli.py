@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
-        extra = {"torch": "train", "tensorboard": "train"}.get(error.name or "")
+        extra = {"torch": "train", "tensorboard": "train", "matplotlib": "train"}.get(error.name or "")
         hint = f"; pip install 'chronorec[{extra}]'" if extra else ""
         print(f"chronorec {parsed.command}: {error}{hint}", file=sys.stderr)
         return 1
@@ -165,12 +165,17 @@ def _add_evaluate(commands: Any, name: str) -> None:
         name,
         "Rank the whole catalogue for every held-out event, with the baselines beside.",
         "  chronorec evaluate model --data histories\n"
+        "  chronorec evaluate model --data histories --slices --html report.html\n"
         "  chronorec evaluate model-a model-b --data histories --part validation --json result.json",
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model folders trained on one split")
     parser.add_argument("--data", required=True, metavar="HISTORIES")
     parser.add_argument("--part", choices=("test", "validation"), default="test")
     parser.add_argument("-k", type=_list_lengths, default=[10, 20], help="list lengths (default: 10,20)")
+    parser.add_argument(
+        "--slices", action="store_true", help="also by history length, popularity, time gap, new users"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write a page with pictures too; needs matplotlib")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON too; - for standard output")
     parser.set_defaults(run=_run_evaluate)
 
@@ -189,7 +194,13 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
 
     histories = Histories.open(arguments.data)
     models = {folder: Artifact.load(folder) for folder in arguments.models}
-    report = compare(models, histories, part=arguments.part, ks=tuple(arguments.k))
+    report = compare(models, histories, part=arguments.part, ks=tuple(arguments.k), slices=arguments.slices)
+    if arguments.html:
+        from chronorec.evaluation.html import html_report
+
+        curves = {label: model.provenance.get("curve") for label, model in models.items()}
+        page = html_report(report, {label: curve for label, curve in curves.items() if curve})
+        Path(arguments.html).write_text(page, encoding="utf-8")
     if arguments.json == "-":
         print(report.json())
         return

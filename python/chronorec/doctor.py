@@ -39,7 +39,8 @@ _PACKAGES = (
 
 def _level() -> str:
     if _core.level == _core.best_level:
-        return f"{_core.level} (the best this machine and build have)"
+        tiles = ", bfloat16 products on AMX tiles" if _core.amx else ""
+        return f"{_core.level} (the best this machine and build have){tiles}"
     cap = os.environ.get("CHRONOREC_ISA")
     return f"{_core.level}, capped by CHRONOREC_ISA={cap}; the machine has {_core.best_level}"
 

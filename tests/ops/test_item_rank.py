@@ -10,7 +10,7 @@ from chronorec import _core
 from chronorec.ops import ItemAdjustment, Rank, item_rank, item_topk, pack_items
 from chronorec.ops.reference.item_rank import item_rank as reference
 from chronorec.ops.reference.item_score import owners
-from tests.support.items import adjustment, integers, normal, query, threads
+from tests.support.items import adjustment, integers, masks, normal, query, threads
 from tests.support.jagged import EDGE_LENGTHS, jagged_lengths, offsets_of
 
 
@@ -59,6 +59,18 @@ def test_draws(data: st.DataObject) -> None:
     targets, offsets = ids(sum(lengths), items, seed), offsets_of(lengths)
     wanted = reference(queries, table, targets, target_offsets=offsets, bias=bias, adjust=adjust)
     assert_equal(item_rank(queries, table, targets, target_offsets=offsets, bias=bias, adjust=adjust), wanted)
+
+
+def test_masks() -> None:
+    batch, items = 30, 3001
+    queries, table, adjust = integers(batch, 9), integers(items, 9, seed=1), adjustment(batch, items, 300)
+    targets, offsets = ids(10 * batch, items), torch.arange(batch + 1) * 10
+    for allow in masks(batch, items):
+        for extra in ({}, {"adjust": adjust, "bias": integers(items)}):
+            extra |= {"allow": allow, "target_offsets": offsets}
+            assert_equal(
+                item_rank(queries, table, targets, **extra), reference(queries, table, targets, **extra)
+            )
 
 
 @pytest.mark.parametrize("whole_numbers", [True, False])
@@ -146,7 +158,7 @@ def test_no_gradient() -> None:
 
 def test_opcheck() -> None:
     panels, adjust = pack_items(normal(50, 6)).panels, adjustment(3, 50, 5)
-    arguments = (normal(3, 6), panels, 50, normal(50), *adjust, ids(5, 50), torch.tensor([0, 2, 2, 5]))
+    arguments = (normal(3, 6), panels, 50, normal(50), *adjust, None, ids(5, 50), torch.tensor([0, 2, 2, 5]))
     torch.library.opcheck(torch.ops.chronorec.item_rank.default, arguments)
 
 
@@ -168,14 +180,19 @@ def test_errors() -> None:
         ("targets: wanted torch.int32", TypeError, targets.float(), offsets),
         ("targets: every id must be in \\[0, 9\\)", ValueError, torch.tensor([1, 9, 0]), offsets),
         ("targets: every id must be in \\[0, 9\\)", ValueError, torch.tensor([1, -1, 0]), offsets),
-        ("targets: wanted ids below 2\\^31", ValueError, torch.tensor([1, 2**32, 0]), offsets),
+        (
+            "targets: every id must be in \\[0, 9\\), got 4294967296",
+            ValueError,
+            torch.tensor([1, 2**32, 0]),
+            offsets,
+        ),
         ("target_offsets: wanted shape \\[3\\]", ValueError, targets, offsets[:2]),
         ("target_offsets: wanted torch.int64", TypeError, targets, offsets.int()),
         ("target_offsets: must end at 3", ValueError, targets, torch.tensor([0, 2, 2])),
     ]:
         with pytest.raises(error, match=words):
             item_rank(queries, table, some, target_offsets=limits)
-    counts, none, panels = torch.empty(3, dtype=torch.int64), [None] * 4, pack_items(table).panels
+    counts, none, panels = torch.empty(3, dtype=torch.int64), [None] * 5, pack_items(table).panels
     with pytest.raises(ValueError, match="scratch: wanted"):
         _core.item_rank(queries, panels, 9, *none, targets.int(), offsets, counts, counts.clone(), None)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from chronorec.ops import ItemAdjustment, item_score, pack_items
 from chronorec.ops.reference.item_score import item_score as reference
 from tests.support.budget import assert_within_budget
-from tests.support.items import adjustment, integers, normal, query, threads
+from tests.support.items import adjustment, integers, masks, normal, query, threads
 from tests.support.jagged import EDGE_LENGTHS, LONG_LENGTHS, jagged_lengths, offsets_of
 
 
@@ -45,6 +45,29 @@ def test_draws(data: st.DataObject) -> None:
     extra = {"item_offsets": offsets_of(lengths), "bias": bias, "adjust": adjust}
     wanted = reference(queries, table, listed, **extra)
     assert torch.equal(item_score(queries, table, listed, **extra), wanted)
+
+
+def test_masks() -> None:
+    batch, items = 30, 701
+    queries, table, adjust = integers(batch, 9), integers(items, 9, seed=1), adjustment(batch, items, 300)
+    listed, offsets = ids(10 * batch, items), torch.arange(batch + 1) * 10
+    for allow in masks(batch, items):
+        for extra in ({}, {"adjust": adjust}, {"bias": integers(items)}):
+            extra |= {"allow": allow, "item_offsets": offsets}
+            wanted = reference(queries, table, listed, **extra)
+            assert torch.equal(item_score(queries, table, listed, **extra), wanted)
+            assert torch.equal(item_score(queries, pack_items(table), listed, **extra), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("depth", [0, 1, 17, 64, 130])
+def test_rows_and_panels_agree_bitwise(dtype: torch.dtype, depth: int) -> None:
+    queries, table = normal(6, depth), normal(500, 2 * depth + 1, seed=1).to(dtype)
+    listed, offsets, bias = ids(600, 500), torch.arange(7) * 100, normal(500)
+    for rows in (table[:, :depth], table[:, 1 : 1 + 2 * depth : 2], table[:, 1 : 1 + depth].T.clone().T):
+        scores = item_score(queries, rows, listed, item_offsets=offsets, bias=bias)
+        packed = item_score(queries, pack_items(rows), listed, item_offsets=offsets, bias=bias)
+        assert torch.equal(scores, packed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -100,7 +123,7 @@ def test_strided_and_offset_inputs() -> None:
 
 def test_opcheck() -> None:
     panels, adjust = pack_items(normal(50, 6)).panels, adjustment(3, 50, 5)
-    arguments = (normal(3, 6), panels, 50, normal(50), *adjust, ids(5, 50), torch.tensor([0, 2, 2, 5]))
+    arguments = (normal(3, 6), panels, 50, normal(50), *adjust, None, ids(5, 50), torch.tensor([0, 2, 2, 5]))
     torch.library.opcheck(torch.ops.chronorec.item_score.default, arguments)
 
 
@@ -126,7 +149,12 @@ def test_errors() -> None:
         ("items: wanted shape \\[2\\]", ValueError, listed, None),
         ("items: wanted torch.int32", TypeError, listed.float(), offsets),
         ("list_items: every id must be in \\[0, 9\\)", ValueError, torch.tensor([1, 9, 0]), offsets),
-        ("items: wanted ids below 2\\^31", ValueError, torch.tensor([1, 2**32, 0]), offsets),
+        (
+            "list_items: every id must be in \\[0, 9\\), got 4294967296",
+            ValueError,
+            torch.tensor([1, 2**32, 0]),
+            offsets,
+        ),
         ("item_offsets: wanted shape \\[3\\]", ValueError, listed, offsets[:2]),
         ("list_offsets: must start at 0", ValueError, listed, torch.tensor([1, 2, 3])),
     ]:

@@ -11,7 +11,7 @@ from chronorec import _core
 from chronorec.ops import ItemAdjustment, TopK, item_score, item_topk, pack_items
 from chronorec.ops.reference.item_topk import item_topk as reference
 from tests.support.budget import assert_within_budget
-from tests.support.items import adjustment, integers, normal, query, threads
+from tests.support.items import adjustment, integers, masks, normal, query, threads
 from tests.support.jagged import offsets_of
 from tests.support.scratch import aligned_scratch
 
@@ -90,6 +90,15 @@ def test_draws(data: st.DataObject) -> None:
         adjust = adjustment(batch, items, 60, values=data.draw(st.booleans()), seed=seed)
     wanted = reference(queries, table, k, bias=bias, adjust=adjust)
     assert_equal(item_topk(queries, table, k, bias=bias, adjust=adjust), wanted)
+
+
+def test_masks() -> None:
+    queries, table, bias = integers(30, 9), integers(3001, 9, seed=1), integers(3001)
+    adjust = adjustment(30, 3001, 300)
+    for allow in masks(30, 3001):
+        for extra in ({}, {"adjust": adjust, "bias": bias}):
+            wanted = reference(queries, table, 20, allow=allow, **extra)
+            assert_equal(item_topk(queries, table, 20, allow=allow, **extra), wanted)
 
 
 def test_everything_taken_out() -> None:
@@ -198,8 +207,8 @@ def test_numpy_arrays_through_the_core() -> None:
     packed = np.empty((7, 8, 16), np.float32)
     _core.pack_panels(table.numpy(), packed)
     scores, items = np.empty((3, 5), np.float32), np.empty((3, 5), np.int32)
-    scratch = aligned_scratch(_core.item_topk_scratch(3, 100, 8, 5))
-    _core.item_topk(queries.numpy(), packed, 100, None, None, None, None, 5, scores, items, scratch)
+    scratch = aligned_scratch(_core.item_topk_scratch(3, 100, 8, 5, 0))
+    _core.item_topk(queries.numpy(), packed, 100, *[None] * 7, 5, scores, items, scratch)
     wanted = reference(queries, table, 5)
     assert (items == wanted.items.numpy()).all()
     assert (scores == wanted.scores.numpy()).all()
@@ -213,7 +222,8 @@ def test_no_gradient() -> None:
 def test_opcheck() -> None:
     panels, adjust = pack_items(normal(50, 6)).panels, adjustment(3, 50, 5)
     torch.library.opcheck(
-        torch.ops.chronorec.item_topk.default, (normal(3, 6), panels, 50, normal(50), *adjust, 4)
+        torch.ops.chronorec.item_topk.default,
+        (normal(3, 6), panels, 50, normal(50), *adjust, None, None, None, 4),
     )
     torch.library.opcheck(torch.ops.chronorec.pack_items.default, (normal(50, 6),))
 
@@ -242,6 +252,11 @@ def test_errors() -> None:
     refuse(ValueError, "table: wanted shape \\[V x D\\]", queries, table[0], 3)
     refuse(ValueError, "k: wanted at least 1, got 0", queries, table, 0)
     refuse(ValueError, "bias: wanted shape \\[9\\]", queries, table, 3, bias=normal(8))
+    refuse(
+        TypeError, "allow: wanted torch.bool, got torch.uint8", queries, table, 3, allow=torch.ones(9).byte()
+    )
+    refuse(ValueError, "allow: wanted shape \\[9\\]", queries, table, 3, allow=torch.ones(8).bool())
+    refuse(ValueError, "allow: wanted shape \\[2 x 9\\]", queries, table, 3, allow=torch.ones(3, 9).bool())
     for words, error, adjust in [
         ("adjust.offsets: wanted shape \\[3\\]", ValueError, (offsets[:2], ids)),
         ("adjust.offsets: wanted torch.int64", TypeError, (offsets.int(), ids)),
@@ -260,8 +275,8 @@ def test_errors() -> None:
 def test_errors_of_the_core() -> None:
     panels, queries = pack_items(normal(9, 4)).panels, normal(2, 4)
     scores, items = torch.empty(2, 3), torch.empty(2, 3, dtype=torch.int32)
-    scratch = aligned_scratch(_core.item_topk_scratch(2, 9, 4, 3))
-    none = [None] * 4
+    scratch = aligned_scratch(_core.item_topk_scratch(2, 9, 4, 3, 0))
+    none = [None] * 7
     with pytest.raises(ValueError, match="table: wanted shape"):
         _core.item_topk(queries, panels, 17, *none, 3, scores, items, scratch)
     with pytest.raises(ValueError, match="scratch: wanted at least"):
@@ -269,4 +284,4 @@ def test_errors_of_the_core() -> None:
     with pytest.raises(ValueError, match="top_scores: wanted shape"):
         _core.item_topk(queries, panels, 9, *none, 4, scores, items, scratch)
     with pytest.raises(ValueError, match="adjust_offsets: wanted an array beside"):
-        _core.item_topk(queries, panels, 9, None, None, items[0], None, 3, scores, items, scratch)
+        _core.item_topk(queries, panels, 9, None, None, items[0], *none[:4], 3, scores, items, scratch)

@@ -21,6 +21,7 @@ from tests.support.jagged import EDGE_LENGTHS, LONG_LENGTHS, jagged_lengths, off
 from tests.support.scratch import aligned_scratch
 
 DTYPES = [torch.float32, torch.bfloat16]
+PLAIN = (True, 1 << 62, False, 1.0, *(None,) * 7)  # causal softmax without bias, after the scale
 BORDER_LENGTHS = [47, 48, 49, 191, 192, 193, 239, 240, 241, 1, 289]
 
 
@@ -269,12 +270,13 @@ def test_core_runs_on_numpy() -> None:
     offsets, output = offsets_of([70, 3]), np.full((73, 2, 16), np.nan, np.float32)
     scratch = aligned_scratch(_core.jagged_attention_forward_scratch(2, 73, 16))
     arrays = [x.numpy() for x in (query, key, value, offsets)]
-    _core.jagged_attention_forward(*arrays, 0.25, output, None, scratch)
+    form = (0.25, True, 1 << 62, False, 1.0, *(None,) * 7)
+    _core.jagged_attention_forward(*arrays, *form, output, None, scratch)
     assert np.array_equal(output, jagged_attention(query, key, value, offsets).numpy())
     with threads(1):
         least = _core.jagged_attention_forward_scratch(2, 73, 16)
     with pytest.raises(ValueError, match="scratch: wanted at least"):
-        _core.jagged_attention_forward(*arrays, 0.25, output, None, scratch[: least - 1])
+        _core.jagged_attention_forward(*arrays, *form, output, None, scratch[: least - 1])
 
 
 def test_reference_gradcheck() -> None:
@@ -289,9 +291,9 @@ def test_opcheck(dtype: torch.dtype) -> None:
     query, key, value, _ = make_inputs([9, 0, 20], 2, 12, dtype)
     inputs = [x.detach().requires_grad_() for x in (query, key, value)]
     torch.library.opcheck(
-        torch.ops.chronorec.jagged_attention_forward, (*inputs, offsets_of([9, 0, 20]), 0.3)
+        torch.ops.chronorec.jagged_attention_forward, (*inputs, offsets_of([9, 0, 20]), 0.3, *PLAIN)
     )
-    cache = (query[:3].contiguous(), key, value, offsets_of([9, 0, 20]), 0.3)
+    cache = (query[:3].contiguous(), key, value, offsets_of([9, 0, 20]), 0.3, *PLAIN)
     torch.library.opcheck(torch.ops.chronorec.jagged_attention_step, cache)
 
 

@@ -36,6 +36,19 @@ def adjustment(batch: int, items: int, most: int, *, values: bool = True, seed: 
     return ItemAdjustment(offsets_of([len(row) for row in rows]), ids, added if values else None)
 
 
+def masks(batch: int, items: int) -> list[Tensor]:
+    """What is allowed: [V] and [B, V], dense and in few runs, strided, expanded, everything and nothing."""
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.rand(batch, items, generator=generator) < 0.5
+    runs = torch.zeros(batch, items, dtype=torch.bool)
+    for row in range(batch):
+        runs[row, 700 * (row % 5) : 700 * (row % 5) + row] = True
+    runs[:, -1] = True
+    wide = torch.rand(items, 2 * batch, generator=generator) < 0.1
+    nothing = torch.zeros(items, dtype=torch.bool)
+    return [dense, runs, dense[0], runs[-1], wide.T[::2], dense[1].expand(batch, items), ~nothing, nothing]
+
+
 def query(adjust: ItemAdjustment | None, row: int) -> ItemAdjustment | None:
     """The adjustment of one query alone."""
     if adjust is None:

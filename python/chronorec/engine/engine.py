@@ -16,7 +16,8 @@ from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, offsets_of
 from chronorec.engine import adjust
 from chronorec.engine.history import HistoryBatch, cut_tokens
-from chronorec.engine.program import Floats, Program, pack_panels, scratch, weight_of
+from chronorec.engine.item_table import ItemTable, Precision, make_item_table, topk
+from chronorec.engine.program import Floats, Program, scratch, weight_of
 from chronorec.engine.requests import When, one_request, table_of_requests
 from chronorec.engine.vocabulary import Vocabulary
 
@@ -53,12 +54,14 @@ class Engine:
 
     Args:
         artifact: the model, as loaded or as exported from training.
+        precision: ``"bfloat16"`` or ``"int8"`` holds the table in 16 or 8 bits beside, which finds the best
+            of many items faster; the answers are the same, bit for bit.
 
     Raises:
         ArtifactError: the program or the adjustments do not fit each other or the weights.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, precision: Precision = "float32") -> None:
         self.artifact = artifact
         self.num_items = artifact.num_items
         if artifact.max_length < 1:
@@ -67,15 +70,16 @@ class Engine:
         adjust.check_specs(artifact)
         self._vocabulary = Vocabulary(artifact.items.column("item"))
         table = artifact.weights[artifact.table] if artifact.table is not None else None
-        self._table = pack_panels(np.zeros((self.num_items, 0), np.float32) if table is None else table)
+        rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
+        self._table = make_item_table(rows, precision)
         self._bias = None if artifact.bias is None else weight_of(artifact, artifact.bias, (self.num_items,))
         self._most_entries = adjust.most_entries(artifact)
-        self._unit_table: Floats | None = None
+        self._unit_table: ItemTable | None = None
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Engine:
+    def load(cls, folder: str | os.PathLike[str], *, precision: Precision = "float32") -> Engine:
         """Opens a model folder; raises :class:`chronorec.artifact.ArtifactError` that says why it cannot."""
-        return cls(Artifact.load(folder))
+        return cls(Artifact.load(folder), precision)
 
     # --- one request --------------------------------------------------------------------------------
 
@@ -149,11 +153,11 @@ class Engine:
         table = self.artifact.weights[self.artifact.table]
         if self._unit_table is None:
             norms = np.linalg.norm(table, axis=1, keepdims=True)
-            self._unit_table = pack_panels(table / np.maximum(norms, 1e-12))
+            self._unit_table = make_item_table(table / np.maximum(norms, 1e-12), "float32")
         query = (table[code : code + 1] / max(float(np.linalg.norm(table[code])), 1e-12)).astype(np.float32)
         itself = np.zeros(self.num_items, np.float32)
         itself[code] = -np.inf
-        codes, scores = _core_topk(query, self._unit_table, self.num_items, itself, None, k)
+        codes, scores = topk(query, self._unit_table, itself, None, k)
         left = scores[0] > -np.inf
         return Recommendations(self._vocabulary.take(codes[0][left]).to_pylist(), scores[0][left], 0)
 
@@ -223,12 +227,13 @@ class Engine:
             offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
             _core.item_rank(
                 states,
-                self._table,
+                self._table.panels,
                 self.num_items,
                 self._bias,
                 offsets,
                 items,
                 values,
+                None,
                 part.targets,
                 part.target_offsets,
                 greater[targets],
@@ -265,9 +270,7 @@ class Engine:
             part = batch.rows(rows.start, rows.stop)
             if chosen is None:
                 states, adjustment = self._states(part, leave_seen)
-                codes[rows], scores[rows] = _core_topk(
-                    states, self._table, self.num_items, bias, adjustment, k
-                )
+                codes[rows], scores[rows] = topk(states, self._table, bias, adjustment, k)
             else:
                 every = self._score_codes(part, chosen, leave_seen)
                 order = np.argsort(-every, axis=1, kind="stable")[:, :k]
@@ -324,7 +327,7 @@ class Engine:
     def _fill_topk(self, states: Floats, adjustment: adjust.Adjustment | None, found: Int32s) -> None:
         k = min(found.shape[1], self.num_items)
         if k:
-            found[:, :k], _ = _core_topk(states, self._table, self.num_items, self._bias, adjustment, k)
+            found[:, :k], _ = topk(states, self._table, self._bias, adjustment, k)
 
     def _score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
         """Scores [B, C] of the same items after every history."""
@@ -333,34 +336,18 @@ class Engine:
         offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
         _core.item_score(
             states,
-            self._table,
+            self._table.panels,
             self.num_items,
             self._bias,
             offsets,
             items,
             values,
+            None,
             np.tile(codes, batch.num_users),
             np.arange(batch.num_users + 1, dtype=np.int64) * len(codes),
             scores.reshape(-1),
         )
         return scores
-
-
-def _core_topk(
-    states: Floats,
-    table: Floats,
-    num_items: int,
-    bias: Floats | None,
-    adjustment: adjust.Adjustment | None,
-    k: int,
-) -> tuple[Int32s, Floats]:
-    k = min(k, num_items)
-    scores = np.empty((len(states), k), np.float32)
-    codes = np.empty((len(states), k), np.int32)
-    room = scratch(_core.item_topk_scratch(len(states), num_items, states.shape[1], k))
-    offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
-    _core.item_topk(states, table, num_items, bias, offsets, items, values, k, scores, codes, room)
-    return codes, scores
 
 
 def _checked_k(k: int) -> int:

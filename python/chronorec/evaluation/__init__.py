@@ -2,5 +2,17 @@
 
 from chronorec.evaluation.protocols import EvaluationResult, Scorer, evaluate, evaluate_split
 from chronorec.evaluation.report import Report
+from chronorec.evaluation.significance import PairedDifference, paired_bootstrap
+from chronorec.evaluation.slices import Slicing, slice_queries
 
-__all__ = ["EvaluationResult", "Report", "Scorer", "evaluate", "evaluate_split"]
+__all__ = [
+    "EvaluationResult",
+    "PairedDifference",
+    "Report",
+    "Scorer",
+    "Slicing",
+    "evaluate",
+    "evaluate_split",
+    "paired_bootstrap",
+    "slice_queries",
+]

@@ -243,26 +243,6 @@ def novelty(topk: npt.NDArray[np.integer], counts: npt.NDArray[np.integer]) -> F
     return result
 
 
-def mean_difference(a: Floats, b: Floats, user: npt.NDArray[np.integer]) -> tuple[float, float]:
-    """The mean of a - b over the queries, and the half width of its 95 % interval over users.
-
-    Queries of one user are not independent, so the variance is that of sums over users (cluster-robust, the
-    limit of a bootstrap that draws users). With a single user the half width is infinite.
-
-    Args:
-        a, b: values of the same queries [Q].
-        user: the user of each query [Q].
-    """
-    difference = a - b
-    mean = float(difference.mean())
-    _, cluster = np.unique(user, return_inverse=True)
-    sums = np.bincount(cluster.reshape(-1), weights=difference - mean)
-    if len(sums) < 2:
-        return mean, float("inf")
-    variance = float((sums**2).sum()) * len(sums) / (len(sums) - 1)
-    return mean, 1.96 * variance**0.5 / len(difference)
-
-
 def _check_k(k: int) -> None:
     if k < 1:
         raise ValueError(f"k: wanted at least 1, got {k}")

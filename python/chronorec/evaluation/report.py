@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from chronorec.evaluation.metrics import Floats, mean_difference
+from chronorec.evaluation.metrics import Floats
 from chronorec.evaluation.protocols import EvaluationResult
+from chronorec.evaluation.significance import paired_bootstrap
+from chronorec.evaluation.slices import Slicing
 
 _MARK = "*"
 
@@ -41,6 +43,7 @@ class Report:
         primary: the metric that decides the order and the verdict; by default ndcg at 10, or at the first k.
         columns: the metrics of the table; by default recall and ndcg at every k, then mrr, map, coverage and
             novelty at the first. JSON holds all.
+        slicings: ways to cut the queries; each becomes a table of the primary metric.
 
     Raises:
         ValueError: there are no results, they belong to different queries or differ in their metrics, or a
@@ -54,6 +57,7 @@ class Report:
         baselines: Collection[str] = (),
         primary: str | None = None,
         columns: Sequence[str] | None = None,
+        slicings: Sequence[Slicing] = (),
     ) -> None:
         if not results:
             raise ValueError("results: wanted at least one evaluation result, got none")
@@ -77,6 +81,11 @@ class Report:
         for name in (self.primary, *self.columns):
             if name not in first.metrics:
                 raise ValueError(f"metrics: wanted one of {sorted(first.metrics)}, got {name!r}")
+        self.slicings = list(slicings)
+        for slicing in self.slicings:
+            if len(slicing.part) != self.num_queries:
+                wanted = f"wanted a part for each of {self.num_queries} queries, got {len(slicing.part)}"
+                raise ValueError(f"slicings: {slicing.name}: {wanted}")
         self._user: npt.NDArray[np.integer] = first.user
         rows = [self._row([r for r in results if r.name == name], name in baselines) for name in names]
         self._rows = sorted(rows, key=lambda row: -row.metrics[self.primary])
@@ -118,10 +127,20 @@ class Report:
         text = f"{text} {worse.name} ({low:.4f})"
         if better.per_query is None or worse.per_query is None:
             return text
-        difference, width = mean_difference(better.per_query, worse.per_query, self._user)
-        sure = "clear of chance" if difference > width else "not told apart from chance"
-        users = len(np.unique(self._user))
-        return f"{text}, a lead of {difference:.4f} ± {width:.4f} over {users:,} users: {sure}"
+        lead = paired_bootstrap(better.per_query, worse.per_query, self._user)
+        sure = "clear of chance" if lead.clear else "not told apart from chance"
+        return (
+            f"{text}, a lead of {lead.mean:.4f} [{lead.low:.4f}, {lead.high:.4f}] over {lead.users:,} users: "
+            f"{sure} (effect size {lead.effect_size:.2f}; {lead.smallest_visible:.4f} is the least that "
+            "these users would show)"
+        )
+
+    def _interval(self, row: _Row) -> list[float] | None:
+        """Where 95 % of resampled users put the main metric of a row."""
+        if row.per_query is None:
+            return None
+        found = paired_bootstrap(row.per_query, np.zeros_like(row.per_query), self._user)
+        return [found.low, found.high] if found.users > 1 else None
 
     def _against_baselines(self) -> list[str]:
         models = [row for row in self._rows if not row.baseline]
@@ -149,20 +168,14 @@ class Report:
         return sentences
 
     def text(self) -> str:
-        """The table for the screen."""
-        cells = self._cells(_MARK, "")
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [self._title()]
-        for number, row in enumerate(cells):
-            padded = [row[0].ljust(widths[0])] + [
-                c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)
-            ]
-            lines.append("  ".join(padded).rstrip())
-            if number == 0:
-                lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
-        width = max(80, len(lines[2]))
+        """The tables for the screen."""
+        table = _aligned(self._cells(_MARK, ""))
+        width = max(80, len(table[1]))
         paragraphs = [*self._footer(f"{_MARK} highest of its column"), self.verdict()]
-        return "\n".join([*lines, *(textwrap.fill(text, width) for text in paragraphs)]) + "\n"
+        lines = [self.title(), *table, *(textwrap.fill(text, width) for text in paragraphs)]
+        for slicing in self.slicings:
+            lines += ["", f"{self.primary} by {slicing.name}", *_aligned(self._slice_cells(slicing))]
+        return "\n".join(lines) + "\n"
 
     def markdown(self) -> str:
         """The same as a Markdown table."""
@@ -170,7 +183,7 @@ class Report:
         lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
         lines += ["| " + " | ".join(row) + " |" for row in body]
         footer = self._footer("**bold**: highest of its column")
-        return "\n\n".join([self._title(), "\n".join(lines), " ".join(footer), self.verdict()]) + "\n"
+        return "\n\n".join([self.title(), "\n".join(lines), " ".join(footer), self.verdict()]) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything: all metrics of every model, their deviation over seeds, the verdict."""
@@ -189,9 +202,21 @@ class Report:
                     "metrics": row.metrics,
                     "deviation": row.deviation,
                     "seconds": row.seconds,
+                    "interval": self._interval(row),
+                    "slices": {
+                        slicing.name: dict(
+                            zip(slicing.labels, slicing.means(row.per_query).tolist(), strict=True)
+                        )
+                        for slicing in self.slicings
+                        if row.per_query is not None
+                    },
                 }
                 for row in self._rows
             ],
+            "slices": {
+                slicing.name: dict(zip(slicing.labels, slicing.sizes.tolist(), strict=True))
+                for slicing in self.slicings
+            },
             "verdict": self.verdict(),
         }
 
@@ -199,11 +224,16 @@ class Report:
         """``to_dict`` as JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """One line: which queries, how many, ranked how."""
         return (
             f"{self.protocol}, {self.part}: {self.num_queries:,} queries, {self.num_targets:,} targets, "
             f"full ranking, split {self.split_hash[:12]}"
         )
+
+    def cells(self) -> list[list[str]]:
+        """The table without marks, its head first."""
+        return self._cells("", "")
 
     def _cells(self, before: str, after: str) -> list[list[str]]:
         best = {name: max(row.metrics[name] for row in self._rows) for name in self.columns}
@@ -216,10 +246,30 @@ class Report:
             table.append([*cells, f"{row.seconds:.1f}"])
         return table
 
+    def _slice_cells(self, slicing: Slicing) -> list[list[str]]:
+        sizes = [
+            f"{label} ({size:,})" for label, size in zip(slicing.labels, slicing.sizes.tolist(), strict=True)
+        ]
+        return [["model (queries)", *sizes]] + [
+            [row.name, *(f"{mean:.4f}" for mean in slicing.means(row.per_query).tolist())]
+            for row in self._rows
+            if row.per_query is not None
+        ]
+
     def _footer(self, mark: str) -> list[str]:
         lines = [f"{mark}; coverage and novelty describe the lists, more is not better by itself."]
         seeds = [f"{row.name} {', '.join(map(str, row.seeds))}" for row in self._rows if row.seeds]
         return [*lines, f"Seeds: {'; '.join(seeds)}."] if seeds else lines
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    """The lines of a table: the first column to the left, the others to the right, a rule under the head."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        padded = [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *padded]).rstrip())
+    return [lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
 
 
 def _number(name: str, value: float) -> str:

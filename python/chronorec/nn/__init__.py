@@ -3,5 +3,15 @@
 from chronorec.nn.attention import CausalSelfAttention, TransformerBlock
 from chronorec.nn.graph import GraphAttention, GraphConvolution
 from chronorec.nn.gru import GRU
+from chronorec.nn.lstm import LSTM
+from chronorec.nn.rnn import RNN
 
-__all__ = ["GRU", "CausalSelfAttention", "GraphAttention", "GraphConvolution", "TransformerBlock"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "CausalSelfAttention",
+    "GraphAttention",
+    "GraphConvolution",
+    "TransformerBlock",
+]

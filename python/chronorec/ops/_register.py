@@ -29,18 +29,23 @@ def define_op(schema: str, *, cpu: Callable[..., Any], fake: Callable[..., Any])
     return getattr(torch.ops.chronorec, name).default
 
 
+def runs_eagerly(first: Tensor) -> bool:
+    """Whether a CPU tensor is handled here and now: no compilation, fake tensor or dispatch mode looks on."""
+    return (
+        type(first) is Tensor
+        and first.is_cpu
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
+
+
 def run_without_gradient(op: Any, cpu: Callable[..., Any], first: Tensor, *rest: Any) -> Any:
     """Calls an op that has no gradient; the result never has one.
 
     A plain eager call runs ``cpu`` itself: for a request of one row the dispatcher costs as much as the
     kernel. Whoever looks at ops (compilation, fake tensors, dispatch modes) sees the op.
     """
-    if (
-        type(first) is Tensor
-        and first.is_cpu
-        and not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-    ):
+    if runs_eagerly(first):
         return cpu(first, *rest)
     return op(first, *rest)
 

@@ -14,32 +14,32 @@ from chronorec.ops._items import (
     check_list,
     check_scoring,
     core_arguments,
-    narrow_ids,
+    core_list,
+    packed,
 )
 from chronorec.ops._register import define_op
 from chronorec.ops.reference.item_rank import Rank
 from chronorec.ops.reference.item_score import ItemAdjustment
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 
 def _cpu(*args: Any) -> tuple[Tensor, Tensor]:
     *scoring, targets, offsets = args
     greater, equal = _fake(*args)
     scratch = torch.empty(_core.item_rank_scratch(len(targets)), dtype=torch.uint8)
-    ids = narrow_ids(targets, "targets")
-    _core.item_rank(*core_arguments(*scoring), ids, offsets.contiguous(), greater, equal, scratch)
+    _core.item_rank(*core_arguments(*scoring), *core_list(targets, offsets), greater, equal, scratch)
     return greater, equal
 
 
 def _fake(*args: Any) -> tuple[Tensor, Tensor]:
-    greater = args[-2].new_empty(args[-2].shape, dtype=torch.int64)
+    greater = torch.empty_like(args[-2], dtype=torch.int64, memory_format=torch.contiguous_format)
     return greater, torch.empty_like(greater)
 
 
 _item_rank = define_op(
-    f"item_rank({SCORING_SCHEMA}, Tensor targets, Tensor target_offsets) -> (Tensor, Tensor)",
+    f"item_rank({SCORING_SCHEMA}, Tensor targets, Tensor? target_offsets) -> (Tensor, Tensor)",
     cpu=_cpu,
     fake=_fake,
 )
@@ -53,6 +53,7 @@ def item_rank(
     target_offsets: Int[Tensor, " B_plus_1"] | None = None,
     bias: Float[Tensor, " V"] | None = None,
     adjust: ItemAdjustment | None = None,
+    allow: Bool[Tensor, " V"] | Bool[Tensor, "B V"] | None = None,
 ) -> Rank:
     """Counts, for each target, the other items that score more than it and exactly as much.
 
@@ -60,7 +61,7 @@ def item_rank(
     ties. The scores [B, V] are never stored. The result has no gradient.
 
     Args:
-        queries, table, bias, adjust: as in :func:`chronorec.ops.item_topk`.
+        queries, table, bias, adjust, allow: as in :func:`chronorec.ops.item_topk`.
         targets: int32 or int64 [M] items; those of query b are ``target_offsets[b]:target_offsets[b + 1]``.
         target_offsets: int64 [B + 1]; by default every query has one target and M = B.
 
@@ -72,6 +73,6 @@ def item_rank(
         TypeError, ValueError: as ``item_topk``; also targets outside [0, V), and offsets that do
             not ascend from 0 to M.
     """
-    scoring = check_scoring(queries, table, bias, adjust)
-    offsets = check_list(targets, "targets", target_offsets, queries)
-    return Rank(*_item_rank(*scoring, targets, offsets))
+    scoring = check_scoring(queries, packed(table), bias, adjust, allow)
+    check_list(targets, "targets", target_offsets, queries)
+    return Rank(*_item_rank(*scoring, targets, target_offsets))

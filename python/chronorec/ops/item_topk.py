@@ -8,23 +8,25 @@ import torch
 from torch import Tensor
 
 from chronorec import _core
-from chronorec.ops._items import SCORING_SCHEMA, PackedItems, check_scoring, core_arguments
+from chronorec.ops._items import SCORING_SCHEMA, PackedItems, check_scoring, core_arguments, packed
 from chronorec.ops._register import define_op
 from chronorec.ops.reference.item_score import ItemAdjustment
 from chronorec.ops.reference.item_topk import TopK
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 
 def _cpu(*args: Any) -> tuple[Tensor, Tensor]:
-    *scoring, k = args
+    *scoring, codes, code_facts, k = args
     arguments = core_arguments(*scoring)
     batch, depth = arguments[0].shape
     scores = torch.empty(batch, k)
     items = torch.empty(batch, k, dtype=torch.int32)
-    scratch = torch.empty(_core.item_topk_scratch(batch, arguments[2], depth, k), dtype=torch.uint8)
-    _core.item_topk(*arguments, k, scores, items, scratch)
+    code_bits = 0 if codes is None else 8 * codes.itemsize
+    size = _core.item_topk_scratch(batch, arguments[2], depth, k, code_bits)
+    scratch = torch.empty(size, dtype=torch.uint8)
+    _core.item_topk(*arguments, codes, code_facts, k, scores, items, scratch)
     return scores, items.long()
 
 
@@ -34,7 +36,11 @@ def _fake(*args: Any) -> tuple[Tensor, Tensor]:
     return scores, torch.empty_like(scores, dtype=torch.int64)
 
 
-_item_topk = define_op(f"item_topk({SCORING_SCHEMA}, SymInt k) -> (Tensor, Tensor)", cpu=_cpu, fake=_fake)
+_item_topk = define_op(
+    f"item_topk({SCORING_SCHEMA}, Tensor? codes, Tensor? code_facts, SymInt k) -> (Tensor, Tensor)",
+    cpu=_cpu,
+    fake=_fake,
+)
 
 
 def item_topk(
@@ -44,6 +50,7 @@ def item_topk(
     *,
     bias: Float[Tensor, " V"] | None = None,
     adjust: ItemAdjustment | None = None,
+    allow: Bool[Tensor, " V"] | Bool[Tensor, "B V"] | None = None,
 ) -> TopK:
     """Returns the k items with the highest ``queries @ table.T + bias + adjust``, exactly.
 
@@ -52,10 +59,13 @@ def item_topk(
 
     Args:
         queries: float32 or bfloat16 [B, D]; D may be 0.
-        table: [V, D] float32 or bfloat16, packed on the call, or :class:`PackedItems`.
+        table: [V, D] float32 or bfloat16, packed on the call, or :class:`PackedItems` of any precision: the
+            answer is the same.
         k: at least 1; may exceed V.
         bias: [V].
         adjust: added to the scores of a few items per query; ``-inf`` or no values takes them out.
+        allow: bool [V] for all queries or [B, V]; only items with True are left. Runs of some hundred items
+            that are not allowed cost next to nothing.
 
     Returns:
         scores float32 [B, k], descending, ties by ascending item; items int64 [B, k]. An item whose score is
@@ -68,4 +78,6 @@ def item_topk(
     """
     if k < 1:
         raise ValueError(f"k: wanted at least 1, got {k}")
-    return TopK(*_item_topk(*check_scoring(queries, table, bias, adjust), k))
+    table = packed(table)
+    scoring = check_scoring(queries, table, bias, adjust, allow)
+    return TopK(*_item_topk(*scoring, table.codes, table.code_facts, k))

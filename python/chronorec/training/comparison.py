@@ -12,6 +12,7 @@ from chronorec.data.splits import Split
 from chronorec.engine import Engine
 from chronorec.evaluation.protocols import EvaluationResult, evaluate_split
 from chronorec.evaluation.report import Report
+from chronorec.evaluation.slices import slice_queries
 from chronorec.training.baselines import fit_baselines
 from chronorec.training.config import Config, config_from_text
 from chronorec.training.run import REFIT_EVENTS, make_split
@@ -28,6 +29,7 @@ def compare(
     *,
     part: Literal["validation", "test"] = "test",
     ks: Sequence[int] = (10, 20),
+    slices: bool = False,
 ) -> Report:
     """Evaluates models on the split they were trained under, with the baselines beside.
 
@@ -37,6 +39,7 @@ def compare(
         models: label (such as the folder) to model; rows are labelled where names would clash.
         part: which held-out queries.
         ks: list lengths.
+        slices: also report the main metric by history length, popularity, time and kind of user.
 
     Raises:
         ArtifactError: the models were trained under different splits, on other data than ``histories``, or
@@ -61,7 +64,8 @@ def compare(
         results.append(
             evaluate_split(Engine(baseline), histories, split, name=baseline.name, part=part, ks=ks)
         )
-    return Report(results, baselines=[b.name for b in baselines])
+    slicings = slice_queries(histories, split, part) if slices else []
+    return Report(results, baselines=[b.name for b in baselines], slicings=slicings)
 
 
 def _check_model(label: str, model: Artifact, split: Split, part: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from chronorec.ops.reference.item_score import ItemAdjustment, all_scores, owners
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 
 class Rank(NamedTuple):
@@ -28,10 +28,11 @@ def item_rank(
     target_offsets: Int[Tensor, " B_plus_1"] | None = None,
     bias: Float[Tensor, " V"] | None = None,
     adjust: ItemAdjustment | None = None,
+    allow: Bool[Tensor, " V"] | Bool[Tensor, "B V"] | None = None,
 ) -> Rank:
     """Specification of :func:`chronorec.ops.item_rank`."""
     rows = torch.arange(len(queries)) if target_offsets is None else owners(target_offsets)
-    scores = all_scores(queries, table, bias, adjust)
+    scores = all_scores(queries, table, bias, adjust, allow)
     own = scores[rows, targets.long()]
     left = own > -torch.inf
     greater = (scores[rows] > own.unsqueeze(1)).sum(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 
 class ItemAdjustment(NamedTuple):
@@ -33,7 +33,13 @@ def owners(offsets: Tensor) -> Tensor:
     return torch.repeat_interleave(rows, offsets.diff())
 
 
-def all_scores(queries: Tensor, table: Tensor, bias: Tensor | None, adjust: ItemAdjustment | None) -> Tensor:
+def all_scores(
+    queries: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+    adjust: ItemAdjustment | None,
+    allow: Tensor | None,
+) -> Tensor:
     """Scores [B, V] of every item for every query, computed in at least float32.
 
     An item is *left* for a query if its score exceeds ``-inf``; ``-inf`` and NaN mean taken out.
@@ -48,7 +54,7 @@ def all_scores(queries: Tensor, table: Tensor, bias: Tensor | None, adjust: Item
             scores[cells] = -torch.inf
         else:
             scores[cells] += adjust.values.to(dtype)
-    return scores
+    return scores if allow is None else scores.masked_fill(~allow, -torch.inf)
 
 
 def item_score(
@@ -59,7 +65,8 @@ def item_score(
     item_offsets: Int[Tensor, " B_plus_1"] | None = None,
     bias: Float[Tensor, " V"] | None = None,
     adjust: ItemAdjustment | None = None,
+    allow: Bool[Tensor, " V"] | Bool[Tensor, "B V"] | None = None,
 ) -> Float[Tensor, " M"]:
     """Specification of :func:`chronorec.ops.item_score`."""
     rows = torch.arange(len(queries)) if item_offsets is None else owners(item_offsets)
-    return all_scores(queries, table, bias, adjust)[rows, items.long()]
+    return all_scores(queries, table, bias, adjust, allow)[rows, items.long()]

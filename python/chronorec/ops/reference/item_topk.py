@@ -10,7 +10,7 @@ from torch import Tensor
 from chronorec.ops.reference.item_score import ItemAdjustment, all_scores
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 
 class TopK(NamedTuple):
@@ -27,9 +27,10 @@ def item_topk(
     *,
     bias: Float[Tensor, " V"] | None = None,
     adjust: ItemAdjustment | None = None,
+    allow: Bool[Tensor, " V"] | Bool[Tensor, "B V"] | None = None,
 ) -> TopK:
     """Specification of :func:`chronorec.ops.item_topk`."""
-    scores = all_scores(queries, table, bias, adjust)
+    scores = all_scores(queries, table, bias, adjust, allow)
     scores = torch.where(scores > -torch.inf, scores, -torch.inf)
     scores = torch.nn.functional.pad(scores, (0, k), value=-torch.inf)
     best = torch.sort(scores, dim=1, descending=True, stable=True)  # stable: ties by ascending item

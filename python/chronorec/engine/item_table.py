@@ -1,0 +1,79 @@
+"""The packed item table of an engine."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from chronorec import _core
+from chronorec.data.jagged import Int32s
+from chronorec.engine import adjust
+from chronorec.engine.program import Floats, pack_panels, scratch
+
+Precision = Literal["float32", "bfloat16", "int8"]
+
+
+class ItemTable(NamedTuple):
+    """An item table as the core takes it.
+
+    Attributes:
+        panels: the table packed, float32.
+        num_items: V.
+        codes: the table a second time in 16 or 8 bits, through which the best items are found with less
+            memory traffic; None where the precision is float32. The answers are the same, bit for bit.
+        code_facts: what bounds the error of the codes.
+    """
+
+    panels: Floats
+    num_items: int
+    codes: npt.NDArray[Any] | None = None
+    code_facts: npt.NDArray[np.uint16] | None = None
+
+
+def make_item_table(rows: Floats, precision: Precision) -> ItemTable:
+    """Packs a table [V, D]."""
+    if precision not in ("float32", "bfloat16", "int8"):
+        raise ValueError(f"precision: wanted 'float32', 'bfloat16' or 'int8', got {precision!r}")
+    num_items, depth = rows.shape
+    if precision == "float32":
+        return ItemTable(pack_panels(rows), num_items)
+    panels = -(-num_items // 16)
+    codes: npt.NDArray[Any] = (
+        np.empty((panels, -(-depth // 4), 64), np.uint8)
+        if precision == "int8"
+        else np.empty((panels, -(-depth // 2), 32), np.uint16)
+    )
+    facts = np.empty((panels, 3, 16), np.uint16)
+    _core.pack_item_codes(np.ascontiguousarray(rows), codes, facts)
+    return ItemTable(pack_panels(rows), num_items, codes, facts)
+
+
+def topk(
+    states: Floats, table: ItemTable, bias: Floats | None, adjustment: adjust.Adjustment | None, k: int
+) -> tuple[Int32s, Floats]:
+    """Codes and scores [B, min(k, V)] of the best items of every state."""
+    k = min(k, table.num_items)
+    scores = np.empty((len(states), k), np.float32)
+    codes = np.empty((len(states), k), np.int32)
+    code_bits = 0 if table.codes is None else 8 * table.codes.itemsize
+    room = scratch(_core.item_topk_scratch(len(states), table.num_items, states.shape[1], k, code_bits))
+    offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
+    _core.item_topk(
+        states,
+        table.panels,
+        table.num_items,
+        bias,
+        offsets,
+        items,
+        values,
+        None,
+        table.codes,
+        table.code_facts,
+        k,
+        scores,
+        codes,
+        room,
+    )
+    return codes, scores
