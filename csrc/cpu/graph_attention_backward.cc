@@ -44,22 +44,21 @@ struct Backward {
     });
   }
 
-  // out: g . x per edge and head.
-  void dot(const HeadGroup& group, int64_t neighbour, const Id* ids, int64_t count, float* out) const {
-    const T* x = features.data + neighbour * features.step + group.first * width;
-    const T* g = grad.data + group.first * width;
-    const int64_t size = count * group.pitch, shift = __builtin_ctzll(static_cast<uint64_t>(group.pitch));
-    for (int64_t t = 0; t < size; t += kLanes) {
-      vf tile[kLanes];
-      for (int64_t j = 0; j < kLanes; ++j) {
-        const int64_t i = (t + j) >> shift, a = (t + j) & (group.pitch - 1);
-        const bool there = i < count && a < group.heads;
-        const T* row = g + static_cast<int64_t>(ids[there ? i : 0]) * grad.step + (there ? a : 0) * width;
-        const vf product = width == kLanes ? load(row) * load(x + (there ? a : 0) * width)
-                                           : products(row, x + (there ? a : 0) * width, width);
-        tile[j] = there ? product : splat(0);
+  // out: g . x per edge and head, a vector of sums at a time. `N` heads, or group.heads of them if that is 0;
+  // `One`: a head is exactly a vector. Behind the last edge stands something finite or not, but no edge's.
+  template <int N, bool One>
+  void dot(const HeadGroup& group, const T* x, const T* g, const Id* ids, int64_t count, float* out) const {
+    const int64_t given = N > 0 ? N : group.heads, pitch = N > 0 ? N : group.pitch, step = kLanes / pitch;
+    vf tile[kLanes] = {};
+    for (int64_t i = 0; i < count; i += step) {
+      for (int64_t k = 0; k < step; ++k) {
+        const T* row = g + static_cast<int64_t>(ids[min64(i + k, count - 1)]) * grad.step;
+#pragma GCC unroll 16
+        for (int64_t a = 0; a < given; ++a)
+          tile[k * pitch + a] = One ? load(row + a * kLanes) * load(x + a * kLanes)
+                                    : products(row + a * width, x + a * width, width);
       }
-      store(out + t, sums_of(tile));
+      store(out + i * pitch, sums_of(tile));
     }
   }
 
@@ -68,6 +67,7 @@ struct Backward {
     alignas(64) float weight[kBlockScores], top[kBlockScores], inverse[kBlockScores], mean[kBlockScores],
         slopes[kBlockScores];
     const Rows<const T> g = {grad.data + group.first * width, grad.step};
+    const T* x = features.data + part.row * features.step + group.first * width;
     const int64_t columns = group.heads * width;
     const vf own = spread(args.source_score.as<const float>() + part.row * heads + group.first, group);
     vf total = splat(0);
@@ -75,6 +75,8 @@ struct Backward {
       const int64_t count = min64(kBlock, part.end - begin), size = count * group.pitch;
       const Id *ids = rows + begin, *places = edges + begin;
       prefetch_rows(g, columns, ids, count);
+      for (int64_t i = 0; i < count; ++i)
+        __builtin_prefetch(args.grad_edge_score.as<float>() + static_cast<int64_t>(places[i]) * heads, 1);
       gather_scores(stats + group.first, 4 * heads, ids, count, group, weight);
       gather_scores(stats + heads + group.first, 4 * heads, ids, count, group, top);
       gather_scores(stats + 2 * heads + group.first, 4 * heads, ids, count, group, inverse);
@@ -82,7 +84,13 @@ struct Backward {
       if (args.edge_score)
         add_edge_scores(args.edge_score.as<const float>() + group.first, heads, places, 0, count, group,
                         weight);
-      dot(group, part.row, ids, count, slopes);
+      with_heads(group, [&](auto n) {
+        constexpr int kHeads = decltype(n)::value <= kLanes ? decltype(n)::value : 0;
+        if (width == kLanes)
+          dot<kHeads, true>(group, x, g.data, ids, count, slopes);
+        else
+          dot<kHeads, false>(group, x, g.data, ids, count, slopes);
+      });
       for (int64_t t = 0; t < size; t += kLanes) {
         const vf s = load(weight + t) + own;
         const vf p = keep_first(exp(leaky(s, slope) - load(top + t)) * load(inverse + t), size - t, splat(0));
