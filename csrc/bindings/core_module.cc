@@ -20,18 +20,6 @@ bool signal_pending() {
   return PyErr_CheckSignals() != 0;
 }
 
-void register_errors() {
-  py::register_local_exception_translator([](std::exception_ptr raised) {
-    try {
-      if (raised) std::rethrow_exception(raised);
-    } catch (const DTypeError& error) {
-      PyErr_SetString(PyExc_TypeError, error.what());
-    } catch (const ShapeError& error) {
-      PyErr_SetString(PyExc_ValueError, error.what());
-    }
-  });
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
