@@ -102,11 +102,7 @@ struct ItemRankArgs {
   TensorView queries;  // as in ItemTopkArgs, down to allow
   TensorView table;
   int64_t num_items;
-  TensorView bias;
-  TensorView adjust_offsets;
-  TensorView adjust_items;
-  TensorView adjust_values;
-  TensorView allow;
+  TensorView bias, adjust_offsets, adjust_items, adjust_values, allow;
   TensorView targets;         // int32/int64 [M], in [0, V)
   TensorView target_offsets;  // int64 [B + 1], or none: M = B, one target per query
   TensorView greater;         // int64 [M]
@@ -121,11 +117,7 @@ struct ItemScoreArgs {
   TensorView queries;  // as in ItemTopkArgs, down to allow
   TensorView table;    // or its rows themselves: float/bf16 [V, D], rows may be strided
   int64_t num_items;
-  TensorView bias;
-  TensorView adjust_offsets;
-  TensorView adjust_items;
-  TensorView adjust_values;
-  TensorView allow;
+  TensorView bias, adjust_offsets, adjust_items, adjust_values, allow;
   TensorView list_items;    // int32/int64 [M], in [0, V)
   TensorView list_offsets;  // int64 [B + 1], or none: M = B, one item per query
   TensorView scores;        // float [M]
@@ -422,6 +414,38 @@ struct GraphMaxBackwardArgs {
 };
 void graph_max_backward(const GraphMaxBackwardArgs& args);
 
+// ---- item_sampled_loss: losses over negatives of each row's own, weighted mean over the rows that have a
+// target ---- Logits, targets, rows that count and gradients as in item_cross_entropy. A negative that is one
+// of the row's targets does not compete. With s the logit of a target and x those of the K' negatives left,
+// the loss of a row is the mean over its targets of
+//   softmax: log(1 + exp(logsumexp(x) - s)), both less log_q
+//   gbce:    (-exponent log sigmoid(s) - sum log(1 - sigmoid(x))) / (K' + 1)
+//   bpr:     mean of -log sigmoid(s - x), 0 where none is left
+enum class SampledLossKind : int64_t { softmax = 0, gbce = 1, bpr = 2 };
+
+struct ItemSampledLossArgs {
+  TensorView hidden;          // float/bf16 [N, D], rows may be strided; N below 2^31
+  TensorView table;           // float/bf16 [V, D], rows may be strided; V below 2^31
+  TensorView targets;         // int64 [M]
+  TensorView target_offsets;  // int64 [N + 1], or none: M = N, one target per row
+  TensorView bias;            // float/bf16 [V] or none
+  TensorView negatives;       // int64 [N, K], rows may be strided (stride 0: all rows share them)
+  TensorView negative_log_q;  // float [N, K], likewise, or none; softmax alone
+  TensorView target_log_q;    // float [M] or none; softmax alone
+  TensorView weights;         // float [N], finite, not negative, or none: all 1
+  double temperature;         // above 0
+  int64_t kind;               // SampledLossKind
+  double exponent;            // of gbce
+  TensorView loss;            // float [1]
+  TensorView hidden_grad;     // float/bf16 [N, D] or none
+  TensorView table_grad;      // float/bf16 [V, D] or none
+  TensorView bias_grad;       // float/bf16 [V] or none
+  TensorView scratch;         // item_sampled_loss_scratch(N, V, K, M, D, table_grad or bias_grad)
+};
+void item_sampled_loss(const ItemSampledLossArgs& args);
+int64_t item_sampled_loss_scratch(int64_t rows, int64_t items, int64_t negatives, int64_t targets,
+                                  int64_t depth, bool scatters);
+
 // ---- graph_attention: row r gathers the features of its neighbours, weighted by a softmax per head --------
 // For the edge e from neighbour n: s_e = leaky_relu(source_score[n] + destination_score[r] + edge_score[e]),
 // output[r] = sum_e softmax_e(s_e) features[n]. Zeros where there is no edge, or none of finite score.
@@ -462,37 +486,5 @@ struct GraphAttentionBackwardArgs {
 void graph_attention_backward(const GraphAttentionBackwardArgs& args);
 int64_t graph_attention_backward_scratch(int64_t rows, int64_t neighbours, int64_t edges, int64_t heads,
                                          int64_t width);
-
-// ---- item_sampled_loss: losses over negatives of each row's own, weighted mean over the rows that have a
-// target ---- Logits, targets, rows that count and gradients as in item_cross_entropy. A negative that is one
-// of the row's targets does not compete. With s the logit of a target and x those of the K' negatives left,
-// the loss of a row is the mean over its targets of
-//   softmax: log(1 + exp(logsumexp(x) - s)), both less log_q
-//   gbce:    (-exponent log sigmoid(s) - sum log(1 - sigmoid(x))) / (K' + 1)
-//   bpr:     mean of -log sigmoid(s - x), 0 where none is left
-enum class SampledLossKind : int64_t { softmax = 0, gbce = 1, bpr = 2 };
-
-struct ItemSampledLossArgs {
-  TensorView hidden;          // float/bf16 [N, D], rows may be strided; N below 2^31
-  TensorView table;           // float/bf16 [V, D], rows may be strided; V below 2^31
-  TensorView targets;         // int64 [M]
-  TensorView target_offsets;  // int64 [N + 1], or none: M = N, one target per row
-  TensorView bias;            // float/bf16 [V] or none
-  TensorView negatives;       // int64 [N, K], rows may be strided (stride 0: all rows share them)
-  TensorView negative_log_q;  // float [N, K], likewise, or none; softmax alone
-  TensorView target_log_q;    // float [M] or none; softmax alone
-  TensorView weights;         // float [N], finite, not negative, or none: all 1
-  double temperature;         // above 0
-  int64_t kind;               // SampledLossKind
-  double exponent;            // of gbce
-  TensorView loss;            // float [1]
-  TensorView hidden_grad;     // float/bf16 [N, D] or none
-  TensorView table_grad;      // float/bf16 [V, D] or none
-  TensorView bias_grad;       // float/bf16 [V] or none
-  TensorView scratch;         // item_sampled_loss_scratch(N, V, K, M, D, table_grad or bias_grad)
-};
-void item_sampled_loss(const ItemSampledLossArgs& args);
-int64_t item_sampled_loss_scratch(int64_t rows, int64_t items, int64_t negatives, int64_t targets,
-                                  int64_t depth, bool scatters);
 
 }  // namespace chronorec

@@ -60,7 +60,17 @@ def build(folder: Path, name: str, sources: list[Path]) -> ctypes.CDLL:
     """Compiles the sources with the layer into one library, and loads it; two files at a time."""
     compiler = require_host_compiler()
     flags = [
-        *("-std=c++17", "-O1", "-g1", "-fPIC", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"),
+        *(
+            "-std=c++17",
+            "-O1",
+            "-g1",
+            "-fPIC",
+            "-Wall",
+            "-Wextra",
+            "-Wno-unknown-pragmas",
+            "-Werror",
+            "-ffp-contract=off",
+        ),
         *(_SANITIZE if SANITIZED else []),
         *(f"-I{path}" for path in (FOLDER / "include", ROOT / "csrc")),
         *("-isystem", str(cuda_headers())),

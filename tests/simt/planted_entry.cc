@@ -1,6 +1,6 @@
 #include <cuda_runtime.h>
 
-#include "entry.h"
+#include "simt_entry.h"
 
 void run_planted(const char* name, const float* in, float* out, int64_t n, cudaStream_t stream);
 

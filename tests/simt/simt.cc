@@ -42,9 +42,22 @@ struct Thread {
   int argument = 0;
 };
 
+// Lanes that wait in one warp call for the rest of its mask.
+struct Meeting {
+  const char* call;
+  unsigned mask, there;
+  Site site;
+};
+
+struct Warp {
+  unsigned live = 0;
+  std::vector<Meeting> meetings;
+};
+
 struct Block {
   uint3 index;
   std::vector<Thread> threads;
+  std::vector<Warp> warps;
   std::vector<Thread*> ready;
   Thread* first_in_barrier = nullptr;
   size_t in_barrier = 0, ended = 0;
@@ -150,29 +163,25 @@ class Machine {
 
   void wait_warp(const char* call, unsigned mask, void* value, int argument, Exchange exchange, Site site) {
     Thread& self = *current_;
-    if ((mask >> self.lane & 1) == 0) fail(std::string(call) + ": the caller is not in its own mask", site);
+    Warp& warp = current_block().warps[static_cast<size_t>(self.warp)];
+    const unsigned me = 1u << self.lane;
+    if ((mask & me) == 0) fail(std::string(call) + ": the caller is not in its own mask", site);
+    if ((mask & ~warp.live) != 0) fail_missing(call, mask & ~warp.live, site);
     self.call = call, self.mask = mask, self.value = value, self.argument = argument;
-    Thread* members[32] = {};
-    bool complete = true;
-    for (int lane = 0; lane < 32; ++lane) {
-      if ((mask >> lane & 1) == 0) continue;
-      Thread* other = members[lane] = lane_of(self, lane);
-      if (other == nullptr || other->state == State::ended)
-        fail(std::string(call) + ": lane " + std::to_string(lane) + " of the mask " +
-                 (other == nullptr ? "does not exist" : "has ended"),
-             site);
-      complete &= other == &self || (other->state == State::in_warp_call && other->mask == mask &&
-                                     other->call == call && same(other->site, site));
-    }
-    if (!complete) return wait(State::in_warp_call, site);
+    size_t m = 0;
+    while (m < warp.meetings.size() && !is_for(warp.meetings[m], call, mask, site)) ++m;
+    if (m == warp.meetings.size()) warp.meetings.push_back({call, mask, 0, site});
+    warp.meetings[m].there |= me;
+    if (warp.meetings[m].there != mask) return wait(State::in_warp_call, site);
+    warp.meetings.erase(warp.meetings.begin() + static_cast<std::ptrdiff_t>(m));
+    Thread* const first = &self - self.lane;
     void* values[32] = {};
     int arguments[32] = {};
     for (int lane = 0; lane < 32; ++lane)
-      if (members[lane] != nullptr)
-        values[lane] = members[lane]->value, arguments[lane] = members[lane]->argument;
+      if (mask >> lane & 1) values[lane] = first[lane].value, arguments[lane] = first[lane].argument;
     exchange(values, arguments, mask, site);
     for (int lane = 31; lane >= 0; --lane)
-      if (members[lane] != nullptr && members[lane] != &self) make_ready(*members[lane]);
+      if (mask >> lane & 1 && lane != self.lane) make_ready(first[lane]);
   }
 
  private:
@@ -211,7 +220,9 @@ class Machine {
     memset(block.dynamic.get(), kCanaryByte, launch_.shared + 2 * kCanary);
     memset(block.dynamic.get() + kCanary, 0xFF, launch_.shared);
     block.statics.assign(number == 0 ? 0 : statics_size(), static_cast<char>(0xFF));
+    block.warps.resize((block.threads.size() + 31) / 32);
     for (size_t t = 0; t < block.threads.size(); ++t) {
+      block.warps[t / 32].live |= 1u << t % 32;
       Thread& thread = block.threads[t];
       const auto linear = static_cast<unsigned>(t);
       thread.index = {linear % shape.x, linear / shape.x % shape.y, linear / shape.x / shape.y};
@@ -261,6 +272,7 @@ class Machine {
   void end_thread() {
     Block& block = current_block();
     current_->state = State::ended;
+    block.warps[static_cast<size_t>(current_->warp)].live &= ~(1u << current_->lane);
     ++block.ended;
     ++ended_;
     if (block.in_barrier > 0) {
@@ -287,13 +299,21 @@ class Machine {
   }
 
   Block& current_block() { return blocks_[static_cast<size_t>(current_->block)]; }
-  Thread* lane_of(const Thread& thread, int lane) {
-    std::vector<Thread>& threads = current_block().threads;
-    const size_t t = static_cast<size_t>(thread.warp) * 32 + static_cast<size_t>(lane);
-    return t < threads.size() ? &threads[t] : nullptr;
+  [[noreturn]] void fail_missing(const char* call, unsigned missing, Site site) {
+    const int lane = __builtin_ctz(missing);
+    const size_t number = static_cast<size_t>(current_->warp) * 32 + static_cast<size_t>(lane);
+    const bool exists = number < current_block().threads.size();
+    fail(std::string(call) + ": lane " + std::to_string(lane) + " of the mask " +
+             (exists ? "has ended" : "does not exist"),
+         site);
   }
 
-  static bool same(Site a, Site b) { return a.line == b.line && strcmp(a.file, b.file) == 0; }
+  static bool same(Site a, Site b) {
+    return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
+  }
+  static bool is_for(const Meeting& meeting, const char* call, unsigned mask, Site site) {
+    return meeting.mask == mask && same(meeting.site, site) && strcmp(meeting.call, call) == 0;
+  }
 
   static std::string ended_text(const Block& block) {
     for (const Thread& thread : block.threads)
