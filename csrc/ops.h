@@ -102,11 +102,7 @@ struct ItemRankArgs {
   TensorView queries;  // as in ItemTopkArgs, down to allow
   TensorView table;
   int64_t num_items;
-  TensorView bias;
-  TensorView adjust_offsets;
-  TensorView adjust_items;
-  TensorView adjust_values;
-  TensorView allow;
+  TensorView bias, adjust_offsets, adjust_items, adjust_values, allow;
   TensorView targets;         // int32/int64 [M], in [0, V)
   TensorView target_offsets;  // int64 [B + 1], or none: M = B, one target per query
   TensorView greater;         // int64 [M]
@@ -121,11 +117,7 @@ struct ItemScoreArgs {
   TensorView queries;  // as in ItemTopkArgs, down to allow
   TensorView table;    // or its rows themselves: float/bf16 [V, D], rows may be strided
   int64_t num_items;
-  TensorView bias;
-  TensorView adjust_offsets;
-  TensorView adjust_items;
-  TensorView adjust_values;
-  TensorView allow;
+  TensorView bias, adjust_offsets, adjust_items, adjust_values, allow;
   TensorView list_items;    // int32/int64 [M], in [0, V)
   TensorView list_offsets;  // int64 [B + 1], or none: M = B, one item per query
   TensorView scores;        // float [M]
@@ -258,13 +250,12 @@ int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, 
 // step of a sequence; zoneout_mask m blends each new state h' with the one before it, h: m h + (1 - m) h'
 // (cells likewise). In reverse a sequence runs from its last event to its first.
 struct RecurrentPackArgs {
-  TensorView weight_ih;    // float/bf16 [G H, I], rows may be strided
-  TensorView weight_hh;    // float/bf16 [G H, H], rows may be strided
-  TensorView bias_ih;      // float/bf16 [G H] or none
-  TensorView bias_hh;      // float/bf16 [G H] or none
-  TensorView packed_ih;    // float [P / 16, G, I, 16]
-  TensorView packed_hh;    // float [P / 16, G, H, 16]
-  TensorView packed_bias;  // float [P / 16, S, 16]
+  TensorView weight_ih;         // float/bf16 [G H, I], rows may be strided
+  TensorView weight_hh;         // float/bf16 [G H, H], rows may be strided
+  TensorView bias_ih, bias_hh;  // float/bf16 [G H] or none
+  TensorView packed_ih;         // float [P / 16, G, I, 16]
+  TensorView packed_hh;         // float [P / 16, G, H, 16]
+  TensorView packed_bias;       // float [P / 16, S, 16]
 };
 void gru_pack(const RecurrentPackArgs& args);
 void lstm_pack(const RecurrentPackArgs& args);
@@ -297,14 +288,12 @@ int64_t rnn_forward_scratch(int64_t sequences, int64_t events, int64_t hidden_si
 
 // One step of B independent sequences; bitwise what forward gives for a sequence of length one.
 struct RecurrentStepArgs {
-  TensorView values;     // float/bf16 [B, I], rows may be strided
-  TensorView state;      // float/bf16 [B, H], rows may be strided
-  TensorView cell;       // likewise
-  TensorView weight_ih;  // as in RecurrentForwardArgs
-  TensorView weight_hh;  // as in RecurrentForwardArgs
-  TensorView bias;       // as in RecurrentForwardArgs
-  TensorView new_state;  // float/bf16 [B, H]
-  TensorView new_cell;   // likewise
+  TensorView values;                      // float/bf16 [B, I], rows may be strided
+  TensorView state;                       // float/bf16 [B, H], rows may be strided
+  TensorView cell;                        // likewise
+  TensorView weight_ih, weight_hh, bias;  // as in RecurrentForwardArgs
+  TensorView new_state;                   // float/bf16 [B, H]
+  TensorView new_cell;                    // likewise
   TensorView scratch;
 };
 void gru_step(const RecurrentStepArgs& args);
@@ -323,20 +312,16 @@ struct RecurrentBackwardArgs {
   TensorView offsets;           // int64 [B + 1]
   TensorView weight_ih;         // float/bf16 [G H, I], rows may be strided
   TensorView weight_hh;         // float/bf16 [G H, H], rows may be strided
-  TensorView initial_state;     // as in RecurrentForwardArgs, down to reverse
-  TensorView initial_cell;
-  TensorView recurrent_mask;
-  TensorView zoneout_mask;
+  TensorView initial_state, initial_cell, recurrent_mask, zoneout_mask;  // as in RecurrentForwardArgs
   bool reverse;
-  TensorView output;              // float/bf16 [N, H] of forward
-  TensorView saved;               // float [N, P / 16, K, 16] of forward
-  TensorView grad_values;         // float/bf16 [N, I]
-  TensorView grad_weight_ih;      // float/bf16 [G H, I]
-  TensorView grad_weight_hh;      // float/bf16 [G H, H]
-  TensorView grad_bias_ih;        // float/bf16 [G H] or none: not wanted
-  TensorView grad_bias_hh;        // float/bf16 [G H] or none: not wanted
-  TensorView grad_initial_state;  // float/bf16 [B, H] or none: not wanted
-  TensorView grad_initial_cell;   // likewise
+  TensorView output;                      // float/bf16 [N, H] of forward
+  TensorView saved;                       // float [N, P / 16, K, 16] of forward
+  TensorView grad_values;                 // float/bf16 [N, I]
+  TensorView grad_weight_ih;              // float/bf16 [G H, I]
+  TensorView grad_weight_hh;              // float/bf16 [G H, H]
+  TensorView grad_bias_ih, grad_bias_hh;  // float/bf16 [G H] or none: not wanted
+  TensorView grad_initial_state;          // float/bf16 [B, H] or none: not wanted
+  TensorView grad_initial_cell;           // likewise
   TensorView scratch;
 };
 void gru_backward(const RecurrentBackwardArgs& args);
@@ -453,5 +438,46 @@ struct ItemSampledLossArgs {
 void item_sampled_loss(const ItemSampledLossArgs& args);
 int64_t item_sampled_loss_scratch(int64_t rows, int64_t items, int64_t negatives, int64_t targets,
                                   int64_t depth, bool scatters);
+
+// ---- graph_attention: row r gathers the features of its neighbours, weighted by a softmax per head --------
+// For the edge e from neighbour n: s_e = leaky_relu(source_score[n] + destination_score[r] + edge_score[e]),
+// output[r] = sum_e softmax_e(s_e) features[n]. Zeros where there is no edge, or none of finite score.
+struct GraphAttentionForwardArgs {
+  TensorView features;           // float/bf16 [V, A, D], rows may be strided
+  TensorView source_score;       // float [V, A]
+  TensorView destination_score;  // float [R, A]
+  TensorView edge_score;         // float [E, A] or none
+  TensorView offsets;            // int64 [R + 1]
+  TensorView neighbours;         // int32/int64 [E], in [0, V)
+  double negative_slope;
+  TensorView output;   // float/bf16 [R, A, D]
+  TensorView softmax;  // float [R, 2, A]: what is taken off the scores, one over the sum of exp of the rest
+  TensorView scratch;  // graph_attention_scratch(R, E, A, D)
+};
+void graph_attention_forward(const GraphAttentionForwardArgs& args);
+int64_t graph_attention_scratch(int64_t rows, int64_t edges, int64_t heads, int64_t width);
+
+struct GraphAttentionBackwardArgs {
+  TensorView grad_output;  // float/bf16 [R, A, D], rows may be strided
+  TensorView features;     // as in forward, down to edge_score
+  TensorView source_score;
+  TensorView destination_score;
+  TensorView edge_score;
+  TensorView offsets;             // int64 [R + 1]
+  TensorView transposed_offsets;  // int64 [V + 1], with rows and edges of graph_transpose
+  TensorView rows;
+  TensorView edges;
+  double negative_slope;
+  TensorView output;                  // of forward
+  TensorView softmax;                 // of forward
+  TensorView grad_features;           // float/bf16 [V, A, D]
+  TensorView grad_source_score;       // float [V, A]
+  TensorView grad_destination_score;  // float [R, A]
+  TensorView grad_edge_score;         // float [E, A]
+  TensorView scratch;                 // graph_attention_backward_scratch(R, V, E, A, D)
+};
+void graph_attention_backward(const GraphAttentionBackwardArgs& args);
+int64_t graph_attention_backward_scratch(int64_t rows, int64_t neighbours, int64_t edges, int64_t heads,
+                                         int64_t width);
 
 }  // namespace chronorec

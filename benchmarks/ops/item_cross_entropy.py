@@ -99,6 +99,8 @@ def sampled(items: int, negatives: int, dtype: torch.dtype, loss: Loss, shared: 
         if loss == "gbce":
             wrong = F.softplus(rivals).masked_fill(hit, 0).sum(1)
             return ((exponent * F.softplus(-right) + wrong) / ((~hit).sum(1) + 1)).mean()
+        assert negative_log_q is not None
+        assert target_log_q is not None
         rivals = (rivals - negative_log_q).masked_fill(hit, -torch.inf)
         logits = torch.cat([(right - target_log_q)[:, None], rivals], 1)
         return F.cross_entropy(logits, torch.zeros_like(targets))

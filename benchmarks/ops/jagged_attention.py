@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.harness import Case
-from chronorec.ops import jagged_attention, jagged_attention_step
+from chronorec.ops import AttentionBias, jagged_attention, jagged_attention_step
 
 Providers = dict[str, Callable[[], object]]
+POSITIONS = 200
+TIME_BOUNDARIES = 2.0 ** torch.arange(31)
 
 
 def history_lengths(batch: int, longest: int) -> list[int]:
@@ -36,21 +39,76 @@ def run(attention: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor | N
     return lambda: torch.autograd.grad(attention(*leaves), leaves, grad)
 
 
-def setup(lengths: list[int], heads: int, width: int, dtype: torch.dtype, backward: bool) -> Providers:
+def event_times(events: int) -> Tensor:
+    """Seconds: bursts minutes apart, and days between them."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.exp(14 * torch.rand(events, generator=generator) ** 2).long().cumsum(0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of these lengths, and what stands behind the padding of a rival."""
+
+    lengths: list[int]
+    times: Tensor
+
+    def sdpa(self, biased: bool) -> Callable[..., Tensor]:
+        """torch's attention on padded inputs; biased, with the bias of all pairs made from the tables."""
+        if not biased:
+            return partial(F.scaled_dot_product_attention, is_causal=True)
+        padded = pad(self.times[:, None, None], self.lengths)[:, 0, :, 0]
+        places = torch.arange(padded.shape[1])
+        gap = places[:, None] - places
+        future = torch.where(gap < 0, -torch.inf, 0.0)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, position: Tensor, time_table: Tensor) -> Tensor:
+            by_gap = F.embedding(gap.clamp(0, POSITIONS - 1), position.t())
+            waited = (padded[:, :, None] - padded[:, None]).float().abs()
+            by_time = F.embedding(torch.bucketize(waited, TIME_BOUNDARIES, right=True), time_table.t())
+            bias = ((by_gap + by_time).permute(0, 3, 1, 2) + future).to(query.dtype)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+        return attend
+
+    def select(self, rows: list[int]) -> tuple[Batch, Tensor]:
+        """The batch of these sequences, and the rows of their events."""
+        offsets = [0, *torch.tensor(self.lengths).cumsum(0).tolist()]
+        events = torch.cat([torch.arange(offsets[b], offsets[b + 1]) for b in rows])
+        return Batch([self.lengths[b] for b in rows], self.times[events]), events
+
+    def by_length(self, parts: int) -> list[tuple[Batch, Tensor]]:
+        """Sequences of like length together: what padding costs a user who sorts."""
+        order = sorted(range(len(self.lengths)), key=self.lengths.__getitem__)
+        size = len(order) // parts
+        return [self.select(order[first : first + size]) for first in range(0, len(order), size)]
+
+
+def setup(
+    lengths: list[int], heads: int, width: int, dtype: torch.dtype, backward: bool, biased: bool
+) -> Providers:
     offsets = torch.tensor([0, *lengths]).cumsum(0)
     projection = torch.randn(sum(lengths), 3, heads, width).to(dtype)
     grad = torch.randn(sum(lengths), heads, width).to(dtype)
-    rows = list(projection.unbind(1))
-    dense_rows, dense_grad = [pad(x, lengths) for x in rows], pad(grad, lengths)
+    rows, batch = list(projection.unbind(1)), Batch(lengths, event_times(sum(lengths)))
+    tables = [torch.randn(heads, n) for n in (POSITIONS, len(TIME_BOUNDARIES) + 1)] if biased else []
 
-    def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return jagged_attention(query, key, value, offsets)
+    def ours(query: Tensor, key: Tensor, value: Tensor, *tables: Tensor) -> Tensor:
+        bias = AttentionBias(tables[0], batch.times, TIME_BOUNDARIES, tables[1]) if tables else None
+        return jagged_attention(query, key, value, offsets, bias=bias)
 
-    dense = partial(F.scaled_dot_product_attention, is_causal=True)
-    return {
-        "chronorec": run(ours, rows, grad if backward else None),
-        "torch sdpa": run(dense, dense_rows, dense_grad if backward else None),
-    }
+    def sdpa(batch: Batch, events: Tensor, kind: torch.dtype) -> Callable[[], object]:
+        dense = [pad(x[events].to(kind), batch.lengths) for x in (*rows, grad)]
+        return run(batch.sdpa(biased), [*dense[:3], *tables], dense[3] if backward else None)
+
+    whole = torch.arange(sum(lengths))
+    providers = {"chronorec": run(ours, [*rows, *tables], grad if backward else None)}
+    providers["torch sdpa"] = sdpa(batch, whole, dtype)
+    if dtype != torch.float32:
+        providers["torch sdpa float32"] = sdpa(batch, whole, torch.float32)
+    if len(set(lengths)) > 1:
+        bucketed = [sdpa(part, events, dtype) for part, events in batch.by_length(8)]
+        providers["torch sdpa by length"] = lambda: [call() for call in bucketed]
+    return providers
 
 
 def setup_step(batch: int, length: int, heads: int, width: int) -> Providers:
@@ -64,19 +122,24 @@ def setup_step(batch: int, length: int, heads: int, width: int) -> Providers:
 
 
 def sequence_cases(
-    name: str, lengths: list[int], heads: int, width: int, dtype: torch.dtype = torch.float32
+    name: str,
+    lengths: list[int],
+    heads: int,
+    width: int,
+    dtype: torch.dtype = torch.float32,
+    biased: bool = False,
 ) -> list[Case]:
     # two products over the causal half forward, five more backward
     forward = 2.0 * sum(n * (n + 1) for n in lengths) * heads * width
     return [
         Case(
             op="jagged_attention",
-            name=name,
+            name=f"{name} bias" if biased else name,
             mode="forward+backward" if backward else "forward",
             dtype=str(dtype).removeprefix("torch."),
             work=forward * (3.5 if backward else 1),
             unit="GF/s",
-            setup=partial(setup, lengths, heads, width, dtype, backward),
+            setup=partial(setup, lengths, heads, width, dtype, backward, biased),
         )
         for backward in (False, True)
     ]
@@ -94,11 +157,17 @@ def step_case(batch: int, length: int, heads: int, width: int) -> Case:
     )
 
 
+HISTORIES = "histories B128 T<=200 A2 D32", history_lengths(128, 200), 2, 32
+
 CASES: list[Case] = [
     *sequence_cases("B128 T200 A2 D32", [200] * 128, 2, 32),
     *sequence_cases("B32 T256 A2 D64", [256] * 32, 2, 64),
-    *sequence_cases("histories B128 T<=200 A2 D32", history_lengths(128, 200), 2, 32),
-    *sequence_cases("histories B128 T<=200 A2 D32", history_lengths(128, 200), 2, 32, torch.bfloat16),
+    *sequence_cases("B128 T200 A2 D32", [200] * 128, 2, 32, biased=True),
+    *sequence_cases("B32 T256 A2 D64", [256] * 32, 2, 64, biased=True),
+    *sequence_cases(*HISTORIES),
+    *sequence_cases(*HISTORIES, biased=True),
+    *sequence_cases(*HISTORIES, torch.bfloat16),
+    *sequence_cases(*HISTORIES, torch.bfloat16, biased=True),
     *sequence_cases("B4 T2000 A2 D64", [2000] * 4, 2, 64),
     step_case(1, 200, 2, 32),
     step_case(128, 200, 2, 32),

@@ -100,6 +100,10 @@ PYBIND11_MODULE(_core, m) {
   // item_sampled_loss
   define(m, "item_sampled_loss", item_sampled_loss);
   m.def("item_sampled_loss_scratch", &item_sampled_loss_scratch);
+  define(m, "graph_attention_forward", graph_attention_forward);
+  define(m, "graph_attention_backward", graph_attention_backward);
+  m.def("graph_attention_scratch", &graph_attention_scratch);
+  m.def("graph_attention_backward_scratch", &graph_attention_backward_scratch);
 }
 
 }  // namespace chronorec

@@ -230,7 +230,7 @@ class Bias {
   // ---- backward: gradients of the tables, gathered over the tiles between clear_sums and write_sums
 
   void clear_sums(float* table_grads) const {
-    if (position_) clear_some(table_grads, position_.shape[1]);
+    for (int64_t i = 0; position_ && i < position_.shape[1]; ++i) table_grads[i] = 0;
     for_each_kind([&](int i) { clear(kinds_[i].sums, kinds_[i].buckets() * kLanes); });
   }
 
@@ -263,10 +263,6 @@ class Bias {
   void for_each_kind(Body&& body) const {
     for (int i = 0; i < 2; ++i)
       if (kinds_[i].table) body(i);
-  }
-
-  static void clear_some(float* x, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) x[i] = 0;
   }
 
   static void fill_searched(const BucketKind& kind) {

@@ -11,11 +11,19 @@ namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
 
-// a / b by an estimate of 1 / b and two corrections: a division takes as long as sixteen products.
+// 1 / x by an estimate and a correction: a division takes as long as sixteen products.
+inline vf reciprocal(vf x) {
+#if defined(__AVX512F__)
+  const vf near = reinterpret_cast<vf>(_mm512_maskz_rcp14_ps(0xffff, reinterpret_cast<__m512>(x)));
+  return fma(near, splat(1) - x * near, near);
+#else
+  return splat(1) / x;
+#endif
+}
+
 inline vf divide(vf a, vf b) {
 #if defined(__AVX512F__)
-  const vf near = reinterpret_cast<vf>(_mm512_maskz_rcp14_ps(0xffff, reinterpret_cast<__m512>(b)));
-  const vf inverse = fma(near, splat(1) - b * near, near), quotient = a * inverse;
+  const vf inverse = reciprocal(b), quotient = a * inverse;
   return fma(a - quotient * b, inverse, quotient);
 #else
   return a / b;
@@ -56,14 +64,22 @@ inline vf times_power(vf x, vf n) {
 #endif
 }
 
-inline vf clamp(vf x, float bound) {  // in an order that keeps NaN
-  const vf above = splat(-bound) > x ? splat(-bound) : x;
-  return splat(bound) < above ? splat(bound) : above;
+// To [-bound, bound]; NaN stays.
+inline vf clamp(vf x, float bound) {
+  const vf high = splat(bound), low = splat(-bound);
+#if defined(__AVX512F__)
+  const __m512 above =
+      _mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(low), reinterpret_cast<__m512>(x));
+  return reinterpret_cast<vf>(_mm512_maskz_min_ps(0xffff, reinterpret_cast<__m512>(high), above));
+#else
+  const vf above = low > x ? low : x;
+  return high < above ? high : above;
+#endif
 }
 
 inline vf gate_sigmoid(vf x) {
   const Exponential e = split_exp(clamp(-x, 87.0f));
-  return divide(splat(1), splat(1) + times_power(splat(1) + e.rest, e.n));
+  return reciprocal(splat(1) + times_power(splat(1) + e.rest, e.n));
 }
 
 // (e - 1) / (e + 1) with e = exp(2x), where e - 1 is taken without cancellation.

@@ -117,7 +117,7 @@ int64_t SampledLoss<T>::logits_of(int64_t row, const ItemSampledLossThread& mine
   const float* log_q =
       args.negative_log_q ? args.negative_log_q.as<float>() + row * args.negative_log_q.stride[0] : nullptr;
   int64_t kept = 0;
-  for (int64_t k0 = 0; k0 < p.negatives; k0 += kLanes) {
+  for (int64_t k0 = 0; k0 < p.padded_count; k0 += kLanes) {
     const int64_t count = min64(kLanes, p.negatives - k0);
     vf m[kLanes];
     float shifts[kLanes];

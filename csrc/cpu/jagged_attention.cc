@@ -5,7 +5,16 @@ namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
 
-constexpr int64_t kQueriesPerTask = 4 * kGroup;
+constexpr int64_t kFetched = 12;  // rows asked for in advance at a time
+
+// The queries of a sequence in parts of four to seven groups: two short parts would read its keys twice.
+struct Parts {
+  static int64_t groups(int64_t length) { return (length + kGroup - 1) / kGroup; }
+  static int64_t count(int64_t length) { return length == 0 ? 0 : max64(groups(length) / 4, 1); }
+  static int64_t begin(int64_t length, int64_t part) {
+    return min64(length, groups(length) * part / count(length) * kGroup);
+  }
+};
 
 struct Workspace {
   float *query, *sums, *scores, *key, *value;
@@ -88,7 +97,7 @@ void finish_softmax(int64_t first, int64_t count, Rows<float> lse, Workspace& w)
 
 template <typename T>
 void attend(const Form& form, const Head<T>& head, int64_t length, int64_t first, int64_t count,
-            int64_t width, Bias& bias, Workspace& w) {
+            int64_t width, Bias& bias, Ahead& ahead, Workspace& w) {
   pack_transposed(from_row(head.query, first), count, width, form.score_scale(), w.query);
   clear(w.sums, kGroup * width);
   for (int64_t q = 0; q < kGroup; ++q) w.top[q] = -__builtin_inff(), w.total[q] = 0;
@@ -96,6 +105,7 @@ void attend(const Form& form, const Head<T>& head, int64_t length, int64_t first
   for_each_tile(form, length, first, count, [&](const Tile& tile) {
     const auto key = widen(from_row(head.key, tile.key), tile.keys(), width, w.key);
     auto value = widen(from_row(head.value, tile.key), tile.keys(), width, w.value);
+    ahead.fetch(kFetched);
     multiply_rows(tile, key, w.query, width, w.scores);
     if (bias.any()) bias.prepare(tile);
     for (int64_t panel = 0; panel < tile.panels(); ++panel)
@@ -105,6 +115,7 @@ void attend(const Form& form, const Head<T>& head, int64_t length, int64_t first
           apply_silu(form, tile, panel, v, w.scores);
         else
           soften_vector(form, tile, panel, v, start, width, w);
+        ahead.fetch(kFetched / kPanelVecs);
       }
     const bool infinite = leave_out_infinite_keys(tile, value, width, w.value);
     sum_rows(tile, value, w.scores, width, w.sums);
@@ -126,10 +137,10 @@ void forward(const JaggedAttentionForwardArgs& args) {
   const int64_t* offsets = args.offsets.as<int64_t>();
   const Scratch scratch = divide_scratch(args.scratch, args.offsets, args.query.shape[0], 0);
   const int64_t parts = order_parts(
-      args.offsets, [](int64_t length) { return (length + kQueriesPerTask - 1) / kQueriesPerTask; },
+      args.offsets, [](int64_t length) { return Parts::count(length); },
       [&](int64_t length, int64_t part) {
-        const int64_t begin = part * kQueriesPerTask, last = min64(length, begin + kQueriesPerTask) - 1;
-        return form.end(last, length) - form.begin(begin);
+        const int64_t first = Parts::begin(length, part), end = Parts::begin(length, part + 1);
+        return (end - first) * (form.end(end - 1, length) - form.begin(first));
       },
       scratch.order);
   for_each_task(parts, heads, [&](int64_t listed, int64_t head_begin, int64_t head_end, int thread) {
@@ -144,10 +155,17 @@ void forward(const JaggedAttentionForwardArgs& args) {
       const Head<T> head = {rows_of<const T>(args.query, begin, h), rows_of<const T>(args.key, begin, h),
                             rows_of<const T>(args.value, begin, h), rows_of<T>(args.output, begin, h),
                             args.lse ? rows_of<float>(args.lse, begin, h) : Rows<float>{nullptr, 0}};
+      const Part next = scratch.order[min64(listed + num_threads(), parts - 1)];
+      const int64_t next_length = offsets[next.sequence + 1] - offsets[next.sequence];
+      const int64_t next_first = Parts::begin(next_length, next.index);
+      const int64_t row = offsets[next.sequence] + next_first;
+      Ahead ahead(rows_of<const T>(args.query, row, h), rows_of<const T>(args.key, row, h),
+                  rows_of<const T>(args.value, row, h),
+                  Parts::begin(next_length, next.index + 1) - next_first, width);
       bias.start_head(h);
-      const int64_t end = min64(length, (part.index + 1) * kQueriesPerTask);
-      for (int64_t q = part.index * kQueriesPerTask; q < end; q += kGroup)
-        attend(form, head, length, q, min64(kGroup, end - q), width, bias, workspace);
+      const int64_t end = Parts::begin(length, part.index + 1);
+      for (int64_t q = Parts::begin(length, part.index); q < end; q += kGroup)
+        attend(form, head, length, q, min64(kGroup, end - q), width, bias, ahead, workspace);
       bias.end_head();
     }
   });

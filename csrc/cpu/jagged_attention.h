@@ -244,16 +244,12 @@ inline Rows<const float> widen(Rows<const bf16> rows, int64_t count, int64_t wid
 // ---- what is not finite: a hidden pair has the weight zero, and zero times infinity is NaN. So infinities
 // and NaN are left out of the products that hold hidden pairs, and added for the pairs that are not.
 
-// NaN or zero: zero unless something is not finite.
-inline bool all_finite(Rows<const float> rows, int64_t count, int64_t width) {
-  vf zeros[4] = {splat(0), splat(0), splat(0), splat(0)};
-  const int64_t full = width / kLanes * kLanes;
-  for (int64_t i = 0; i < count; ++i) {
-    const float* row = rows.data + i * rows.step;
-    for (int64_t d = 0; d < full; d += kLanes) zeros[i % 4] += load(row + d) * splat(0);
-    if (full < width) zeros[i % 4] += load_some(row + full, width - full) * splat(0);
-  }
-  return sum(zeros[0] + zeros[1] + (zeros[2] + zeros[3])) == 0;
+inline bool all_finite(Rows<const float> rows, int64_t begin, int64_t end, int64_t width) {
+  vf zeros = splat(0);  // zero unless something is not finite
+  for (int64_t i = begin; i < end; ++i)
+    for (int64_t d = 0; d < width; d += kLanes)
+      zeros = fma(load_some(rows.data + i * rows.step + d, width - d), splat(0), zeros);
+  return sum(zeros) == 0;
 }
 
 inline bool is_finite(float x) { return x - x == 0; }
@@ -261,7 +257,8 @@ inline bool is_finite(float x) { return x - x == 0; }
 // Where a key or value that not every query sees is not finite, turns `rows` to a copy in `clean` without
 // what is not (or cleans them in place, if they lie there already), and says so.
 inline bool leave_out_infinite_keys(const Tile& tile, Rows<const float>& rows, int64_t width, float* clean) {
-  if (all_finite(rows, tile.keys(), width)) return false;
+  const int64_t seen = tile.all_begin[tile.panels() - 1], seen_end = max64(seen, tile.all_end[0]);
+  if (all_finite(rows, 0, seen, width) && all_finite(rows, seen_end, tile.keys(), width)) return false;
   for (int64_t k = 0; k < tile.keys(); ++k)
     for (int64_t d = 0; d < width; ++d) {
       const float x = rows.data[k * rows.step + d];
@@ -334,6 +331,35 @@ inline void for_each_task(int64_t parts, int64_t heads, Body&& body) {
       body(task / heads, task % heads, task % heads + 1, thread);
     });
 }
+
+// Rows that a thread is to need next, asked for a few at a time while it computes: rows of one head lie
+// apart, which the processor does not foresee.
+struct Ahead {
+  const char* rows[3];
+  int64_t step[3], bytes, left;
+
+  template <typename T>
+  Ahead(Rows<const T> a, Rows<const T> b, Rows<const T> c, int64_t count, int64_t width)
+      : rows{reinterpret_cast<const char*>(a.data), reinterpret_cast<const char*>(b.data),
+             reinterpret_cast<const char*>(c.data)},
+        step{a.step * size(a), b.step * size(b), c.step * size(c)},
+        bytes(width * size(a)),
+        left(count) {}
+
+  void fetch(int64_t count) {
+    for (; count > 0 && left > 0; --count, --left)
+      for (int i = 0; i < 3; ++i) {
+        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows[i] + at, 0, 2);
+        rows[i] += step[i];
+      }
+  }
+
+ private:
+  template <typename T>
+  static int64_t size(Rows<const T>) {
+    return sizeof(T);
+  }
+};
 
 // Hands out consecutive pieces of scratch, each aligned to 64 bytes.
 struct Arena {

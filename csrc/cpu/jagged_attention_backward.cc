@@ -165,7 +165,7 @@ bool leave_out_infinite_queries(int64_t count, int64_t width, float* packed) {
   const int64_t padded = round_up(width, kPanel);
   bool finite = true;
   for (int64_t d = 0; d < padded; d += kPanel)
-    finite &= all_finite({packed + d * kGroup, kPanel}, count, kPanel);
+    finite &= all_finite({packed + d * kGroup, kPanel}, 0, count, kPanel);
   if (finite) return false;
   for (int64_t i = 0; i < kGroup * padded; ++i) packed[i] = is_finite(packed[i]) ? packed[i] : 0;
   return true;

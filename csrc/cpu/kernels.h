@@ -38,7 +38,9 @@
   X(graph_max, GraphMaxArgs)                                \
   X(graph_max_backward, GraphMaxBackwardArgs)               \
   X(pack_item_codes, PackItemCodesArgs)                     \
-  X(item_sampled_loss, ItemSampledLossArgs)
+  X(item_sampled_loss, ItemSampledLossArgs)                 \
+  X(graph_attention_forward, GraphAttentionForwardArgs)     \
+  X(graph_attention_backward, GraphAttentionBackwardArgs)
 
 namespace chronorec {
 

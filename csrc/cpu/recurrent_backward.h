@@ -118,9 +118,8 @@ class BackwardGroup {
   }
 
   void add_outer(const float* left, int64_t stride, int64_t size, const float* grads, float* sum) {
-    const Product<float> p = {left, 1, stride, grads, kPanel, kBlock, size, 0, room_.count};
-    add_panels<B::kWide, kSlice>(
-        p, 0, [=](int64_t row, int64_t column) { return sum + row * B::kWide * kPanel + column; });
+    const OuterProducts<kBlock> p = {left, stride, grads, size, room_.count};
+    add_panels<B::kWide>(p, 0, Target<Adjacent>{sum, B::kWide * kPanel});
   }
 
   // Gradients of the sums of row i's event at step t, and what its outer products need.
@@ -186,11 +185,11 @@ class BackwardGroup {
     for (int64_t i = 0; i < active * wide; ++i) room_.values[i] = 0;
     for (int64_t i = 0; i < active; ++i)
       load_row(static_cast<const T*>(nullptr), b_.hidden, room_.through + i * b_.state_stride);
-    add_product(product(room_.gates, b_.gate_stride, b_.scratch.weight_ih, active, b_.input, depth),
+    add_product(times_panels(room_.gates, b_.gate_stride, b_.scratch.weight_ih, active, depth), wide / kPanel,
                 room_.values, wide);
-    add_product(product(room_.gates + Cell::kStateSlot * b_.padded, b_.gate_stride, b_.scratch.weight_hh,
-                        active, b_.padded, depth),
-                room_.through, b_.state_stride);
+    add_product(times_panels(room_.gates + Cell::kStateSlot * b_.padded, b_.gate_stride, b_.scratch.weight_hh,
+                             active, depth),
+                b_.padded / kPanel, room_.through, b_.state_stride);
     for (int64_t i = 0; i < active; ++i)
       store_row(room_.values + i * wide, b_.input, args.grad_values.as<T>() + tile.event(i, t) * b_.input);
   }

@@ -70,11 +70,10 @@ void project(const Layer<Cell>& layer, int64_t rows, int64_t stride, float* sums
       const auto [first, count] = values(i);
       float* target = sums + i * layer.sum_stride + panel * L::kSlots * kPanel;
       for (int64_t k = 0; k < count; ++k)
-        for (int64_t j = 0; j < L::kSlots * kPanel; j += kLanes)
+        for (int64_t j = L::kGates * kPanel; j < L::kSlots * kPanel; j += kLanes)
           store(target + k * step_size + j, load(bias + j));
-      const auto p = product(first, stride, layer.weight_ih, count, 0, layer.input);
-      add_panels<L::kGates>(p, panel * L::kGates,
-                            [&](int64_t k, int64_t column) { return target + k * step_size + column; });
+      const auto p = times_panels(first, stride, layer.weight_ih, count, layer.input);
+      add_panels<L::kGates>(p, panel * L::kGates, Target<Adjacent>(target, step_size, bias));
     }
   }
 }
@@ -118,6 +117,15 @@ inline void prefetch_results(const StepRows<T>& step, int64_t panel, int64_t uni
   }
 }
 
+// The slots that the state feeds, of one panel of units after the other.
+template <typename Cell>
+struct StateSlots {
+  static constexpr int64_t at(int64_t column) {
+    constexpr int64_t kGates = Cell::kKind.gates, kSkipped = Cell::kKind.slots - kGates;
+    return (column / (kGates * kPanel) * kSkipped + Cell::kStateSlot) * kPanel + column;
+  }
+};
+
 // Panels [panel, panel + Units) of units.
 template <int Units, typename Cell, typename T>
 void step_panels(const Layer<Cell>& layer, const StepRows<T>& step, int64_t panel) {
@@ -125,11 +133,8 @@ void step_panels(const Layer<Cell>& layer, const StepRows<T>& step, int64_t pane
   constexpr int kGates = L::kGates;
   prefetch_results<Cell>(step, panel, Units);
   float* sums = step.sums + panel * L::kSlots * kPanel;
-  const auto p = product(step.operand, layer.state_stride, layer.weight_hh, step.rows, 0, layer.hidden);
-  add_panels<kGates * Units>(p, panel * kGates, [&](int64_t row, int64_t column) {
-    const int64_t unit = column / (kGates * kPanel);
-    return sums + row * layer.sum_stride + (unit * (L::kSlots - kGates) + Cell::kStateSlot) * kPanel + column;
-  });
+  const auto p = times_panels(step.operand, layer.state_stride, layer.weight_hh, step.rows, layer.hidden);
+  add_panels<kGates * Units>(p, panel * kGates, Target<StateSlots<Cell>>{sums, layer.sum_stride});
   for (int64_t row = 0; row < step.rows; ++row)
     for (int unit = 0; unit < Units; ++unit)
       for (int v = 0; v < kPanel; v += kLanes)
@@ -171,7 +176,7 @@ class ForwardTile {
  public:
   ForwardTile(const RecurrentForwardArgs& args, const Layer<Cell>& layer, const SequenceTile& tile,
               const ForwardRoom& room)
-      : args_(args), layer_(layer), tile_(tile), room_(room), chunk_(chunk_steps(layer.padded)) {}
+      : args_(args), layer_(layer), tile_(tile), room_(room), chunk_(chunk_steps(Cell::kKind)) {}
 
   void run() {
     start();
@@ -251,7 +256,7 @@ void recurrent_forward(const RecurrentForwardArgs& args) {
   const int64_t hidden = args.output.shape[1], sequences = args.final_state.shape[0];
   const int64_t* offsets = args.offsets.as<const int64_t>();
   const Layer<Cell> layer(args, hidden);
-  const int64_t chunk = chunk_steps(layer.padded);
+  const int64_t chunk = chunk_steps(Cell::kKind);
   const ForwardScratch scratch(args.scratch.data, Cell::kKind, sequences, args.values.shape[0], hidden,
                                chunk);
   sort_by_length(offsets, sequences, scratch.starts, scratch.order);

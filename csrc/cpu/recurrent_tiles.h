@@ -44,8 +44,9 @@ inline int64_t count_tiles(int64_t sequences) {
 // A long sequence is one task: it listens for Ctrl-C on its way.
 constexpr int64_t kStepsPerPoll = 1024;
 
-// Steps whose input projection is computed ahead, so that it is one larger product but stays in the cache.
-inline int64_t chunk_steps(int64_t padded) { return padded <= 64 ? 32 : padded <= 128 ? 16 : 8; }
+// Steps whose input projection is computed ahead, so that it fills blocks of registers but stays in the
+// cache.
+inline int64_t chunk_steps(const RecurrentKind& kind) { return kind.gates == 4 ? 12 : 8; }
 
 // Events whose outer products are summed in one go: bounds the rounding error, stays in the cache.
 constexpr int64_t kSlice = 128;

@@ -34,7 +34,7 @@ void expect_ascending(const TensorView& boundaries, const char* name) {
                 [&] { return std::to_string(at[i]) + " at position " + std::to_string(i); });
 }
 
-// A table of at least `least` columns, one row per head.
+// One row per head.
 void expect_table(const TensorView& table, const char* name, int64_t heads, int64_t columns) {
   expect(table, name, DType::f32, {heads, columns});
   expect_that(table.shape[1] > 0, name, "at least one column", "none");

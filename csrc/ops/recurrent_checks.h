@@ -43,7 +43,7 @@ inline void run_pack(const RecurrentPackArgs& args, const RecurrentKind& kind,
 
 inline int64_t forward_scratch(const RecurrentKind& kind, int64_t sequences, int64_t events, int64_t hidden) {
   expect_sizes({{"sequences", sequences}, {"events", events}, {"hidden_size", hidden}});
-  return ForwardScratch(nullptr, kind, sequences, events, hidden, chunk_steps(padded_units(hidden))).bytes;
+  return ForwardScratch(nullptr, kind, sequences, events, hidden, chunk_steps(kind)).bytes;
 }
 
 inline int64_t step_scratch(const RecurrentKind& kind, int64_t hidden) {

@@ -397,3 +397,40 @@ def item_sampled_loss(
 def item_sampled_loss_scratch(
     rows: int, items: int, negatives: int, targets: int, depth: int, scatters: bool, /
 ) -> int: ...
+def graph_attention_forward(
+    features: Array,
+    source_score: Array,
+    destination_score: Array,
+    edge_score: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    negative_slope: float,
+    output: Array,
+    softmax: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_attention_scratch(rows: int, edges: int, heads: int, width: int, /) -> int: ...
+def graph_attention_backward(
+    grad_output: Array,
+    features: Array,
+    source_score: Array,
+    destination_score: Array,
+    edge_score: Array | None,
+    offsets: Array,
+    transposed_offsets: Array,
+    rows: Array,
+    edges: Array,
+    negative_slope: float,
+    output: Array,
+    softmax: Array,
+    grad_features: Array,
+    grad_source_score: Array,
+    grad_destination_score: Array,
+    grad_edge_score: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_attention_backward_scratch(
+    rows: int, neighbours: int, edges: int, heads: int, width: int, /
+) -> int: ...

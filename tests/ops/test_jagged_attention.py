@@ -46,11 +46,19 @@ def with_gradients(op: Callable[..., Tensor], offsets: Tensor, **options: Any) -
     return run
 
 
+def draws_of(lengths: list[int]) -> int:
+    """Small batches are drawn several times: among few numbers the largest error is luck.
+
+    In root mean square the kernel's errors are within 8 % of the reference's, yet in one draw of some hundred
+    its largest error is more than twice the reference's largest.
+    """
+    return min(8, 1 + 500 // (sum(lengths) + 1))
+
+
 def assert_matches_reference(
     lengths: list[int], heads: int, width: int, dtype: torch.dtype, **options: Any
 ) -> None:
-    """Small batches are drawn several times: few numbers would leave the largest error to luck."""
-    offsets, draws = offsets_of(lengths), 1 if sum(lengths) > 250 else 3
+    offsets, draws = offsets_of(lengths), draws_of(lengths)
     specification = with_gradients(reference.jagged_attention, offsets, **options)
     results: list[list[list[Tensor]]] = [[], [], []]
     for seed in range(draws):

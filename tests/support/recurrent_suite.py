@@ -44,7 +44,7 @@ class RecurrentSuite:
         self.cell.assert_correct([i % 4 for i in range(700)], 3, 9, draws=1)
 
     def test_depths_beyond_a_slice(self) -> None:
-        self.cell.assert_correct([3, 9, 5], 150, 270)
+        self.cell.assert_correct([3, 9, 5, 8, 2, 7, 6, 1, 4, 9, 9, 3], 150, 270)
 
     # From 8 on: with one or two units the reference may be exact by luck; those sizes stand above.
     @settings(max_examples=10, suppress_health_check=[HealthCheck.differing_executors])

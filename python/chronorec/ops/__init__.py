@@ -6,6 +6,7 @@ from chronorec.ops._graph import make_graph as make_graph
 from chronorec.ops._items import PackedItems as PackedItems
 from chronorec.ops._items import pack_items as pack_items
 from chronorec.ops.graph_aggregate import graph_aggregate as graph_aggregate
+from chronorec.ops.graph_attention import graph_attention as graph_attention
 from chronorec.ops.gru import GruOutput as GruOutput
 from chronorec.ops.gru import PackedGRU as PackedGRU
 from chronorec.ops.gru import gru as gru
