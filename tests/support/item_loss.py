@@ -139,8 +139,9 @@ def sizes_of_terms(problem: Problem, bias_grad: Tensor) -> list[float]:
     """How large, in sum, the terms of the loss and of each gradient are before they cancel.
 
     The loss is a logit less a logit; a gradient is a mean over rows of (probability - share of the targets)
-    times an item or a row, and both weights come to 1 in a row; what they come to in an item is its bias's
-    gradient. What is left of the two cannot be more accurate than one rounding of what went in.
+    times an item or a row, and both weights come to 1 in a row; in an item they come to its bias's gradient
+    and twice what its targets weigh. What is left of the two cannot be more accurate than one rounding of what
+    went in.
     """
 
     def largest(x: Tensor | None) -> float:
@@ -152,7 +153,9 @@ def sizes_of_terms(problem: Problem, bias_grad: Tensor) -> list[float]:
     logit = (largest(problem.hidden @ problem.table.T) + largest(problem.bias)) / problem.temperature
     logit += max(largest(problem.negative_log_q), largest(problem.target_log_q))
     in_row = 2 / max(rows, 1) / problem.temperature
-    in_item = max(in_row, largest(bias_grad))
+    targets = problem.targets[problem.targets >= 0]
+    often = torch.bincount(targets).max().item() if len(targets) else 0
+    in_item = max(in_row, largest(bias_grad) + in_row * often)
     return [2 * logit, in_row * largest(problem.table), in_item * largest(problem.hidden), in_item]
 
 
