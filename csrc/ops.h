@@ -78,16 +78,19 @@ struct ItemTopkArgs {
   int64_t k;                  // K >= 1, may exceed V
   TensorView top_scores;      // float [B, K], descending, ties by ascending item; -inf where no item is left
   TensorView top_items;       // int32 [B, K]; -1 where no item is left
-  TensorView scratch;         // item_topk_scratch(B, V, D, K, whether there are codes)
+  TensorView scratch;         // item_topk_scratch(B, V, D, K, code_bits(codes))
 };
 void item_topk(const ItemTopkArgs& args);
-int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k, bool coded);
+int64_t item_topk_scratch(int64_t queries, int64_t num_items, int64_t depth, int64_t k, int64_t code_bits);
+// 0 without codes.
+CHRONOREC_INLINE int64_t code_bits(const TensorView& codes) { return codes ? 8 * size_of(codes.dtype) : 0; }
 
 // A table in short codes with what bounds their error, for item_topk: the answer is the same, bit by bit, and
 // less memory is read for it. The order of the codes belongs to the instruction-set level.
 struct PackItemCodesArgs {
-  TensorView rows;   // float/bf16 [V, D], rows may be strided; D at most kMostCodedDepth
-  TensorView codes;  // uint8 [ceil(V / 16), ceil(D / 4), 64] for 8 bits, bf16 [ceil(V / 16), D, 16] for 16
+  TensorView rows;  // float/bf16 [V, D], rows may be strided; D at most kMostCodedDepth
+  TensorView
+      codes;  // uint8 [ceil(V / 16), ceil(D / 4), 64] for 8 bits, bf16 [ceil(V / 16), ceil(D / 2), 32] for 16
   TensorView facts;  // bf16 [ceil(V / 16), 3, 16]
 };
 void pack_item_codes(const PackItemCodesArgs& args);
@@ -99,11 +102,7 @@ struct ItemRankArgs {
   TensorView queries;  // as in ItemTopkArgs, down to allow
   TensorView table;
   int64_t num_items;
-  TensorView bias;
-  TensorView adjust_offsets;
-  TensorView adjust_items;
-  TensorView adjust_values;
-  TensorView allow;
+  TensorView bias, adjust_offsets, adjust_items, adjust_values, allow;
   TensorView targets;         // int32/int64 [M], in [0, V)
   TensorView target_offsets;  // int64 [B + 1], or none: M = B, one target per query
   TensorView greater;         // int64 [M]
@@ -118,11 +117,7 @@ struct ItemScoreArgs {
   TensorView queries;  // as in ItemTopkArgs, down to allow
   TensorView table;    // or its rows themselves: float/bf16 [V, D], rows may be strided
   int64_t num_items;
-  TensorView bias;
-  TensorView adjust_offsets;
-  TensorView adjust_items;
-  TensorView adjust_values;
-  TensorView allow;
+  TensorView bias, adjust_offsets, adjust_items, adjust_values, allow;
   TensorView list_items;    // int32/int64 [M], in [0, V)
   TensorView list_offsets;  // int64 [B + 1], or none: M = B, one item per query
   TensorView scores;        // float [M]
@@ -243,61 +238,99 @@ void item_cross_entropy(const ItemCrossEntropyArgs& args);
 int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, int64_t depth, bool sampled,
                                    bool rounded, bool hidden_grad, bool table_grad, bool bias_grad,
                                    bool smoothed);
-// ---- gru: one GRU layer over jagged sequences; gates in the order r, z, n -------------------------------
-//   r = sigmoid(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h + b_hn)),
-//   h' = n + z (h - n)
-// P = round_up(H, 16). A weight [3H, K] is packed gate by gate: pack_panels of each [H, K] third, so that
-// the three gates of a unit stand in the same lane. The state is carried in fp32 whatever the dtype.
-struct GruForwardArgs {
-  TensorView values;         // float/bf16 [N, I], rows may be strided
-  TensorView offsets;        // int64 [B + 1]
-  TensorView weight_ih;      // float [3, P / 16, I, 16], packed gate by gate
-  TensorView weight_hh;      // float [3, P / 16, H, 16], packed gate by gate
-  TensorView bias_ih;        // float [3H] or none
-  TensorView bias_hh;        // float [3H] or none
-  TensorView initial_state;  // float/bf16 [B, H], rows may be strided, or none: zeros
-  TensorView output;         // float/bf16 [N, H]
-  TensorView final_state;    // float/bf16 [B, H]: the initial state where a sequence is empty
-  TensorView gates;          // float [N, 4, P] or none: r, z, n, W_hn h + b_hn, for gru_backward
+// ---- gru, lstm, rnn: one recurrent layer over jagged sequences, in the formulas of torch.nn ---------------
+//   gru   r = sigmoid(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h +
+//   b_hn)),
+//         h' = n + z (h - n); blocks of H rows in a weight: r, z, n
+//   lstm  c' = f c + i g, h' = o tanh(c'); i, f, o by sigmoid, g by tanh; blocks i, f, g, o
+//   rnn   h' = tanh(W_i x + b_i + W_h h + b_h), or max(0, .)
+// P = round_up(H, 16). G blocks of a weight, S slots of a sum, K arrays saved: gru 3, 4, 4; lstm 4, 4, 5; rnn
+// 1, 1, 1 (RecurrentKind in cpu/recurrent_tiles.h). The state is carried in fp32 whatever the dtype. What has
+// to do with a cell is none but for lstm. recurrent_mask multiplies the state before weight_hh does, at every
+// step of a sequence; zoneout_mask m blends each new state h' with the one before it, h: m h + (1 - m) h'
+// (cells likewise). In reverse a sequence runs from its last event to its first.
+struct RecurrentPackArgs {
+  TensorView weight_ih;         // float/bf16 [G H, I], rows may be strided
+  TensorView weight_hh;         // float/bf16 [G H, H], rows may be strided
+  TensorView bias_ih, bias_hh;  // float/bf16 [G H] or none
+  TensorView packed_ih;         // float [P / 16, G, I, 16]
+  TensorView packed_hh;         // float [P / 16, G, H, 16]
+  TensorView packed_bias;       // float [P / 16, S, 16]
+};
+void gru_pack(const RecurrentPackArgs& args);
+void lstm_pack(const RecurrentPackArgs& args);
+void rnn_pack(const RecurrentPackArgs& args);
+
+struct RecurrentForwardArgs {
+  TensorView values;          // float/bf16 [N, I], rows may be strided
+  TensorView offsets;         // int64 [B + 1]
+  TensorView weight_ih;       // float, packed_ih of RecurrentPackArgs
+  TensorView weight_hh;       // float, packed_hh
+  TensorView bias;            // float, packed_bias
+  TensorView initial_state;   // float/bf16 [B, H], rows may be strided, or none: zeros
+  TensorView initial_cell;    // likewise
+  TensorView recurrent_mask;  // float/bf16 [B, H], rows may be strided, or none
+  TensorView zoneout_mask;    // float/bf16 [N, H], rows may be strided, or none
+  bool reverse;
+  TensorView output;       // float/bf16 [N, H]
+  TensorView final_state;  // float/bf16 [B, H]: the initial state where a sequence is empty
+  TensorView final_cell;   // likewise
+  TensorView saved;        // float [N, P / 16, K, 16] or none: for backward
   TensorView scratch;
 };
-void gru_forward(const GruForwardArgs& args);
+void gru_forward(const RecurrentForwardArgs& args);
+void lstm_forward(const RecurrentForwardArgs& args);
+void rnn_tanh_forward(const RecurrentForwardArgs& args);
+void rnn_relu_forward(const RecurrentForwardArgs& args);
 int64_t gru_forward_scratch(int64_t sequences, int64_t events, int64_t hidden_size);
+int64_t lstm_forward_scratch(int64_t sequences, int64_t events, int64_t hidden_size);
+int64_t rnn_forward_scratch(int64_t sequences, int64_t events, int64_t hidden_size);
 
-// One step of B independent sequences; bitwise what gru_forward gives for a sequence of length one.
-struct GruStepArgs {
-  TensorView values;     // float/bf16 [B, I], rows may be strided
-  TensorView state;      // float/bf16 [B, H], rows may be strided
-  TensorView weight_ih;  // as in GruForwardArgs
-  TensorView weight_hh;  // as in GruForwardArgs
-  TensorView bias_ih;    // float [3H] or none
-  TensorView bias_hh;    // float [3H] or none
-  TensorView new_state;  // float/bf16 [B, H]
+// One step of B independent sequences; bitwise what forward gives for a sequence of length one.
+struct RecurrentStepArgs {
+  TensorView values;                      // float/bf16 [B, I], rows may be strided
+  TensorView state;                       // float/bf16 [B, H], rows may be strided
+  TensorView cell;                        // likewise
+  TensorView weight_ih, weight_hh, bias;  // as in RecurrentForwardArgs
+  TensorView new_state;                   // float/bf16 [B, H]
+  TensorView new_cell;                    // likewise
   TensorView scratch;
 };
-void gru_step(const GruStepArgs& args);
+void gru_step(const RecurrentStepArgs& args);
+void lstm_step(const RecurrentStepArgs& args);
+void rnn_tanh_step(const RecurrentStepArgs& args);
+void rnn_relu_step(const RecurrentStepArgs& args);
 int64_t gru_step_scratch(int64_t hidden_size);
+int64_t lstm_step_scratch(int64_t hidden_size);
+int64_t rnn_step_scratch(int64_t hidden_size);
 
-struct GruBackwardArgs {
-  TensorView grad_output;         // float/bf16 [N, H], rows may be strided
-  TensorView grad_final_state;    // float/bf16 [B, H], rows may be strided
-  TensorView values;              // float/bf16 [N, I], rows may be strided
-  TensorView offsets;             // int64 [B + 1]
-  TensorView weight_ih;           // float/bf16 [3H, I], rows may be strided
-  TensorView weight_hh;           // float/bf16 [3H, H], rows may be strided
-  TensorView initial_state;       // float/bf16 [B, H], rows may be strided, or none: zeros
-  TensorView output;              // float/bf16 [N, H] of gru_forward
-  TensorView gates;               // float [N, 4, P] of gru_forward
-  TensorView grad_values;         // float/bf16 [N, I]
-  TensorView grad_weight_ih;      // float/bf16 [3H, I]
-  TensorView grad_weight_hh;      // float/bf16 [3H, H]
-  TensorView grad_bias_ih;        // float/bf16 [3H] or none: not wanted
-  TensorView grad_bias_hh;        // float/bf16 [3H] or none: not wanted
-  TensorView grad_initial_state;  // float/bf16 [B, H] or none: not wanted
+struct RecurrentBackwardArgs {
+  TensorView grad_output;       // float/bf16 [N, H], rows may be strided, or none: zeros
+  TensorView grad_final_state;  // float/bf16 [B, H], rows may be strided, or none: zeros
+  TensorView grad_final_cell;   // likewise
+  TensorView values;            // float/bf16 [N, I], rows may be strided
+  TensorView offsets;           // int64 [B + 1]
+  TensorView weight_ih;         // float/bf16 [G H, I], rows may be strided
+  TensorView weight_hh;         // float/bf16 [G H, H], rows may be strided
+  TensorView initial_state, initial_cell, recurrent_mask, zoneout_mask;  // as in RecurrentForwardArgs
+  bool reverse;
+  TensorView output;                      // float/bf16 [N, H] of forward
+  TensorView saved;                       // float [N, P / 16, K, 16] of forward
+  TensorView grad_values;                 // float/bf16 [N, I]
+  TensorView grad_weight_ih;              // float/bf16 [G H, I]
+  TensorView grad_weight_hh;              // float/bf16 [G H, H]
+  TensorView grad_bias_ih, grad_bias_hh;  // float/bf16 [G H] or none: not wanted
+  TensorView grad_initial_state;          // float/bf16 [B, H] or none: not wanted
+  TensorView grad_initial_cell;           // likewise
   TensorView scratch;
 };
-void gru_backward(const GruBackwardArgs& args);
+void gru_backward(const RecurrentBackwardArgs& args);
+void lstm_backward(const RecurrentBackwardArgs& args);
+void rnn_tanh_backward(const RecurrentBackwardArgs& args);
+void rnn_relu_backward(const RecurrentBackwardArgs& args);
 int64_t gru_backward_scratch(int64_t sequences, int64_t events, int64_t input_size, int64_t hidden_size);
+int64_t lstm_backward_scratch(int64_t sequences, int64_t events, int64_t input_size, int64_t hidden_size);
+int64_t rnn_backward_scratch(int64_t sequences, int64_t events, int64_t input_size, int64_t hidden_size);
 
 // ---- graph: a CSR matrix of R rows over V neighbours; row r has the edges offsets[r] .. offsets[r + 1]
 // ----- Neighbours and edges are ids of one dtype; with int32 E is below 2^31. The transpose of a matrix
@@ -373,5 +406,78 @@ struct GraphMaxBackwardArgs {
   TensorView scratch;        // graph_scratch(V, E, D)
 };
 void graph_max_backward(const GraphMaxBackwardArgs& args);
+
+// ---- item_sampled_loss: losses over negatives of each row's own, weighted mean over the rows that have a
+// target ---- Logits, targets, rows that count and gradients as in item_cross_entropy. A negative that is one
+// of the row's targets does not compete. With s the logit of a target and x those of the K' negatives left,
+// the loss of a row is the mean over its targets of
+//   softmax: log(1 + exp(logsumexp(x) - s)), both less log_q
+//   gbce:    (-exponent log sigmoid(s) - sum log(1 - sigmoid(x))) / (K' + 1)
+//   bpr:     mean of -log sigmoid(s - x), 0 where none is left
+enum class SampledLossKind : int64_t { softmax = 0, gbce = 1, bpr = 2 };
+
+struct ItemSampledLossArgs {
+  TensorView hidden;          // float/bf16 [N, D], rows may be strided; N below 2^31
+  TensorView table;           // float/bf16 [V, D], rows may be strided; V below 2^31
+  TensorView targets;         // int64 [M]
+  TensorView target_offsets;  // int64 [N + 1], or none: M = N, one target per row
+  TensorView bias;            // float/bf16 [V] or none
+  TensorView negatives;       // int64 [N, K], rows may be strided (stride 0: all rows share them)
+  TensorView negative_log_q;  // float [N, K], likewise, or none; softmax alone
+  TensorView target_log_q;    // float [M] or none; softmax alone
+  TensorView weights;         // float [N], finite, not negative, or none: all 1
+  double temperature;         // above 0
+  int64_t kind;               // SampledLossKind
+  double exponent;            // of gbce
+  TensorView loss;            // float [1]
+  TensorView hidden_grad;     // float/bf16 [N, D] or none
+  TensorView table_grad;      // float/bf16 [V, D] or none
+  TensorView bias_grad;       // float/bf16 [V] or none
+  TensorView scratch;         // item_sampled_loss_scratch(N, V, K, M, D, table_grad or bias_grad)
+};
+void item_sampled_loss(const ItemSampledLossArgs& args);
+int64_t item_sampled_loss_scratch(int64_t rows, int64_t items, int64_t negatives, int64_t targets,
+                                  int64_t depth, bool scatters);
+
+// ---- graph_attention: row r gathers the features of its neighbours, weighted by a softmax per head --------
+// For the edge e from neighbour n: s_e = leaky_relu(source_score[n] + destination_score[r] + edge_score[e]),
+// output[r] = sum_e softmax_e(s_e) features[n]. Zeros where there is no edge, or none of finite score.
+struct GraphAttentionForwardArgs {
+  TensorView features;           // float/bf16 [V, A, D], rows may be strided
+  TensorView source_score;       // float [V, A]
+  TensorView destination_score;  // float [R, A]
+  TensorView edge_score;         // float [E, A] or none
+  TensorView offsets;            // int64 [R + 1]
+  TensorView neighbours;         // int32/int64 [E], in [0, V)
+  double negative_slope;
+  TensorView output;   // float/bf16 [R, A, D]
+  TensorView softmax;  // float [R, 2, A]: what is taken off the scores, one over the sum of exp of the rest
+  TensorView scratch;  // graph_attention_scratch(R, E, A, D)
+};
+void graph_attention_forward(const GraphAttentionForwardArgs& args);
+int64_t graph_attention_scratch(int64_t rows, int64_t edges, int64_t heads, int64_t width);
+
+struct GraphAttentionBackwardArgs {
+  TensorView grad_output;  // float/bf16 [R, A, D], rows may be strided
+  TensorView features;     // as in forward, down to edge_score
+  TensorView source_score;
+  TensorView destination_score;
+  TensorView edge_score;
+  TensorView offsets;             // int64 [R + 1]
+  TensorView transposed_offsets;  // int64 [V + 1], with rows and edges of graph_transpose
+  TensorView rows;
+  TensorView edges;
+  double negative_slope;
+  TensorView output;                  // of forward
+  TensorView softmax;                 // of forward
+  TensorView grad_features;           // float/bf16 [V, A, D]
+  TensorView grad_source_score;       // float [V, A]
+  TensorView grad_destination_score;  // float [R, A]
+  TensorView grad_edge_score;         // float [E, A]
+  TensorView scratch;                 // graph_attention_backward_scratch(R, V, E, A, D)
+};
+void graph_attention_backward(const GraphAttentionBackwardArgs& args);
+int64_t graph_attention_backward_scratch(int64_t rows, int64_t neighbours, int64_t edges, int64_t heads,
+                                         int64_t width);
 
 }  // namespace chronorec

@@ -1,9 +1,10 @@
-"""Softmax loss over the item table against the same loss in torch, which stores the logits."""
+"""Losses over the item table against the same losses in torch, which store the logits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from benchmarks.harness import Case
 from chronorec.ops import item_cross_entropy
+from chronorec.ops.reference.item_cross_entropy import gbce_exponent
 
 ROWS, DEPTH = 4096, 64
 Providers = dict[str, Callable[[], object]]
+Loss = Literal["softmax", "gbce", "bpr"]
 
 
 def _learning(loss: Callable[..., Tensor], *leaves: Tensor) -> Callable[[], object]:
@@ -36,6 +39,20 @@ def _draw(items: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tenso
     return hidden, table, torch.zeros(items, dtype=dtype), targets
 
 
+def _providers(
+    mode: str, dtype: torch.dtype, ours: Callable[..., Tensor], rival: Callable[..., Tensor], *leaves: Tensor
+) -> Providers:
+    """Ours and torch in the case's dtype; torch in float32 as well, since that is what bfloat16 replaces."""
+
+    def work(loss: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> Callable[[], object]:
+        return partial(loss, *leaves) if mode == "forward" else _learning(loss, *leaves)
+
+    providers = {"chronorec": work(ours, leaves), "torch": work(rival, leaves)}
+    if dtype != torch.float32:
+        providers["torch float32"] = work(rival, tuple(x.float() for x in leaves))
+    return providers
+
+
 def full(items: int, dtype: torch.dtype, mode: str) -> Providers:
     hidden, table, bias, targets = _draw(items, dtype)
 
@@ -45,37 +62,61 @@ def full(items: int, dtype: torch.dtype, mode: str) -> Providers:
     def torch_loss(hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
         return F.cross_entropy(F.linear(hidden, table, bias), targets)
 
-    losses = {"chronorec": ours, "torch": torch_loss}
-    if mode == "forward":
-        return {name: partial(loss, hidden, table, bias) for name, loss in losses.items()}
-    return {name: _learning(loss, hidden, table, bias) for name, loss in losses.items()}
+    return _providers(mode, dtype, ours, torch_loss, hidden, table, bias)
 
 
-def sampled(items: int, negatives: int, dtype: torch.dtype) -> Providers:
+def sampled(items: int, negatives: int, dtype: torch.dtype, loss: Loss, shared: bool) -> Providers:
+    """Forward and backward over negatives that are shared, or each row's own."""
     hidden, table, _, targets = _draw(items, dtype)
     generator = torch.Generator().manual_seed(1)
-    drawn = torch.randint(0, items, (negatives,), generator=generator)
-    negative_log_q = torch.randn(negatives, generator=generator)
-    target_log_q = torch.randn(ROWS, generator=generator)
+    shape = (negatives,) if shared else (ROWS, negatives)
+    drawn = torch.randint(0, items, shape, generator=generator)
+    negative_log_q = target_log_q = None
+    if loss == "softmax":
+        negative_log_q = torch.randn(shape, generator=generator)
+        target_log_q = torch.randn(ROWS, generator=generator)
+    exponent = gbce_exponent(negatives, items, 0.75)
 
     def ours(hidden: Tensor, table: Tensor) -> Tensor:
         return item_cross_entropy(
             hidden,
             table,
             targets,
+            loss=loss,
             negatives=drawn,
             negative_log_q=negative_log_q,
             target_log_q=target_log_q,
         )
 
     def torch_loss(hidden: Tensor, table: Tensor) -> Tensor:
-        rivals = (hidden @ F.embedding(drawn, table).T).float() - negative_log_q
-        rivals = rivals.masked_fill(drawn == targets[:, None], -torch.inf)
-        right = (hidden * F.embedding(targets, table)).sum(1).float() - target_log_q
-        logits = torch.cat([right[:, None], rivals], 1)
+        rows = F.embedding(drawn, table)
+        rivals = (hidden @ rows.T if shared else (rows @ hidden[:, :, None])[:, :, 0]).float()
+        right = (hidden * F.embedding(targets, table)).sum(1).float()
+        hit = drawn == targets[:, None]
+        if loss == "bpr":
+            pairs = F.softplus(rivals - right[:, None]).masked_fill(hit, 0).sum(1)
+            return (pairs / (~hit).sum(1).clamp(min=1)).mean()
+        if loss == "gbce":
+            wrong = F.softplus(rivals).masked_fill(hit, 0).sum(1)
+            return ((exponent * F.softplus(-right) + wrong) / ((~hit).sum(1) + 1)).mean()
+        assert negative_log_q is not None
+        assert target_log_q is not None
+        rivals = (rivals - negative_log_q).masked_fill(hit, -torch.inf)
+        logits = torch.cat([(right - target_log_q)[:, None], rivals], 1)
         return F.cross_entropy(logits, torch.zeros_like(targets))
 
-    return {"chronorec": _learning(ours, hidden, table), "torch": _learning(torch_loss, hidden, table)}
+    return _providers("forward+backward", dtype, ours, torch_loss, hidden, table)
+
+
+# losses over negatives: loss, negatives per row, shared
+SAMPLED: list[tuple[Loss, int, bool]] = [
+    ("softmax", 1024, True),
+    ("softmax", 256, False),
+    ("gbce", 256, False),
+    ("bpr", 1, False),
+    ("bpr", 64, False),
+    ("gbce", 256, True),
+]
 
 
 def _cases() -> list[Case]:
@@ -95,17 +136,19 @@ def _cases() -> list[Case]:
                         setup=partial(full, items, dtype, mode),
                     )
                 )
-        cases.append(
-            Case(
-                op="item_cross_entropy",
-                name=f"sampled N{ROWS} V70000 K1024 D{DEPTH}",
-                mode="forward+backward",
-                dtype=name,
-                work=6.0 * ROWS * 1024 * DEPTH,
-                unit="GF/s",
-                setup=partial(sampled, 70_000, 1024, dtype),
+        for loss, negatives, shared in SAMPLED:
+            whose = "shared" if shared else "per row"
+            cases.append(
+                Case(
+                    op="item_cross_entropy",
+                    name=f"{loss} N{ROWS} V70000 K{negatives} {whose} D{DEPTH}",
+                    mode="forward+backward",
+                    dtype=name,
+                    work=6.0 * ROWS * (negatives + 1) * DEPTH,
+                    unit="GF/s",
+                    setup=partial(sampled, 70_000, negatives, dtype, loss, shared),
+                )
             )
-        )
     return cases
 
 

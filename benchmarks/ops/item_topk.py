@@ -78,7 +78,7 @@ def one_request(items: int, k: int) -> Providers:
     packed = np.empty((-(-items // 16), DEPTH, 16), np.float32)
     _core.pack_panels(table, packed)
     scores, best = np.empty((1, k), np.float32), np.empty((1, k), np.int32)
-    scratch = np.empty(_core.item_topk_scratch(1, items, DEPTH, k, False) + 64, np.uint8)
+    scratch = np.empty(_core.item_topk_scratch(1, items, DEPTH, k, 0) + 64, np.uint8)
     scratch = scratch[-scratch.ctypes.data % 64 :]
     nones = (None,) * 7
 

@@ -12,6 +12,19 @@
 
 namespace chronorec {
 
+// The errors of check.h as TypeError and ValueError; for each module once.
+inline void register_errors() {
+  py::register_local_exception_translator([](std::exception_ptr raised) {
+    try {
+      if (raised) std::rethrow_exception(raised);
+    } catch (const DTypeError& error) {
+      PyErr_SetString(PyExc_TypeError, error.what());
+    } catch (const ShapeError& error) {
+      PyErr_SetString(PyExc_ValueError, error.what());
+    }
+  });
+}
+
 // Converts one Python argument to whatever the field it initialises is; an error names the argument.
 struct FromPython {
   const char* function;

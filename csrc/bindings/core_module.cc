@@ -20,18 +20,6 @@ bool signal_pending() {
   return PyErr_CheckSignals() != 0;
 }
 
-void register_errors() {
-  py::register_local_exception_translator([](std::exception_ptr raised) {
-    try {
-      if (raised) std::rethrow_exception(raised);
-    } catch (const DTypeError& error) {
-      PyErr_SetString(PyExc_TypeError, error.what());
-    } catch (const ShapeError& error) {
-      PyErr_SetString(PyExc_ValueError, error.what());
-    }
-  });
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -74,13 +62,31 @@ PYBIND11_MODULE(_core, m) {
   // item_cross_entropy
   define(m, "item_cross_entropy", item_cross_entropy);
   m.def("item_cross_entropy_scratch", &item_cross_entropy_scratch);
-  // gru
+  // gru, lstm, rnn
+  define(m, "gru_pack", gru_pack);
   define(m, "gru_forward", gru_forward);
   define(m, "gru_step", gru_step);
   define(m, "gru_backward", gru_backward);
   m.def("gru_forward_scratch", &gru_forward_scratch);
   m.def("gru_step_scratch", &gru_step_scratch);
   m.def("gru_backward_scratch", &gru_backward_scratch);
+  define(m, "lstm_pack", lstm_pack);
+  define(m, "lstm_forward", lstm_forward);
+  define(m, "lstm_step", lstm_step);
+  define(m, "lstm_backward", lstm_backward);
+  m.def("lstm_forward_scratch", &lstm_forward_scratch);
+  m.def("lstm_step_scratch", &lstm_step_scratch);
+  m.def("lstm_backward_scratch", &lstm_backward_scratch);
+  define(m, "rnn_pack", rnn_pack);
+  define(m, "rnn_tanh_forward", rnn_tanh_forward);
+  define(m, "rnn_relu_forward", rnn_relu_forward);
+  define(m, "rnn_tanh_step", rnn_tanh_step);
+  define(m, "rnn_relu_step", rnn_relu_step);
+  define(m, "rnn_tanh_backward", rnn_tanh_backward);
+  define(m, "rnn_relu_backward", rnn_relu_backward);
+  m.def("rnn_forward_scratch", &rnn_forward_scratch);
+  m.def("rnn_step_scratch", &rnn_step_scratch);
+  m.def("rnn_backward_scratch", &rnn_backward_scratch);
   // graph
   define(m, "graph_transpose", graph_transpose);
   m.def("graph_transpose_scratch", &graph_transpose_scratch);
@@ -91,6 +97,13 @@ PYBIND11_MODULE(_core, m) {
   m.def("graph_scratch", &graph_scratch);
   // item_topk: tables in short codes
   define(m, "pack_item_codes", pack_item_codes);
+  // item_sampled_loss
+  define(m, "item_sampled_loss", item_sampled_loss);
+  m.def("item_sampled_loss_scratch", &item_sampled_loss_scratch);
+  define(m, "graph_attention_forward", graph_attention_forward);
+  define(m, "graph_attention_backward", graph_attention_backward);
+  m.def("graph_attention_scratch", &graph_attention_scratch);
+  m.def("graph_attention_backward_scratch", &graph_attention_backward_scratch);
 }
 
 }  // namespace chronorec

@@ -36,12 +36,17 @@ class Carver {
   int64_t used() const { return used_; }
   bool too_large() const { return used_ >= kLargest; }
 
- private:
+  // Of sizes; -1, which take() refuses, where it overflows.
   static int64_t product(int64_t a, int64_t b) {
     int64_t both;
-    return __builtin_mul_overflow(a, b, &both) ? -1 : both;
+    return a < 0 || b < 0 || __builtin_mul_overflow(a, b, &both) ? -1 : both;
+  }
+  static int64_t sum(int64_t a, int64_t b) {
+    int64_t both;
+    return a < 0 || b < 0 || __builtin_add_overflow(a, b, &both) ? -1 : both;
   }
 
+ private:
   char* base_;
   int64_t used_ = 0;
 };

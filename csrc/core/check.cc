@@ -50,10 +50,13 @@ std::string shape_of(const TensorView& view) {
   return text + "]";
 }
 
-void expect(const TensorView& view, const char* name, DType dtype, std::initializer_list<int64_t> shape) {
+void expect(const TensorView& view, const char* name, DType dtype, std::initializer_list<int64_t> shape,
+            Device device) {
   if (!view)
     shape_error(std::string(name) + ": wanted an array of shape " + shape_text(shape) + ", got None");
-  if (view.device != Device::cpu) throw DTypeError(std::string(name) + ": wanted an array in CPU memory");
+  if (view.device != device)
+    throw DTypeError(std::string(name) + ": wanted an array in " +
+                     (device == Device::cpu ? "CPU memory" : "GPU memory"));
   if (view.dtype != dtype)
     throw DTypeError(std::string(name) + ": wanted " + name_of(dtype) + ", got " + name_of(view.dtype));
   bool same = view.ndim == static_cast<int32_t>(shape.size());
@@ -70,20 +73,20 @@ void expect(const TensorView& view, const char* name, DType dtype, std::initiali
 }
 
 void expect_packed(const TensorView& view, const char* name, DType dtype,
-                   std::initializer_list<int64_t> shape) {
-  expect(view, name, dtype, shape);
+                   std::initializer_list<int64_t> shape, Device device) {
+  expect(view, name, dtype, shape, device);
   if (!is_empty(view) && !is_contiguous(view)) shape_error(std::string(name) + ": wanted a contiguous array");
 }
 
 void expect_output(const TensorView& view, const char* name, DType dtype,
-                   std::initializer_list<int64_t> shape) {
-  expect_packed(view, name, dtype, shape);
+                   std::initializer_list<int64_t> shape, Device device) {
+  expect_packed(view, name, dtype, shape, device);
   if (!view.writable) shape_error(std::string(name) + ": wanted a writable array");
 }
 
-void expect_scratch(const TensorView& view, const char* name, int64_t bytes) {
+void expect_scratch(const TensorView& view, const char* name, int64_t bytes, Device device) {
   if (bytes == 0) return;
-  expect_output(view, name, DType::u8, {kAnySize});
+  expect_output(view, name, DType::u8, {kAnySize}, device);
   if (view.shape[0] < bytes)
     shape_error(std::string(name) + ": wanted at least " + std::to_string(bytes) + " bytes, got " +
                 std::to_string(view.shape[0]));

@@ -21,17 +21,18 @@ std::string shape_of(const TensorView& view);
 
 constexpr int64_t kAnySize = -1;
 
-// The view must be there, on the CPU, of this dtype and shape (kAnySize matches every size), with its last
-// dimension contiguous; the leading strides are free (zero and negative ones included).
-void expect(const TensorView& view, const char* name, DType dtype, std::initializer_list<int64_t> shape);
+// The view must be there, on this device, of this dtype and shape (kAnySize matches every size), with its
+// last dimension contiguous; the leading strides are free (zero and negative ones included).
+void expect(const TensorView& view, const char* name, DType dtype, std::initializer_list<int64_t> shape,
+            Device device = Device::cpu);
 // As expect, and fully contiguous.
 void expect_packed(const TensorView& view, const char* name, DType dtype,
-                   std::initializer_list<int64_t> shape);
+                   std::initializer_list<int64_t> shape, Device device = Device::cpu);
 // As expect_packed, and writable.
 void expect_output(const TensorView& view, const char* name, DType dtype,
-                   std::initializer_list<int64_t> shape);
+                   std::initializer_list<int64_t> shape, Device device = Device::cpu);
 // Scratch: a writable, contiguous uint8 array of at least `bytes`, aligned to 64.
-void expect_scratch(const TensorView& view, const char* name, int64_t bytes);
+void expect_scratch(const TensorView& view, const char* name, int64_t bytes, Device device = Device::cpu);
 // int64 [rows + 1], starting at 0, never falling, ending at `total`. Returns rows.
 int64_t expect_offsets(const TensorView& view, const char* name, int64_t total);
 // Contiguous, int32 or int64, every id in [0, bound).

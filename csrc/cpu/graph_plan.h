@@ -33,5 +33,27 @@ inline int64_t graph_chunks(int64_t edges, int64_t threads) {
 // Floats of a slot that holds sums of `width` columns.
 inline int64_t graph_pitch(int64_t width) { return (width + 15) / 16 * 16; }
 
+// Scratch of the attention kernels, in floats: which head a column belongs to, a row of `kept` per thread,
+// and `kept` floats per slot. Backward keeps what its rows gather twice: four numbers per head.
+struct GraphAttentionPlan {
+  int64_t head_table, stats, kept, threads, slots;
+
+  int64_t floats() const { return head_table + stats + (threads + slots) * kept; }
+};
+
+inline GraphAttentionPlan plan_graph_attention(int64_t rows, int64_t edges, int64_t heads, int64_t width,
+                                               int64_t threads) {
+  return {16 * (width + 1), 0, graph_pitch(heads * width) + 2 * graph_pitch(heads), threads,
+          graph_slots(rows, edges)};
+}
+
+inline GraphAttentionPlan plan_graph_attention_backward(int64_t rows, int64_t neighbours, int64_t edges,
+                                                        int64_t heads, int64_t width, int64_t threads) {
+  GraphAttentionPlan plan =
+      plan_graph_attention(rows > neighbours ? rows : neighbours, edges, heads, width, threads);
+  plan.stats = 4 * graph_pitch(rows * heads);
+  return plan;
+}
+
 }  // namespace
 }  // namespace chronorec

@@ -108,10 +108,22 @@ inline void add_bounded(Bounded& b, int64_t item, float lowest, float highest, i
   if (b.filled == b.capacity) sift(b, k);
 }
 
+// The items of one vector of a tile whose bit in `mask` is set; kept out of the loop that finds none.
+__attribute__((noinline)) inline void add_lanes(Bounded& b, const CodedQuery& q, const TileFacts& facts,
+                                                int64_t i, vf product, vf bias, int64_t first, uint32_t mask,
+                                                int64_t k) {
+  const vf bound = bound_of(q, facts, i), lowest = product - bound + bias, highest = product + bound + bias;
+  for (; mask != 0; mask &= mask - 1) {
+    const int lane = __builtin_ctz(mask);
+    add_bounded(b, first + i + lane, lowest[lane], highest[lane], k);
+  }
+}
+
 // A whole tile of approximate products; adjusted items come first, one by one.
-inline void collect_bounded(Bounded& b, const ItemScores& s, const CodedQuery& q, const TileFacts& facts,
-                            int64_t query, int64_t first, int64_t count, float* products, int64_t* cursor,
-                            int64_t k) {
+inline void collect_bounded(Bounded& b, const ItemScores& s, const CodedQuery& query_codes,
+                            const TileFacts& facts, int64_t query, int64_t first, int64_t count,
+                            float* products, int64_t* cursor, int64_t k) {
+  const CodedQuery q = query_codes;
   const uint32_t floor = __atomic_load_n(b.lowest.floor, __ATOMIC_RELAXED);
   if (floor > order_of(b.lowest.threshold)) b.lowest.threshold = from_order(floor);
   for_each_adjustment(s, query, first, first + count, cursor, [&](int64_t item, int64_t at) {
@@ -125,21 +137,17 @@ inline void collect_bounded(Bounded& b, const ItemScores& s, const CodedQuery& q
     products[i] = kTakenOut;
   });
   apply_mask(s, query, first, count, products);
+  const float* biases = s.bias == nullptr ? nullptr : s.bias + first;
+  vf threshold = splat(b.lowest.threshold), bias = splat(0);
   for (int64_t i = 0; i < count; i += kLanes) {
-    const vf bound = bound_of(q, facts, i), product = load(products + i);
-    vf highest = product + bound, lowest = product - bound;
-    if (s.bias != nullptr) {
-      const vf bias = load_some(s.bias + first + i, count - i);
-      highest += bias, lowest += bias;
-    }
-    uint32_t mask = mask_not_below(highest, splat(b.lowest.threshold));
+    const vf product = load(products + i);
+    if (biases != nullptr) bias = load_some(biases + i, count - i);
+    uint32_t mask = mask_not_below(product + bound_of(q, facts, i) + bias, threshold);
     if (count - i < kLanes) mask &= (1u << (count - i)) - 1;
     if (__builtin_expect(mask == 0, 1)) continue;
-    for (; mask != 0; mask &= mask - 1) {
-      const int lane = __builtin_ctz(mask);
-      add_bounded(b, first + i + lane, lowest[lane], highest[lane], k);
-    }
+    add_lanes(b, q, facts, i, product, bias, first, mask, k);
     if (b.overflow) return;
+    threshold = splat(b.lowest.threshold);
   }
 }
 

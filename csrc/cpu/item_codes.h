@@ -1,13 +1,13 @@
 // Approximate products with an item table in short codes, and how far they can be from the exact kernel's.
 //
 // A row x is stored as codes c and a scale s (1 where the codes are bf16), with r >= |x - s c| and
-// n >= max(|x|, |s c|), Euclidean norms rounded up. A query q is taken as t p (itself where the codes are
-// bf16), with A >= max(|q|, |t p|) and e >= |q - t p|. Then, by q.x = t s p.c + q.(x - s c) + (q - t p).(s c)
-// and Cauchy-Schwarz, |q.x - t s p.c| <= A r + e n. The exact kernel, whatever it adds in which order, is
-// within (D + 1) u A n of q.x, u = 2^-24, and what is computed here within (D + 4) u A n of t s p.c; 2 (D +
-// 16) u A n covers both. Numbers below the smallest normal one, which a thread may flush to zero, cost 2 (D +
-// 16) times that, and sqrt(D) times it in r and e. If A n is so large that a sum might overflow, the bound is
-// infinite: a score without a bound is computed exactly.
+// n >= max(|x|, |s c|), Euclidean norms rounded up. A query q is taken as t p, codes and scale again, with
+// A >= max(|q|, |t p|) and e >= |q - t p|. Then, by q.x = t s p.c + q.(x - s c) + (q - t p).(s c) and
+// Cauchy-Schwarz, |q.x - t s p.c| <= A r + e n. The exact kernel, whatever it adds in which order, is within
+// (D + 1) u A n of q.x, u = 2^-24, and what is computed here, even if it rounds towards zero, within
+// 2 (D + 4) u A n of t s p.c; 4 (D + 16) u A n covers both. Numbers below the smallest normal one, which the
+// processor may flush to zero, cost 4 (D + 16) times that, and sqrt(D) times it in r and e. If A n is so
+// large that a sum might overflow, the bound is infinite: a score without a bound is computed exactly.
 #pragma once
 #include "cpu/item_scores.h"
 #if defined(__AVX512VNNI__)
@@ -21,31 +21,54 @@ namespace {
 constexpr float kTiny = 1.17549435e-38f;  // the smallest normal number
 constexpr double kRoundUp = 1 + 1e-6;     // covers every rounding of a norm to float
 
-// Codes are stored per panel and per group of dimensions: [V / 16][D / group][16][group]; int8 codes as
-// unsigned numbers, 128 more. A "word" is what a query has for one group.
+// Codes are stored per panel and per group of dimensions: [V / 16][D / group][16][group], D rounded up to a
+// multiple of kPadded; int8 codes as unsigned numbers, 128 more. A word is what a query has for one group.
 template <typename Code>
 struct CodeTraits;
 
 template <>
 struct CodeTraits<bf16> {
-  using Word = float;
   using Sums = vf;
+  static constexpr int64_t kPadded = 2;
+#if defined(__AVX512BF16__)
+  using Word = int32_t;
+  using Right = vi;
+  static constexpr int64_t kGroup = 2;
+#else
+  using Word = float;
+  using Right = vf;
   static constexpr int64_t kGroup = 1;
+#endif
 };
-
-inline vf load_codes(const bf16* p) { return load(p); }
-inline vf multiply_add(float left, vf right, vf acc) { return fma(splat(left), right, acc); }
 
 template <>
 struct CodeTraits<uint8_t> {
   using Word = int32_t;
+  using Right = vi;
   using Sums = vi;
+  static constexpr int64_t kPadded = 4;
 #if defined(__AVX512VNNI__)
   static constexpr int64_t kGroup = 4;
 #else
   static constexpr int64_t kGroup = 2;
 #endif
 };
+
+#if defined(__AVX512BF16__)
+inline vi load_codes(const bf16* p) {
+  vi v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline vf multiply_add(int32_t left, vi right, vf acc) {
+  return reinterpret_cast<vf>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(acc),
+                                               reinterpret_cast<__m512bh>(right),
+                                               reinterpret_cast<__m512bh>(splat_int(left))));
+}
+#else
+inline vf load_codes(const bf16* p) { return load(p); }
+inline vf multiply_add(float left, vf right, vf acc) { return fma(splat(left), right, acc); }
+#endif
 
 #if defined(__AVX512VNNI__)
 inline vi load_codes(const uint8_t* p) {
@@ -81,11 +104,11 @@ inline vi multiply_add(int32_t left, vi right, vi acc) {
 }
 #endif
 
-// A query as a coded table takes it; words behind it where the codes are int8.
+// A query as a coded table takes it, words behind it; where a group is one dimension the query itself serves.
 struct CodedQuery {
   float norm;          // A
   float norm4;         // 4 A: infinite where sums might overflow
-  float spread;        // (e / A + 2 (D + 16) u) / 4
+  float spread;        // (e / A + 4 (D + 16) u) / 4
   float slack;         // for numbers below the smallest normal one
   float scale;         // t
   int32_t correction;  // 128 times the sum of p: what the 128 of the codes add
@@ -103,8 +126,8 @@ inline void set_bound(double squares, double error_squares, int64_t depth, Coded
   query->norm = static_cast<float>(norm * kRoundUp);
   query->norm4 = 4 * query->norm;
   query->spread =
-      static_cast<float>((error / norm + static_cast<double>(depth + 16) * 0x1p-23) / 4 * kRoundUp);
-  query->slack = static_cast<float>(depth + 16) * 2 * kTiny;
+      static_cast<float>((error / norm + static_cast<double>(depth + 16) * 0x1p-22) / 4 * kRoundUp);
+  query->slack = static_cast<float>(depth + 16) * 4 * kTiny;
 }
 
 inline int32_t round_to_code(double x) { return static_cast<int32_t>(x < 0 ? x - 0.5 : x + 0.5); }
@@ -139,9 +162,18 @@ inline void prepare_query(const float* q, int64_t depth, const uint8_t*, CodedQu
 }
 
 inline void prepare_query(const float* q, int64_t depth, const bf16*, CodedQuery* query) {
-  double squares = 0;
-  for (int64_t d = 0; d < depth; ++d) squares += static_cast<double>(q[d]) * q[d];
-  set_bound(squares, 0, depth, query);
+  constexpr int64_t kGroup = CodeTraits<bf16>::kGroup;
+  double squares = 0, error_squares = 0;
+  bf16* codes = reinterpret_cast<bf16*>(query + 1);
+  for (int64_t d = 0; d < depth; ++d) {
+    squares += static_cast<double>(q[d]) * q[d];
+    if (kGroup == 1) continue;
+    from_float(q[d], codes + d);
+    const double error = static_cast<double>(q[d]) - to_float(codes[d]);
+    error_squares += error * error;
+  }
+  if (kGroup == 2 && depth % 2 == 1) codes[depth].bits = 0;
+  set_bound(squares, error_squares, depth, query);
 }
 
 // A coded table and the queries of a wave.
@@ -162,11 +194,9 @@ struct CodedItems {
     else
       return words_of(query(row));
   }
-  // groups of dimensions
-  int64_t groups() const {
-    constexpr int64_t kGroup = CodeTraits<Code>::kGroup;
-    return kGroup == 1 ? s.depth : round_up(s.depth, 4) / kGroup;
-  }
+  // groups of dimensions, and codes of a panel
+  int64_t groups() const { return ceil_div(s.depth, CodeTraits<Code>::kGroup); }
+  int64_t panel() const { return round_up(s.depth, CodeTraits<Code>::kPadded) * kPanel; }
 };
 
 // The facts of a tile's items, widened: what does not depend on the query.
@@ -196,7 +226,7 @@ inline __attribute__((always_inline)) void code_tile(const CodedItems<Code>& c, 
                                                      const Code* codes, Sink&& sink) {
   using Traits = CodeTraits<Code>;
   constexpr int kVecs = Panels * kPanelVecs;
-  const int64_t groups = c.groups(), panel = groups * Traits::kGroup * kPanel;
+  const int64_t groups = c.groups(), panel = c.panel();
   const typename Traits::Word* left[Rows];
   typename Traits::Sums acc[Rows][kVecs];
 #pragma GCC unroll 16
@@ -206,7 +236,7 @@ inline __attribute__((always_inline)) void code_tile(const CodedItems<Code>& c, 
     for (int v = 0; v < kVecs; ++v) acc[i][v] = typename Traits::Sums{};
   }
   for (int64_t k = 0; k < groups; ++k, codes += kPanel * Traits::kGroup) {
-    typename Traits::Sums right[kVecs];
+    typename Traits::Right right[kVecs];
 #pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v)
       right[v] = load_codes(codes + v / kPanelVecs * panel + v % kPanelVecs * kLanes * Traits::kGroup);
@@ -235,12 +265,12 @@ template <typename Code>
 __attribute__((noinline)) inline void fill_products(const CodedItems<Code>& c, const TileFacts& facts,
                                                     int64_t query, int64_t rows, int64_t first, int64_t count,
                                                     float* tile) {
-  const int64_t panel = c.groups() * CodeTraits<Code>::kGroup * kPanel;
+  const int64_t panel = c.panel();
   const Code* codes = c.codes + first / kPanel * panel;
   for (int64_t at = 0; at < count;) {
     const auto sink = [&](int64_t row, int64_t col, typename CodeTraits<Code>::Sums sums) {
       vf value;
-      if constexpr (CodeTraits<Code>::kGroup == 1) {
+      if constexpr (sizeof(Code) == sizeof(bf16)) {
         value = sums;
       } else {
         const CodedQuery& q = c.query(query + row);

@@ -35,24 +35,6 @@ inline float block_dot(const float* a, const float* b, int64_t n) {
   return sum(total);
 }
 
-// y[0 .. n) += scale * x
-template <typename T>
-inline void add_scaled(float* y, float scale, const T* x, int64_t n) {
-  for (int64_t i = 0; i < n; i += kLanes)
-    store_some(y + i, fma(splat(scale), load_some(x + i, n - i), load_some(y + i, n - i)), n - i);
-}
-
-template <typename T>
-inline void fill_zero(T* y, int64_t n) {
-  for (int64_t i = 0; i < n; i += kLanes) store_some(y + i, splat(0), n - i);
-}
-
-// Copies a row to fp32, zero padded.
-template <typename T>
-inline void widen(const T* row, int64_t depth, int64_t padded, float* to) {
-  for (int64_t i = 0; i < padded; i += kLanes) store(to + i, load_some(row + i, depth - i));
-}
-
 // The first position in [0, n) whose id is not below `bound`, n if there is none; id(i) ascends.
 template <typename Id>
 inline int64_t lower_bound(int64_t n, int64_t bound, Id&& id) {

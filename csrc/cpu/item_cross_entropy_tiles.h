@@ -11,18 +11,20 @@ namespace {
 constexpr float kNoLogit = -3.4e38f;  // maximum of a chunk in which everything is masked; finite
 constexpr int64_t kTermsPerSum = 32;  // long sums have two levels, against rounding
 
-// exp of x <= 0 within 1e-7; NaN goes through. 2^t = 2^n 2^r, n the nearest integer, minimax polynomial.
+// exp of x <= 0, absolutely within one rounding of 1; NaN goes through. 2^t = 2^n 2^r, n the nearest integer,
+// minimax polynomial.
 inline vf exp_below(vf x) {
 #if defined(__AVX512F__)
   constexpr __mmask16 kAll = 0xffff;  // the unmasked forms warn of uninitialized lanes in gcc 12
   const vf t = x * splat(1.44269504088896341f);
   const vf r = reinterpret_cast<vf>(_mm512_maskz_reduce_ps(kAll, reinterpret_cast<__m512>(t), 0));
   const vf n = t - r;
-  vf p = splat(0.0013264726f);
-  p = fma(p, r, splat(0.0096715127f));
-  p = fma(p, r, splat(0.0555073375f));
-  p = fma(p, r, splat(0.2402224208f));
-  p = fma(p, r, splat(0.6931469776f));
+  vf p = splat(1.5353361443e-4f);
+  p = fma(p, r, splat(1.3398874569e-3f));
+  p = fma(p, r, splat(9.6184373608e-3f));
+  p = fma(p, r, splat(5.5503324706e-2f));
+  p = fma(p, r, splat(2.4022647914e-1f));
+  p = fma(p, r, splat(6.9314720286e-1f));
   p = fma(p, r, splat(1.0f));
   return reinterpret_cast<vf>(
       _mm512_maskz_scalef_ps(kAll, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
@@ -30,6 +32,30 @@ inline vf exp_below(vf x) {
   return exp(x);
 #endif
 }
+
+// log(1 + e), 0 <= e <= 1, within 1e-7: twice the series of atanh(e / (2 + e)).
+inline vf log1p_unit(vf e) {
+  const vf t = e / (e + splat(2)), s = t * t;
+  vf p = splat(1.0f / 15);
+  p = fma(p, s, splat(1.0f / 13));
+  p = fma(p, s, splat(1.0f / 11));
+  p = fma(p, s, splat(1.0f / 9));
+  p = fma(p, s, splat(1.0f / 7));
+  p = fma(p, s, splat(1.0f / 5));
+  p = fma(p, s, splat(1.0f / 3));
+  p = fma(p, s, splat(1.0f));
+  return (t + t) * p;
+}
+
+struct Softplus {
+  vf value, slope;  // log(1 + exp(x)) and sigmoid(x)
+  explicit Softplus(vf x) {
+    const vf e = exp_below(x > splat(0) ? -x : x), below = splat(1) / (splat(1) + e);
+    slope = x > splat(0) ? below : e * below;
+    value = (x > splat(0) ? x : splat(0)) + log1p_unit(e);
+    value = x != x ? x : value;
+  }
+};
 
 // The bits of the nearest bf16 in every lane.
 inline vu bf16_bits(vf v) {
@@ -148,6 +174,24 @@ inline void pack_scaled(const float* rows, const float* factors, int64_t count, 
         store_pairs(load(row) * splat(factors[i]), load(row + padded) * splat(factors[i + 1]), to + 2 * d,
                     nullptr, nullptr);
       }
+}
+
+// y[0 .. n) += scale * x
+template <typename T>
+inline void add_scaled(float* y, float scale, const T* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes)
+    store_some(y + i, fma(splat(scale), load_some(x + i, n - i), load_some(y + i, n - i)), n - i);
+}
+
+template <typename T>
+inline void fill_zero(T* y, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) store_some(y + i, splat(0), n - i);
+}
+
+// Copies a row to fp32, zero padded.
+template <typename T>
+inline void widen(const T* row, int64_t depth, int64_t padded, float* to) {
+  for (int64_t i = 0; i < padded; i += kLanes) store(to + i, load_some(row + i, depth - i));
 }
 
 }  // namespace

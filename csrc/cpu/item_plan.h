@@ -28,7 +28,7 @@ inline ItemPlan plan_items(int64_t queries, int64_t items, int64_t depth, int64_
   return plan;
 }
 
-// Room for one query in the form of an int8 table: constants, and up to two codes in a word of 32 bits.
+// Room for one query in the form of a coded table: constants, and at least two codes in a word of 32 bits.
 constexpr int64_t kQueryConstants = 8;
 inline int64_t query_words(int64_t depth) { return kQueryConstants + round_up(depth, 4) / 2; }
 
@@ -51,13 +51,15 @@ struct TopkPlan {
   int64_t bytes() const { return (queries() + wave * query_words / 2) * 8; }
 };
 
-inline TopkPlan plan_topk(int64_t queries, int64_t items, int64_t depth, int64_t k, bool coded) {
+inline TopkPlan plan_topk(int64_t queries, int64_t items, int64_t depth, int64_t k, int64_t code_bits) {
   constexpr int64_t kWaveQueries = 16 * kBlockQueries, kWaveKeys = 1 << 23;
   constexpr int64_t kLeastShare = 128;  // where k is a larger part of a split, scoring it exactly costs less
+  constexpr int64_t kMostShort = 8;  // queries; with more, arithmetic takes the time, and 16 bits save none
   TopkPlan plan;
   const int64_t kept = min64(k, max64(items, 1)), most = max64(1, min64(queries, kWaveQueries));
   plan.cut = plan_items(most, items, depth, kLeastShare * kept);
-  coded = coded && depth > 0 && items / kLeastShare >= kept;
+  const bool saves = code_bits == 8 || (code_bits == 16 && queries <= kMostShort);
+  const bool coded = saves && depth > 0 && items / kLeastShare >= kept;
   plan.capacity = coded ? 4 * kept + 1024 : min64(2 * kept + 64, plan.cut.split_items + 16);
   plan.lower_capacity = coded ? 2 * kept + 64 : 0;
   plan.query_words = coded ? query_words(depth) : 0;

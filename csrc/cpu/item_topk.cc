@@ -199,7 +199,7 @@ class Wave {
 void item_topk(const ItemTopkArgs& args) {
   const ItemScores s = scores_of(args);
   const int64_t queries = args.queries.shape[0];
-  const TopkPlan plan = plan_topk(queries, s.items, s.depth, args.k, static_cast<bool>(args.codes));
+  const TopkPlan plan = plan_topk(queries, s.items, s.depth, args.k, code_bits(args.codes));
   Wave wave(args, s, plan);
   for (int64_t first = 0; first < queries && !interrupted(); first += plan.wave)
     wave.run(first, min64(plan.wave, queries - first));

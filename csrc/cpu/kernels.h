@@ -17,15 +17,30 @@
   X(jagged_attention_backward, JaggedAttentionBackwardArgs) \
   X(jagged_attention_step, JaggedAttentionStepArgs)         \
   X(item_cross_entropy, ItemCrossEntropyArgs)               \
-  X(gru_forward, GruForwardArgs)                            \
-  X(gru_step, GruStepArgs)                                  \
-  X(gru_backward, GruBackwardArgs)                          \
+  X(gru_pack, RecurrentPackArgs)                            \
+  X(gru_forward, RecurrentForwardArgs)                      \
+  X(gru_step, RecurrentStepArgs)                            \
+  X(gru_backward, RecurrentBackwardArgs)                    \
+  X(lstm_pack, RecurrentPackArgs)                           \
+  X(lstm_forward, RecurrentForwardArgs)                     \
+  X(lstm_step, RecurrentStepArgs)                           \
+  X(lstm_backward, RecurrentBackwardArgs)                   \
+  X(rnn_pack, RecurrentPackArgs)                            \
+  X(rnn_tanh_forward, RecurrentForwardArgs)                 \
+  X(rnn_relu_forward, RecurrentForwardArgs)                 \
+  X(rnn_tanh_step, RecurrentStepArgs)                       \
+  X(rnn_relu_step, RecurrentStepArgs)                       \
+  X(rnn_tanh_backward, RecurrentBackwardArgs)               \
+  X(rnn_relu_backward, RecurrentBackwardArgs)               \
   X(graph_transpose, GraphTransposeArgs)                    \
   X(graph_sum, GraphSumArgs)                                \
   X(graph_dot, GraphDotArgs)                                \
   X(graph_max, GraphMaxArgs)                                \
   X(graph_max_backward, GraphMaxBackwardArgs)               \
-  X(pack_item_codes, PackItemCodesArgs)
+  X(pack_item_codes, PackItemCodesArgs)                     \
+  X(item_sampled_loss, ItemSampledLossArgs)                 \
+  X(graph_attention_forward, GraphAttentionForwardArgs)     \
+  X(graph_attention_backward, GraphAttentionBackwardArgs)
 
 namespace chronorec {
 

@@ -7,16 +7,15 @@ namespace CHRONOREC_LEVEL {
 namespace {
 
 // Of numbers that are not negative.
-inline bf16 up_to_bf16(double x) {
-  const float wide = static_cast<float>(x * kRoundUp);
+inline bf16 up_to_bf16(float wide) {
   uint32_t bits;
   __builtin_memcpy(&bits, &wide, 4);
   return {static_cast<uint16_t>((bits + 0xffff) >> 16)};
 }
 
-// The code of x, and the number it stands for, as a multiple of the scale.
-inline int32_t encode(float x, double scale, uint8_t* code) {
-  const int32_t whole = round_to_code(x / scale);
+// The code of x and the multiple of the scale that it stands for; up to rounding, no x exceeds 127 scales.
+inline int32_t encode(float x, double inverse, uint8_t* code) {
+  const int32_t whole = round_to_code(x * inverse);
   *code = static_cast<uint8_t>(whole + 128);
   return whole;
 }
@@ -25,8 +24,11 @@ inline float encode(float x, double, bf16* code) {
   if (__builtin_fabsf(to_float(*code)) < kTiny) code->bits = 0;
   return to_float(*code);
 }
-inline double scale_for(float largest, const uint8_t*) { return largest / 127.0; }
-inline double scale_for(float, const bf16*) { return 1; }
+inline bf16 scale_for(float largest, const uint8_t*) {
+  const bf16 scale = up_to_bf16(largest / 127), least = up_to_bf16(kTiny);
+  return scale.bits > least.bits ? scale : least;
+}
+inline bf16 scale_for(float, const bf16*) { return {0x3f80}; }  // 1
 
 // One row to every 16th group of its panel, and its facts. A row with a value or code that is not finite has
 // an infinite r and n: its score has no bound.
@@ -41,33 +43,29 @@ void pack_row(const T* row, int64_t depth, Code* codes, bf16* facts) {
     squares += static_cast<double>(x) * x;
   }
   const bool finite = squares - squares == 0;
-  bf16 scale = up_to_bf16(scale_for(largest, codes));
-  if (kGroup == 1)
-    from_float(1, &scale);
-  else if (!(to_float(scale) >= kTiny))
-    from_float(kTiny, &scale);
+  const bf16 scale = scale_for(finite ? largest : 0, codes);
+  const double step = to_float(scale), inverse = 1 / step;
   for (int64_t d = 0; d < depth; ++d) {
     const double x = finite ? to_float(row[d]) : 0;
     Code* code = codes + (d / kGroup * kPanel) * kGroup + d % kGroup;
-    const double stands_for =
-        encode(static_cast<float>(x), to_float(scale), code) * static_cast<double>(to_float(scale));
+    const double stands_for = encode(static_cast<float>(x), inverse, code) * step;
     code_squares += stands_for * stands_for;
     error_squares += (x - stands_for) * (x - stands_for);
   }
   const double flushed = __builtin_sqrt(static_cast<double>(depth)) * kTiny;
   const double residual = __builtin_sqrt(error_squares) + flushed;
+  const double norm = __builtin_sqrt(squares > code_squares ? squares : code_squares) + flushed;
   const bool bounded = finite && residual - residual == 0;
-  facts[0] = finite ? scale : bf16{0};
-  facts[kPanel] = up_to_bf16(bounded ? residual : __builtin_inf());
-  facts[2 * kPanel] = up_to_bf16(
-      bounded ? __builtin_sqrt(squares > code_squares ? squares : code_squares) + flushed : __builtin_inf());
+  facts[0] = scale;
+  facts[kPanel] = up_to_bf16(static_cast<float>(bounded ? residual * kRoundUp : __builtin_inf()));
+  facts[2 * kPanel] = up_to_bf16(static_cast<float>(bounded ? norm * kRoundUp : __builtin_inf()));
 }
 
 template <typename T, typename Code>
 void pack(const PackItemCodesArgs& args) {
   constexpr int64_t kGroup = CodeTraits<Code>::kGroup, kPerTask = 1 << 16;
   const int64_t count = args.rows.shape[0], depth = args.rows.shape[1];
-  const int64_t panel = (kGroup == 1 ? depth : round_up(depth, 4)) * kPanel;
+  const int64_t panel = round_up(depth, CodeTraits<Code>::kPadded) * kPanel;
   const int64_t panels = max64(1, kPerTask / max64(panel, 1));
   parallel_for(ceil_div(count, panels * kPanel), [&](int64_t task, int) {
     for (int64_t p = task * panels; p < min64((task + 1) * panels, ceil_div(count, kPanel)); ++p) {

@@ -39,7 +39,7 @@ inline void expect_codes(const TensorView& codes, const char* codes_name, const 
       depth <= kMostCodedDepth, codes_name,
       [] { return "at most " + std::to_string(kMostCodedDepth) + " dimensions"; }, depth);
   if (codes.dtype == DType::bf16)
-    expect_packed(codes, codes_name, DType::bf16, {panels, depth, 16});
+    expect_packed(codes, codes_name, DType::bf16, {panels, (depth + 1) / 2, 32});
   else
     expect_packed(codes, codes_name, DType::u8, {panels, (depth + 3) / 4, 64});
   expect_packed(facts, facts_name, DType::bf16, {panels, 3, 16});

@@ -1,10 +1,7 @@
 // Checks, then the kernel of the selected level.
-#include <cmath>
-
-#include "core/check.h"
-#include "core/parallel.h"
 #include "cpu/item_cross_entropy_plan.h"
 #include "cpu/kernels.h"
+#include "ops/item_loss_checks.h"
 #include "ops/scratch.h"
 
 namespace chronorec {
@@ -30,18 +27,8 @@ void expect_order(const ItemCrossEntropyArgs& args, int64_t targets) {
                 [&] { return std::to_string(order[i]) + " after " + std::to_string(order[i - 1]); });
 }
 
-// Everything about which items compete and which are right.
-void check_items(const ItemCrossEntropyArgs& args, int64_t rows, int64_t items, int64_t targets) {
-  expect_ids(args.targets, "targets", items);
-  if (args.target_offsets) {
-    expect_that(
-        expect_offsets(args.target_offsets, "target_offsets", targets) == rows, "target_offsets",
-        [&] { return "N + 1 = " + std::to_string(rows + 1) + " entries"; }, args.target_offsets.shape[0]);
-  } else {
-    expect_that(
-        targets == rows, "targets", [&] { return "one per row of hidden, " + std::to_string(rows); },
-        targets);
-  }
+// Everything about which items compete.
+void check_items(const ItemCrossEntropyArgs& args, int64_t items, int64_t targets) {
   if (args.table_grad || args.bias_grad) expect_order(args, targets);
   if (!args.negatives) {
     expect_that(!args.negative_log_q, "negative_log_q", "negatives to go with it", "none");
@@ -55,22 +42,6 @@ void check_items(const ItemCrossEntropyArgs& args, int64_t rows, int64_t items, 
   expect_ascending(count, "negatives", [&](int64_t i) { return negatives[i]; });
   if (args.negative_log_q) expect_packed(args.negative_log_q, "negative_log_q", DType::f32, {count});
   if (args.target_log_q) expect_packed(args.target_log_q, "target_log_q", DType::f32, {targets});
-}
-
-// How the rows count, and what their labels and logits are scaled by.
-void check_weighting(const ItemCrossEntropyArgs& args, int64_t rows) {
-  expect_that(args.temperature > 0 && std::isfinite(args.temperature), "temperature", "a number above 0",
-              [&] { return std::to_string(args.temperature); });
-  expect_that(args.label_smoothing >= 0 && args.label_smoothing <= 1, "label_smoothing", "0 to 1",
-              [&] { return std::to_string(args.label_smoothing); });
-  expect_that(args.label_smoothing == 0 || !args.negatives, "label_smoothing", "0 beside negatives",
-              [&] { return std::to_string(args.label_smoothing); });
-  if (!args.weights) return;
-  expect_packed(args.weights, "weights", DType::f32, {rows});
-  const float* weights = args.weights.as<float>();
-  for (int64_t i = 0; i < rows; ++i)
-    expect_that(weights[i] >= 0 && std::isfinite(weights[i]), "weights", "finite numbers, at least 0",
-                [&] { return std::to_string(weights[i]) + " for row " + std::to_string(i); });
 }
 
 }  // namespace
@@ -89,19 +60,13 @@ int64_t item_cross_entropy_scratch(int64_t rows, int64_t cols, int64_t targets, 
 }
 
 void item_cross_entropy(const ItemCrossEntropyArgs& args) {
-  const DType dtype = args.hidden.dtype == DType::bf16 ? DType::bf16 : DType::f32;
-  expect(args.hidden, "hidden", dtype, {kAnySize, kAnySize});
-  const int64_t rows = args.hidden.shape[0], depth = args.hidden.shape[1];
-  expect(args.table, "table", dtype, {kAnySize, depth});
-  const int64_t items = args.table.shape[0];
-  expect_packed(args.targets, "targets", DType::i64, {kAnySize});
-  if (args.bias) expect_packed(args.bias, "bias", dtype, {items});
-  check_items(args, rows, items, args.targets.shape[0]);
-  check_weighting(args, rows);
-  expect_output(args.loss, "loss", DType::f32, {1});
-  if (args.hidden_grad) expect_output(args.hidden_grad, "hidden_grad", dtype, {rows, depth});
-  if (args.table_grad) expect_output(args.table_grad, "table_grad", dtype, {items, depth});
-  if (args.bias_grad) expect_output(args.bias_grad, "bias_grad", dtype, {items});
+  expect_loss_inputs(args);
+  check_items(args, args.table.shape[0], args.targets.shape[0]);
+  expect_that(args.label_smoothing >= 0 && args.label_smoothing <= 1, "label_smoothing", "0 to 1",
+              [&] { return std::to_string(args.label_smoothing); });
+  expect_that(args.label_smoothing == 0 || !args.negatives, "label_smoothing", "0 beside negatives",
+              [&] { return std::to_string(args.label_smoothing); });
+  expect_loss_outputs(args);
   const ItemCrossEntropySizes s = item_cross_entropy_sizes(args);
   const ScratchThreads threads(args.scratch, [&] {
     return item_cross_entropy_scratch(s.rows, s.cols, s.targets, s.depth, s.sampled, s.rounded, s.hidden_grad,

@@ -59,7 +59,7 @@ def count_duplicates(
 ) -> None: ...
 
 # items: best of all, rank among all, scores of some
-def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, coded: bool, /) -> int: ...
+def item_topk_scratch(queries: int, num_items: int, depth: int, k: int, code_bits: int, /) -> int: ...
 def item_topk(
     queries: Array,
     table: Array,
@@ -221,54 +221,94 @@ def item_cross_entropy_scratch(
     /,
 ) -> int: ...
 
-# gru
+# gru, lstm, rnn: one signature
+def gru_pack(
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array | None,
+    bias_hh: Array | None,
+    packed_ih: Array,
+    packed_hh: Array,
+    packed_bias: Array,
+    /,
+) -> None: ...
 def gru_forward(
     values: Array,
     offsets: Array,
     weight_ih: Array,
     weight_hh: Array,
-    bias_ih: Array | None,
-    bias_hh: Array | None,
+    bias: Array,
     initial_state: Array | None,
+    initial_cell: Array | None,
+    recurrent_mask: Array | None,
+    zoneout_mask: Array | None,
+    reverse: bool,
     output: Array,
     final_state: Array,
-    gates: Array | None,
+    final_cell: Array | None,
+    saved: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
 def gru_step(
     values: Array,
     state: Array,
+    cell: Array | None,
     weight_ih: Array,
     weight_hh: Array,
-    bias_ih: Array | None,
-    bias_hh: Array | None,
+    bias: Array,
     new_state: Array,
+    new_cell: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
 def gru_backward(
-    grad_output: Array,
-    grad_final_state: Array,
+    grad_output: Array | None,
+    grad_final_state: Array | None,
+    grad_final_cell: Array | None,
     values: Array,
     offsets: Array,
     weight_ih: Array,
     weight_hh: Array,
     initial_state: Array | None,
+    initial_cell: Array | None,
+    recurrent_mask: Array | None,
+    zoneout_mask: Array | None,
+    reverse: bool,
     output: Array,
-    gates: Array,
+    saved: Array,
     grad_values: Array,
     grad_weight_ih: Array,
     grad_weight_hh: Array,
     grad_bias_ih: Array | None,
     grad_bias_hh: Array | None,
     grad_initial_state: Array | None,
+    grad_initial_cell: Array | None,
     scratch: Array,
     /,
 ) -> None: ...
 def gru_forward_scratch(sequences: int, events: int, hidden_size: int, /) -> int: ...
 def gru_step_scratch(hidden_size: int, /) -> int: ...
 def gru_backward_scratch(sequences: int, events: int, input_size: int, hidden_size: int, /) -> int: ...
+
+lstm_pack: Final = gru_pack
+lstm_forward: Final = gru_forward
+lstm_step: Final = gru_step
+lstm_backward: Final = gru_backward
+lstm_forward_scratch: Final = gru_forward_scratch
+lstm_step_scratch: Final = gru_step_scratch
+lstm_backward_scratch: Final = gru_backward_scratch
+
+rnn_pack: Final = gru_pack
+rnn_tanh_forward: Final = gru_forward
+rnn_relu_forward: Final = gru_forward
+rnn_tanh_step: Final = gru_step
+rnn_relu_step: Final = gru_step
+rnn_tanh_backward: Final = gru_backward
+rnn_relu_backward: Final = gru_backward
+rnn_forward_scratch: Final = gru_forward_scratch
+rnn_step_scratch: Final = gru_step_scratch
+rnn_backward_scratch: Final = gru_backward_scratch
 
 # graph
 def graph_transpose(
@@ -332,3 +372,65 @@ def graph_scratch(rows: int, edges: int, width: int, /) -> int: ...
 
 # item_topk: tables in short codes
 def pack_item_codes(rows: Array, codes: Array, facts: Array, /) -> None: ...
+
+# item_sampled_loss
+def item_sampled_loss(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    target_offsets: Array | None,
+    bias: Array | None,
+    negatives: Array,
+    negative_log_q: Array | None,
+    target_log_q: Array | None,
+    weights: Array | None,
+    temperature: float,
+    kind: int,
+    exponent: float,
+    loss: Array,
+    hidden_grad: Array | None,
+    table_grad: Array | None,
+    bias_grad: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def item_sampled_loss_scratch(
+    rows: int, items: int, negatives: int, targets: int, depth: int, scatters: bool, /
+) -> int: ...
+def graph_attention_forward(
+    features: Array,
+    source_score: Array,
+    destination_score: Array,
+    edge_score: Array | None,
+    offsets: Array,
+    neighbours: Array,
+    negative_slope: float,
+    output: Array,
+    softmax: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_attention_scratch(rows: int, edges: int, heads: int, width: int, /) -> int: ...
+def graph_attention_backward(
+    grad_output: Array,
+    features: Array,
+    source_score: Array,
+    destination_score: Array,
+    edge_score: Array | None,
+    offsets: Array,
+    transposed_offsets: Array,
+    rows: Array,
+    edges: Array,
+    negative_slope: float,
+    output: Array,
+    softmax: Array,
+    grad_features: Array,
+    grad_source_score: Array,
+    grad_destination_score: Array,
+    grad_edge_score: Array,
+    scratch: Array,
+    /,
+) -> None: ...
+def graph_attention_backward_scratch(
+    rows: int, neighbours: int, edges: int, heads: int, width: int, /
+) -> int: ...

@@ -64,8 +64,10 @@ def _triton() -> str:
 
 
 def _cuda() -> str:
-    if importlib.util.find_spec("torch") is None:
-        return "not built: this version has CPU kernels only"
-    torch = importlib.import_module("torch")
-    seen = "sees a GPU" if torch.cuda.is_available() else "sees no GPU"
-    return f"not built: this version has CPU kernels only (torch {seen})"
+    built = importlib.util.find_spec("chronorec._cuda") is not None
+    state = "built" if built else "not built (-C cmake.define.CHRONOREC_CUDA=ON builds it; needs nvcc)"
+    seen = ""
+    if importlib.util.find_spec("torch") is not None:
+        torch = importlib.import_module("torch")
+        seen = "; torch sees a GPU" if torch.cuda.is_available() else "; torch sees no GPU"
+    return f"{state}; graph_aggregate only, proved on the CPU, never run on a GPU{seen}"

@@ -109,7 +109,9 @@ def test_draws(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(("batch", "depth", "k"), [(1, 64, 100), (50, 32, 20), (800, 5, 3), (1, 300, 150)])
+@pytest.mark.parametrize(
+    ("batch", "depth", "k"), [(1, 64, 100), (8, 64, 30), (50, 32, 20), (800, 5, 3), (1, 300, 150)]
+)
 def test_large_catalogue(batch: int, depth: int, k: int, precision: str) -> None:
     items = 50021
     queries, table, bias = normal(batch, depth), normal(items, depth, seed=1), normal(items, seed=2)
@@ -141,12 +143,12 @@ def test_best_items_at_every_border(precision: str) -> None:
 def test_masks(precision: str) -> None:
     """Whole tiles without an item that is allowed, and everything about half of them."""
     items = 9001
-    queries, table, adjust = normal(30, 16), normal(items, 16, seed=1), adjustment(30, items, 900)
-    for allow in masks(30, items):
+    queries, table, adjust = normal(8, 16), normal(items, 16, seed=1), adjustment(8, items, 900)
+    for allow in masks(8, items):
         found = assert_same(queries, table, 20, precision, allow=allow, adjust=adjust)
-        rows = torch.arange(30)[:, None]
+        rows = torch.arange(8)[:, None]
         left = found.items >= 0
-        assert allow.expand(30, items)[rows, found.items.clamp(min=0)][left].all()
+        assert allow.expand(8, items)[rows, found.items.clamp(min=0)][left].all()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -184,12 +186,10 @@ def unpack(packed: PackedItems) -> tuple[Tensor, Tensor, Tensor]:
     assert packed.codes is not None
     assert packed.code_facts is not None
     scale, residual, norm = packed.code_facts.double().transpose(0, 1).reshape(3, -1)
-    if packed.codes.dtype == torch.bfloat16:
-        codes = packed.codes.double().transpose(1, 2).reshape(len(scale), -1)
-    else:
-        group = 4 if _core.level == "avx512" else 2
-        codes = packed.codes.reshape(len(packed.codes), -1, 16, group).double() - 128
-        codes = codes.transpose(1, 2).reshape(len(scale), -1)
+    wide = _core.level == "avx512"
+    group = (2 if wide else 1) if packed.codes.dtype == torch.bfloat16 else 4 if wide else 2
+    codes = packed.codes.reshape(len(packed.codes), -1, 16, group).transpose(1, 2).reshape(len(scale), -1)
+    codes = codes.double() - (128 if packed.codes.dtype == torch.uint8 else 0)
     return codes * scale[:, None], residual, norm
 
 
@@ -210,6 +210,35 @@ def test_facts_bound_what_they_promise(kind: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("part", ["item", "query"])
+def test_errors_as_large_as_their_bound(part: str, precision: str) -> None:
+    """The best item looks worse than five others by just about what its codes, or the query's, can be off."""
+    items, depth, best = 3000, 64, 2345
+    for seed in range(10):
+        whole = normal(1, depth, seed=seed).mul(30).round().clamp(-120, 120)
+        whole[0, 0] = 127
+        table = torch.zeros(items, depth)
+        if part == "item":  # the query is exact, and parallel to what the item's codes leave out
+            table[best] = normal(depth, seed=seed)
+            stands_for = unpack(pack_items(table, precision=precision))[0][best, :depth]
+            left_out = table[best].double() - stands_for
+            query = (left_out / left_out.abs().max() * 127).round().float()[None]
+            off = (query[0].double() @ left_out).item()
+        else:  # the item is exact, and parallel to what the query's codes leave out
+            query = (
+                whole + (0.48 if precision == "int8" else 0.0018 * whole) * normal(1, depth, seed=9).sign()
+            )
+            query[0, 0] = 127
+            left_out = query - (whole if precision == "int8" else query.bfloat16().float())
+            table[best] = (left_out[0] / left_out.abs().max() * 127).round()
+            off = (left_out[0].double() @ table[best].double()).item()
+        score = item_score(query, table, torch.tensor([best])).item()
+        bias = score - 1e4 - normal(items, seed=seed).abs()  # ties would be scored exactly
+        bias[::500], bias[best] = score - 0.02 * off, 0
+        assert assert_same(query, table, 5, precision, bias=bias).items[0, 0] == best
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_rank_and_score_take_any_precision(precision: str) -> None:
     queries, table = normal(5, 12), normal(3000, 12, seed=1)
     packed, targets = pack_items(table, precision=precision), torch.arange(5) * 500
@@ -223,7 +252,7 @@ def test_rank_and_score_take_any_precision(precision: str) -> None:
 def test_scratch_is_enough(precision: str) -> None:
     queries, items, k = torch.zeros(60, 6), 3000, 9
     packed = pack_items(torch.zeros(items, 6), precision=precision)
-    scratch = aligned_scratch(_core.item_topk_scratch(60, items, 6, k, True))
+    scratch = aligned_scratch(_core.item_topk_scratch(60, items, 6, k, 8 * packed.codes.itemsize))
     scores, best = torch.empty(60, k), torch.empty(60, k, dtype=torch.int32)
     codes = packed.codes, packed.code_facts
     _core.item_topk(queries, packed.panels, items, *[None] * 5, *codes, k, scores, best, scratch)
@@ -263,5 +292,5 @@ def test_errors() -> None:
         item_topk(queries, packed._replace(code_facts=None), 3)
     with pytest.raises(ValueError, match="codes: wanted an array beside code_facts"):
         item_topk(queries, packed._replace(codes=None), 3)
-    with pytest.raises(TypeError, match="codes: wanted uint8, got float32"):
-        item_topk(queries, packed._replace(codes=packed.codes.float()), 3)
+    with pytest.raises(TypeError, match="codes: wanted uint8, got int8"):
+        item_topk(queries, packed._replace(codes=packed.codes.to(torch.int8)), 3)

@@ -164,3 +164,9 @@ def test_errors() -> None:
         item_score(queries.double(), table, listed, item_offsets=offsets)
     with pytest.raises(ValueError, match=r"adjust.offsets: wanted shape \[3\]"):
         item_score(queries, table, listed, item_offsets=offsets, adjust=ItemAdjustment(offsets[1:], listed))
+    with pytest.raises(TypeError, match=r"allow: wanted torch\.bool, got torch\.uint8"):
+        item_score(queries, table, listed, item_offsets=offsets, allow=torch.ones(9, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"items: wanted shape \[M\], got \[\]"):
+        item_score(queries, table, listed[0], item_offsets=offsets)
+    with pytest.raises(TypeError, match="items: wanted a tensor"):
+        item_score(queries, table, [1, 2, 3], item_offsets=offsets)

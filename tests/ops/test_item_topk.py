@@ -207,7 +207,7 @@ def test_numpy_arrays_through_the_core() -> None:
     packed = np.empty((7, 8, 16), np.float32)
     _core.pack_panels(table.numpy(), packed)
     scores, items = np.empty((3, 5), np.float32), np.empty((3, 5), np.int32)
-    scratch = aligned_scratch(_core.item_topk_scratch(3, 100, 8, 5, False))
+    scratch = aligned_scratch(_core.item_topk_scratch(3, 100, 8, 5, 0))
     _core.item_topk(queries.numpy(), packed, 100, *[None] * 7, 5, scores, items, scratch)
     wanted = reference(queries, table, 5)
     assert (items == wanted.items.numpy()).all()
@@ -275,7 +275,7 @@ def test_errors() -> None:
 def test_errors_of_the_core() -> None:
     panels, queries = pack_items(normal(9, 4)).panels, normal(2, 4)
     scores, items = torch.empty(2, 3), torch.empty(2, 3, dtype=torch.int32)
-    scratch = aligned_scratch(_core.item_topk_scratch(2, 9, 4, 3, False))
+    scratch = aligned_scratch(_core.item_topk_scratch(2, 9, 4, 3, 0))
     none = [None] * 7
     with pytest.raises(ValueError, match="table: wanted shape"):
         _core.item_topk(queries, panels, 17, *none, 3, scores, items, scratch)

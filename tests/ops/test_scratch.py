@@ -25,25 +25,27 @@ def zeros(*shape: int) -> Tensor:
 
 def gru_forward() -> tuple[int, tuple[Any, ...]]:
     output, last = zeros(EVENTS, HIDDEN), zeros(SEQUENCES, HIDDEN)
-    weights = zeros(3, 2, INPUT, 16), zeros(3, 2, HIDDEN, 16)
+    layer = zeros(2, 3, INPUT, 16), zeros(2, 3, HIDDEN, 16), zeros(2, 4, 16)
     size = _core.gru_forward_scratch(SEQUENCES, EVENTS, HIDDEN)
-    return size, (zeros(EVENTS, INPUT), offsets_of(LENGTHS), *weights, None, None, None, output, last, None)
+    states = None, None, None, None
+    return size, (zeros(EVENTS, INPUT), offsets_of(LENGTHS), *layer, *states, False, output, last, None, None)
 
 
-def gru_step() -> tuple[int, tuple[Any, ...]]:
-    weights = zeros(3, 2, INPUT, 16), zeros(3, 2, HIDDEN, 16)
+def lstm_step() -> tuple[int, tuple[Any, ...]]:
+    layer = zeros(2, 4, INPUT, 16), zeros(2, 4, HIDDEN, 16), zeros(2, 4, 16)
     state = zeros(SEQUENCES, HIDDEN)
-    size = _core.gru_step_scratch(HIDDEN)
-    return size, (zeros(SEQUENCES, INPUT), state, *weights, None, None, state.clone())
+    size = _core.lstm_step_scratch(HIDDEN)
+    return size, (zeros(SEQUENCES, INPUT), state, state, *layer, state.clone(), state.clone())
 
 
-def gru_backward() -> tuple[int, tuple[Any, ...]]:
-    size = _core.gru_backward_scratch(SEQUENCES, EVENTS, INPUT, HIDDEN)
-    weights = zeros(3 * HIDDEN, INPUT), zeros(3 * HIDDEN, HIDDEN)
-    output, last, gates = zeros(EVENTS, HIDDEN), zeros(SEQUENCES, HIDDEN), zeros(EVENTS, 4, 32)
-    values = zeros(EVENTS, INPUT)
-    grads = zeros(EVENTS, INPUT), *(w.clone() for w in weights), None, None, None
-    return size, (output, last, values, offsets_of(LENGTHS), *weights, None, output, gates, *grads)
+def lstm_backward() -> tuple[int, tuple[Any, ...]]:
+    size = _core.lstm_backward_scratch(SEQUENCES, EVENTS, INPUT, HIDDEN)
+    weights = zeros(4 * HIDDEN, INPUT), zeros(4 * HIDDEN, HIDDEN)
+    output, saved, values = zeros(EVENTS, HIDDEN), zeros(EVENTS, 2, 5, 16), zeros(EVENTS, INPUT)
+    states = None, None, None, None
+    grads = zeros(EVENTS, INPUT), *(w.clone() for w in weights), None, None, None, None
+    inputs = output, None, None, values, offsets_of(LENGTHS), *weights, *states, False, output, saved
+    return size, (*inputs, *grads)
 
 
 def attention_bias() -> tuple[Any, ...]:
@@ -96,8 +98,8 @@ def cross_entropy() -> tuple[int, tuple[Any, ...]]:
 
 CALLS: list[tuple[Callable[[], tuple[int, tuple[Any, ...]]], Callable[..., None]]] = [
     (gru_forward, _core.gru_forward),
-    (gru_step, _core.gru_step),
-    (gru_backward, _core.gru_backward),
+    (lstm_step, _core.lstm_step),
+    (lstm_backward, _core.lstm_backward),
     (attention_forward, _core.jagged_attention_forward),
     (attention_backward, _core.jagged_attention_backward),
     (attention_step, _core.jagged_attention_step),
@@ -154,8 +156,8 @@ def test_scratch_for_fewer_threads_is_enough(
         (_core.jagged_attention_forward_scratch, (3, 10, 5)),
         (_core.jagged_attention_backward_scratch, (3, 10, 5, 7)),
         (_core.jagged_attention_step_scratch, (5, True)),
-        (_core.item_topk_scratch, (3, 10, 5, 4, False)),
-        (_core.item_topk_scratch, (3, 1000, 5, 4, True)),
+        (_core.item_topk_scratch, (3, 10, 5, 4, 0)),
+        (_core.item_topk_scratch, (3, 1000, 5, 4, 8)),
         (_core.item_rank_scratch, (3,)),
         (_core.item_cross_entropy_scratch, (3, 10, 3, 4, True, True, True, True, True, True)),
     ],
@@ -166,9 +168,9 @@ def test_sizes_of_nothing_and_less(function: Callable[..., int], arguments: tupl
     counts = [i for i, x in enumerate(arguments) if not isinstance(x, bool)]
     for i in counts:
         for bad in (-1, -16, -(2**62)):
-            with pytest.raises(ValueError, match=f"wanted at least [01], got {bad}"):
+            with pytest.raises(ValueError, match=f"wanted (at least [01]|0, 8 or 16), got {bad}"):
                 function(*arguments[:i], bad, *arguments[i + 1 :])
         if function is not _core.item_topk_scratch or i < 3:
             assert function(*arguments[:i], 0, *arguments[i + 1 :]) >= 0
     with pytest.raises(ValueError, match="k: wanted at least 1, got 0"):
-        _core.item_topk_scratch(3, 10, 5, 0, False)
+        _core.item_topk_scratch(3, 10, 5, 0, 0)

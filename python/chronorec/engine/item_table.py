@@ -43,7 +43,7 @@ def make_item_table(rows: Floats, precision: Precision) -> ItemTable:
     codes: npt.NDArray[Any] = (
         np.empty((panels, -(-depth // 4), 64), np.uint8)
         if precision == "int8"
-        else np.empty((panels, depth, 16), np.uint16)
+        else np.empty((panels, -(-depth // 2), 32), np.uint16)
     )
     facts = np.empty((panels, 3, 16), np.uint16)
     _core.pack_item_codes(np.ascontiguousarray(rows), codes, facts)
@@ -57,8 +57,8 @@ def topk(
     k = min(k, table.num_items)
     scores = np.empty((len(states), k), np.float32)
     codes = np.empty((len(states), k), np.int32)
-    coded = table.codes is not None
-    room = scratch(_core.item_topk_scratch(len(states), table.num_items, states.shape[1], k, coded))
+    code_bits = 0 if table.codes is None else 8 * table.codes.itemsize
+    room = scratch(_core.item_topk_scratch(len(states), table.num_items, states.shape[1], k, code_bits))
     offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
     _core.item_topk(
         states,

@@ -211,9 +211,12 @@ class _Maker:
         source, (depth, _) = self.read("in", of_tokens=True)
         hidden_size = self.weight("weight_hh", (None, None)).shape[1]
         gates = 3 * hidden_size
-        weight_ih = _pack_gates(self.weight("weight_ih", (gates, depth)))
-        weight_hh = _pack_gates(self.weight("weight_hh", (gates, hidden_size)))
-        bias_ih, bias_hh = self.weight("bias_ih", (gates,)), self.weight("bias_hh", (gates,))
+        weight_ih, weight_hh, bias = _pack_gru(
+            self.weight("weight_ih", (gates, depth)),
+            self.weight("weight_hh", (gates, hidden_size)),
+            self.weight("bias_ih", (gates,)),
+            self.weight("bias_hh", (gates,)),
+        )
         out_name = self.write(hidden_size, per_token=True)
 
         def run(tokens: Tokens, registers: Registers) -> None:
@@ -221,9 +224,8 @@ class _Maker:
             out = np.empty((len(values), hidden_size), np.float32)
             final = np.empty((sequences, hidden_size), np.float32)
             room = scratch(_core.gru_forward_scratch(sequences, len(values), hidden_size))
-            _core.gru_forward(
-                values, tokens.offsets, weight_ih, weight_hh, bias_ih, bias_hh, None, out, final, None, room
-            )
+            layer = (values, tokens.offsets, weight_ih, weight_hh, bias, None, None, None, None, False)
+            _core.gru_forward(*layer, out, final, None, None, room)
             registers[out_name] = out
 
         return run
@@ -263,6 +265,12 @@ class _Maker:
         return run
 
 
-def _pack_gates(weight: Floats) -> Floats:
-    """[3H, K] -> [3, ceil(H / 16), K, 16]: the gates of a unit stand in the same lane."""
-    return np.stack([pack_panels(gate) for gate in np.split(weight, 3)])
+def _pack_gru(
+    weight_ih: Floats, weight_hh: Floats, bias_ih: Floats, bias_hh: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """The layer as ``_core.gru_forward`` takes it."""
+    panels = -(-weight_hh.shape[1] // 16)
+    shapes = ((3, weight_ih.shape[1], 16), (3, weight_hh.shape[1], 16), (4, 16))
+    packed_ih, packed_hh, bias = (np.empty((panels, *shape), np.float32) for shape in shapes)
+    _core.gru_pack(weight_ih, weight_hh, bias_ih, bias_hh, packed_ih, packed_hh, bias)
+    return packed_ih, packed_hh, bias

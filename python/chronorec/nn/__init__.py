@@ -1,6 +1,17 @@
 """Torch modules over :mod:`chronorec.ops`, on jagged batches: values [N, ...] and offsets int64 [B + 1]."""
 
 from chronorec.nn.attention import CausalSelfAttention, TransformerBlock
+from chronorec.nn.graph import GraphAttention, GraphConvolution
 from chronorec.nn.gru import GRU
+from chronorec.nn.lstm import LSTM
+from chronorec.nn.rnn import RNN
 
-__all__ = ["GRU", "CausalSelfAttention", "TransformerBlock"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "CausalSelfAttention",
+    "GraphAttention",
+    "GraphConvolution",
+    "TransformerBlock",
+]

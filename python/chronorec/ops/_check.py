@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from chronorec.ops._backend import HAS_CUDA
+
 FLOATS = (torch.float32, torch.bfloat16)
 
 
@@ -45,7 +47,20 @@ def _raise_mismatch(
 
 
 def check_same_device(**tensors: Tensor | None) -> torch.device:
-    """Raises ValueError unless all tensors live on one device, which is returned."""
+    """Raises ValueError unless all tensors live on one device, which is returned.
+
+    Raises:
+        NotImplementedError: a device for which there is no kernel.
+    """
+    return _check_device(tensors, has_cuda=False)
+
+
+def check_same_device_or_cuda(**tensors: Tensor | None) -> torch.device:
+    """As :func:`check_same_device`, for an op with a CUDA kernel, in builds that have the module."""
+    return _check_device(tensors, has_cuda=True)
+
+
+def _check_device(tensors: dict[str, Tensor | None], has_cuda: bool) -> torch.device:
     first_name, first = "", None
     for name, tensor in tensors.items():
         if tensor is None:
@@ -55,6 +70,6 @@ def check_same_device(**tensors: Tensor | None) -> torch.device:
         elif tensor.device != first:
             raise ValueError(f"{name}: wanted device {first} like {first_name}, got {tensor.device}")
     assert first is not None, "no tensor to compare"
-    if first.type not in ("cpu", "meta"):
-        raise NotImplementedError(f"{first_name}: device {first} has no kernel in this build")
-    return first
+    if first.type in ("cpu", "meta") or (has_cuda and first.type == "cuda" and HAS_CUDA):
+        return first
+    raise NotImplementedError(f"{first_name}: device {first} has no kernel in this build")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chronorec import _core
-from chronorec.ops._check import check_same_device, check_tensor
+from chronorec.ops._check import check_same_device_or_cuda, check_tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Int, Int64
@@ -76,18 +76,13 @@ def make_graph(
     """
     check_tensor(offsets, "offsets", ("V_dst+1",), torch.int64)
     check_tensor(sources, "sources", ("E",), _IDS)
-    check_same_device(offsets=offsets, sources=sources)
+    check_same_device_or_cuda(offsets=offsets, sources=sources)
     count = max(offsets.shape[0] - 1, 0) if num_sources is None else num_sources
     if count < 0:
         raise ValueError(f"num_sources: wanted at least 0, got {count}")
     offsets, sources = offsets.contiguous(), sources.contiguous()
-    transposed_offsets = torch.empty(count + 1, dtype=torch.int64)
-    destinations, edges = torch.empty_like(sources), torch.empty_like(sources)
-    scratch = torch.empty(_core.graph_transpose_scratch(count, sources.shape[0]), dtype=torch.uint8)
-    try:
-        _core.graph_transpose(offsets, sources, transposed_offsets, destinations, edges, scratch)
-    except ValueError as error:
-        raise ValueError(str(error).replace("neighbours", "sources", 1)) from None
+    transpose = _transpose if sources.is_cpu else _transpose_by_torch
+    transposed_offsets, destinations, edges = transpose(offsets, sources, count)
     return Graph(
         offsets,
         sources,
@@ -97,6 +92,39 @@ def make_graph(
         _inverse_root(offsets),
         _inverse_root(transposed_offsets),
     )
+
+
+def _transpose(offsets: Tensor, sources: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    transposed_offsets = torch.empty(count + 1, dtype=torch.int64)
+    destinations, edges = torch.empty_like(sources), torch.empty_like(sources)
+    needed = scratch(_core.graph_transpose_scratch(count, sources.shape[0]))
+    try:
+        _core.graph_transpose(offsets, sources, transposed_offsets, destinations, edges, needed)
+    except ValueError as error:
+        raise ValueError(str(error).replace("neighbours", "sources", 1)) from None
+    return transposed_offsets, destinations, edges
+
+
+def _transpose_by_torch(offsets: Tensor, sources: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same on any device. Waits for the checks: kernels on a GPU cannot refuse a bad id."""
+    bad = ((sources < 0) | (sources >= count)).nonzero()
+    if bad.shape[0]:
+        place = int(bad[0])
+        came = f"got {int(sources[place])} at position {place}"
+        raise ValueError(f"sources: every id must be in [0, {count}), {came}")
+    if offsets.shape[0] == 0:
+        raise ValueError("offsets: wanted at least one offset, got none")
+    first, last, rises = int(offsets[0]), int(offsets[-1]), bool((offsets.diff() >= 0).all())
+    if first != 0:
+        raise ValueError(f"offsets: must start at 0, got {first}")
+    if not rises:
+        raise ValueError("offsets: must never fall")
+    if last != sources.shape[0]:
+        raise ValueError(f"offsets: must end at {sources.shape[0]}, got {last}")
+    ordered, edges = sources.sort(stable=True)
+    ids = torch.arange(count + 1, dtype=sources.dtype, device=sources.device)
+    destinations = torch.searchsorted(offsets, edges, right=True) - 1
+    return torch.searchsorted(ordered, ids), destinations.to(sources.dtype), edges.to(sources.dtype)
 
 
 def _inverse_root(offsets: Tensor) -> Tensor:
@@ -116,6 +144,6 @@ def rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 and inner.is_contiguous() else x.contiguous()
 
 
-def scratch(size: int) -> Tensor:
-    """Scratch for the core."""
-    return torch.empty(size, dtype=torch.uint8)
+def scratch(size: int, device: torch.device | None = None) -> Tensor:
+    """Scratch for a compiled function; by default in CPU memory."""
+    return torch.empty(size, dtype=torch.uint8, device=device)

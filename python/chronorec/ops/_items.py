@@ -70,7 +70,7 @@ def _fake_codes(table: Tensor, int8: bool) -> tuple[Tensor, Tensor]:
     facts = table.new_empty((panels, 3, _PANEL), dtype=torch.bfloat16)
     if int8:
         return table.new_empty((panels, (depth + 3) // 4, 4 * _PANEL), dtype=torch.uint8), facts
-    return table.new_empty((panels, depth, _PANEL), dtype=torch.bfloat16), facts
+    return table.new_empty((panels, (depth + 1) // 2, 2 * _PANEL), dtype=torch.bfloat16), facts
 
 
 _pack = define_op(

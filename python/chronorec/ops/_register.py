@@ -1,4 +1,4 @@
-"""How an op is made known to torch: schema, CPU kernel, fake kernel, autograd. One boundary per op.
+"""How an op is made known to torch: schema, kernels, fake kernel, autograd. One boundary per op.
 
 ``torch.library.define``/``impl`` cost about half of ``torch.library.custom_op`` per call.
 """
@@ -14,17 +14,22 @@ from torch import Tensor
 _LIBRARY = torch.library.Library("chronorec", "DEF")
 
 
-def define_op(schema: str, *, cpu: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+def define_op(
+    schema: str, *, cpu: Callable[..., Any], fake: Callable[..., Any], cuda: Callable[..., Any] | None = None
+) -> Any:
     """Defines ``chronorec::<name>`` and returns the callable overload ``torch.ops.chronorec.<name>.default``.
 
     Args:
         schema: torch schema, such as ``"gru_forward(Tensor input, Tensor offsets) -> (Tensor, Tensor)"``.
         cpu: runs the op on CPU tensors; outputs are fresh tensors.
+        cuda: runs the op on CUDA tensors, for ops that can; see ``_backend.py``.
         fake: the same signature on fake tensors: allocates outputs of the right shape and dtype, no data.
     """
     name = schema.split("(", 1)[0]
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, cpu, "CPU")
+    if cuda is not None:
+        _LIBRARY.impl(name, cuda, "CUDA")
     torch.library.register_fake(f"chronorec::{name}", fake, lib=_LIBRARY)
     return getattr(torch.ops.chronorec, name).default
 

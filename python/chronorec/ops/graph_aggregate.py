@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from chronorec import _core
-from chronorec.ops._check import FLOATS, check_same_device, check_tensor
+from chronorec.ops._backend import backend
+from chronorec.ops._check import FLOATS, check_same_device_or_cuda, check_tensor
 from chronorec.ops._graph import Graph, check_graph, rows, scratch
 from chronorec.ops._register import define_gradient, define_op
 
@@ -55,7 +55,7 @@ def graph_aggregate(
     check_tensor(features, "features", (graph.num_sources, "D"), FLOATS)
     if weight is not None:
         check_tensor(weight, "weight", (graph.num_edges,), torch.float32)
-    check_same_device(features=features, sources=graph.sources, weight=weight)
+    check_same_device_or_cuda(features=features, sources=graph.sources, weight=weight)
     if reduce not in ("sum", "mean", "max"):
         raise ValueError(f"reduce: wanted 'sum', 'mean' or 'max', got {reduce!r}")
     if normalize not in ("none", "symmetric"):
@@ -76,7 +76,7 @@ def graph_aggregate(
     return total
 
 
-def _sum_cpu(
+def _sum_run(
     features: Tensor,
     weight: Tensor | None,
     row_scale: Tensor | None,
@@ -88,7 +88,8 @@ def _sum_cpu(
 ) -> Tensor:
     count, width = offsets.shape[0] - 1, features.shape[1]
     output = features.new_empty(count, width)
-    _core.graph_sum(
+    module = backend(features)
+    module.graph_sum(
         rows(features),
         None if weight is None else weight.contiguous(),
         row_scale,
@@ -97,7 +98,7 @@ def _sum_cpu(
         neighbours,
         edges,
         output,
-        scratch(_core.graph_scratch(count, neighbours.shape[0], width)),
+        scratch(module.graph_scratch(count, neighbours.shape[0], width), features.device),
     )
     return output
 
@@ -126,7 +127,7 @@ def _sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_features, grad_weight, *[None] * 8
 
 
-def _dot_cpu(
+def _dot_run(
     left: Tensor,
     right: Tensor,
     row_scale: Tensor | None,
@@ -136,7 +137,7 @@ def _dot_cpu(
     *transposed: Tensor,
 ) -> Tensor:
     output = left.new_empty(neighbours.shape, dtype=torch.float32)
-    _core.graph_dot(rows(left), rows(right), row_scale, neighbour_scale, offsets, neighbours, output)
+    backend(left).graph_dot(rows(left), rows(right), row_scale, neighbour_scale, offsets, neighbours, output)
     return output
 
 
@@ -157,14 +158,15 @@ def _dot_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_left, grad_right, *[None] * 7
 
 
-def _max_cpu(
+def _max_run(
     features: Tensor, weight: Tensor | None, offsets: Tensor, sources: Tensor, *transposed: Tensor
 ) -> tuple[Tensor, Tensor]:
     output, arg = outputs = _max_fake(features, weight, offsets)
     count, width = output.shape
     weight = None if weight is None else weight.contiguous()
-    needed = scratch(_core.graph_scratch(count, sources.shape[0], 2 * (width + 15)))
-    _core.graph_max(rows(features), weight, offsets, sources, output, arg, needed)
+    module = backend(features)
+    needed = scratch(module.graph_scratch(count, sources.shape[0], 2 * (width + 15)), features.device)
+    module.graph_max(rows(features), weight, offsets, sources, output, arg, needed)
     return outputs
 
 
@@ -188,7 +190,7 @@ def _max_differentiate(ctx: Any, grad: Tensor, grad_arg: Tensor | None) -> tuple
     return *(g if w else None for g, w in zip(grads, wanted, strict=True)), *[None] * 5
 
 
-def _max_backward_cpu(
+def _max_backward_run(
     grad: Tensor,
     features: Tensor,
     weight: Tensor | None,
@@ -200,7 +202,8 @@ def _max_backward_cpu(
     arg: Tensor,
 ) -> tuple[Tensor, Tensor]:
     grad_features, grad_weight = outputs = _max_backward_fake(grad, features, weight)
-    _core.graph_max_backward(
+    module = backend(features)
+    module.graph_max_backward(
         rows(grad),
         rows(features),
         None if weight is None else weight.contiguous(),
@@ -212,7 +215,9 @@ def _max_backward_cpu(
         arg,
         grad_features,
         None if weight is None else grad_weight,
-        scratch(_core.graph_scratch(features.shape[0], sources.shape[0], features.shape[1])),
+        scratch(
+            module.graph_scratch(features.shape[0], sources.shape[0], features.shape[1]), features.device
+        ),
     )
     return outputs
 
@@ -232,22 +237,28 @@ _SCALES = "Tensor? row_scale, Tensor? neighbour_scale"
 _sum = define_op(
     f"graph_sum(Tensor features, Tensor? weight, {_SCALES}, {_MATRIX}, {_TRANSPOSED}, "
     "Tensor? transposed_edges) -> Tensor",
-    cpu=_sum_cpu,
+    cpu=_sum_run,
+    cuda=_sum_run,
     fake=_sum_fake,
 )
 _dot = define_op(
     f"graph_dot(Tensor left, Tensor right, {_SCALES}, Tensor offsets, Tensor neighbours, {_TRANSPOSED}, "
     "Tensor transposed_edges) -> Tensor",
-    cpu=_dot_cpu,
+    cpu=_dot_run,
+    cuda=_dot_run,
     fake=_dot_fake,
 )
 _max = define_op(
-    f"graph_max(Tensor features, Tensor? weight, {_GRAPH}) -> (Tensor, Tensor)", cpu=_max_cpu, fake=_max_fake
+    f"graph_max(Tensor features, Tensor? weight, {_GRAPH}) -> (Tensor, Tensor)",
+    cpu=_max_run,
+    cuda=_max_run,
+    fake=_max_fake,
 )
 _max_backward = define_op(
     f"graph_max_backward(Tensor grad, Tensor features, Tensor? weight, {_GRAPH}, Tensor arg)"
     " -> (Tensor, Tensor)",
-    cpu=_max_backward_cpu,
+    cpu=_max_backward_run,
+    cuda=_max_backward_run,
     fake=_max_backward_fake,
 )
 define_gradient(_sum, _sum_backward, _sum_save)

@@ -1,9 +1,9 @@
-"""Softmax loss over the item table, without storing the logits."""
+"""Losses over the item table, without storing the logits."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from chronorec.ops._item_loss import (
     packed,
     rows_of,
 )
+from chronorec.ops._item_sampled_loss import KINDS, sampled_loss
 from chronorec.ops._register import define_op
 
 if TYPE_CHECKING:
@@ -31,76 +32,86 @@ def item_cross_entropy(
     *,
     target_offsets: Int64[Tensor, " N+1"] | None = None,
     bias: Float[Tensor, " V"] | None = None,
-    negatives: Int64[Tensor, " K"] | None = None,
-    negative_log_q: Float32[Tensor, " K"] | None = None,
+    loss: Literal["softmax", "gbce", "bpr"] = "softmax",
+    negatives: Int64[Tensor, " K"] | Int64[Tensor, "N K"] | None = None,
+    negative_log_q: Float32[Tensor, " K"] | Float32[Tensor, "N K"] | None = None,
     target_log_q: Float32[Tensor, " M"] | None = None,
     weights: Float32[Tensor, " N"] | None = None,
     temperature: float = 1.0,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
+    calibration: float = 0.75,
 ) -> Float32[Tensor, ""]:
-    """Cross entropy of ``hidden @ table.T + bias`` against target items, mean over rows.
+    """Loss of the logits ``(hidden @ table.T + bias) / temperature`` against target items, mean over rows.
 
-    The logit of item ``v`` for row ``n`` is ``s(n, v) = hidden[n] . table[v] + bias[v]``. The N x V
-    logits never exist: memory beyond the gradients is under 64 MB at N = 4096, V = 100,000, D = 64.
+    The logit of item ``v`` for row ``n`` is ``s(n, v) = (hidden[n] . table[v] + bias[v]) / temperature``. The
+    N x V logits never exist: memory beyond the gradients is under 64 MB at N = 4096, V = 100,000, D = 64.
 
-    *Full* (no ``negatives``): a row's loss is ``logsumexp_v s(n, v)`` less the mean of ``s(n, t)`` over its
-    targets ``t``.
+    A row's loss is the mean over its targets ``t`` of:
 
-    *Sampled*: all rows share the ``negatives``. Logits are corrected by the logarithm of how often each item
-    is expected in the sample (logQ correction): ``s'(n, v) = s(n, v) - log_q(v)``. A row's loss is the mean
-    over its targets of ``logaddexp(s'(n, t), logsumexp_k s'(n, k)) - s'(n, t)``, where ``k`` runs over the
-    negatives that are not targets of the row (accidental hits are masked; duplicates count each).
+    - full softmax (no ``negatives``): ``logsumexp_v s(n, v) - s(n, t)``. With ``label_smoothing`` e, the
+      target's logit becomes ``(1 - e) s(n, t) + e mean_v s(n, v)``.
+    - sampled softmax: ``logaddexp(s'(n, t), logsumexp_k s'(n, k)) - s'(n, t)``, where logits are corrected by
+      the logarithm of how often each item is expected in the sample (logQ correction):
+      ``s'(n, v) = s(n, v) - log_q(v)``.
+    - ``"gbce"``: ``-(b log sigmoid(s(n, t)) + sum_k log(1 - sigmoid(s(n, k)))) / (K' + 1)`` with
+      ``b = a (c (1 - 1/a) + 1/a)``, c being ``calibration``, a = K / (V - 1) the share sampled.
+    - ``"bpr"``: ``-mean_k log sigmoid(s(n, t) - s(n, k))``.
+
+    ``k`` runs over the K' negatives of the row that are not among its targets (accidental hits are masked;
+    duplicates count each). The mean over rows is weighted by ``weights``; rows without targets, and rows of
+    weight 0, do not count.
 
     Where a gradient is wanted, the call computes it beside the loss, while the logits are in cache, and
     backward only scales it. The gradient of ``table`` is dense. Gradients of gradients are not supported.
+    Softmax, full or over shared negatives, is matrix products: in bfloat16 the probabilities are rounded for
+    those of the gradients, while the loss is that of float32. The other losses gather the rows' negatives.
 
     Args:
         hidden: float32 or bfloat16, one row per prediction.
         table: same dtype: one row per item.
         targets: item ids. One per row, or as ``target_offsets`` says.
         target_offsets: row ``n`` has the targets ``targets[target_offsets[n]:target_offsets[n + 1]]`` (a next
-            basket). Rows without targets are ignored: they do not count in the mean.
+            basket).
         bias: same dtype as ``hidden``.
-        negatives: item ids of the shared sample.
-        negative_log_q: log of the expected count of each negative; none: no correction.
+        loss: ``"softmax"``, or over negatives ``"gbce"`` or ``"bpr"``.
+        negatives: item ids of one sample for all rows, or of one for each.
+        negative_log_q: log of the expected count of each negative; none: no correction. Softmax alone.
         target_log_q: the same for each target.
+        weights: per row, finite and not negative; none: all 1.
+        temperature: divides the logits, before any correction.
+        label_smoothing: 0 to 1; not beside negatives.
+        ignore_index: targets of this value are as if they were not there.
+        calibration: 0 to 1: how far gbce's probabilities are drawn back from the overconfidence that sampling
+            gives them.
 
     Returns:
-        The loss, float32 for every input dtype. Zero, with zero gradients, if no row has a target.
+        The loss, float32 for every input dtype. Zero, with zero gradients, if no row counts.
 
     Raises:
         TypeError: a dtype is not supported (float64, float16, int32 ids, mixed dtypes).
-        ValueError: shapes do not fit, an id is out of range, offsets do not run from 0 to M, or a log_q comes
-            without negatives.
+        ValueError: shapes do not fit, an id or a number is out of range, offsets do not run from 0 to M, or
+            an argument comes without the negatives or the loss that it belongs to.
         RuntimeError: ``backward(create_graph=True)``.
 
-    Sampled softmax with correction: Bengio and Senecal 2008; Yi et al. 2019 (RecSys). Gradients in the
-    forward pass: Hsu et al. 2024, Liger Kernel, arXiv 2410.10989.
+    Sampled softmax with correction: Bengio and Senecal 2008; Yi et al. 2019 (RecSys). gBCE: Petrov and
+    Macdonald 2023 (gSASRec, RecSys). BPR: Rendle et al. 2009 (UAI). Gradients in the forward pass: Hsu et al.
+    2024, Liger Kernel, arXiv 2410.10989.
     """
-    _check(hidden, table, targets, target_offsets, bias, negatives, negative_log_q, target_log_q, weights)
-    _check_numbers(temperature, label_smoothing, negatives)
+    _check_tensors(
+        hidden, table, targets, target_offsets, bias, negatives, negative_log_q, target_log_q, weights
+    )
+    _check_options(loss, negatives, negative_log_q, target_log_q, temperature, label_smoothing, calibration)
     learning = torch.is_grad_enabled()
-    return _forward(  # type: ignore[no-any-return]
-        hidden,
-        table,
-        targets,
-        target_offsets,
-        bias,
-        negatives,
-        negative_log_q,
-        target_log_q,
-        weights,
-        temperature,
-        label_smoothing,
-        ignore_index,
-        learning and hidden.requires_grad,
-        learning and table.requires_grad,
-        learning and bias is not None and bias.requires_grad,
-    )[0]
+    wanted = [learning and x is not None and x.requires_grad for x in (hidden, table, bias)]
+    data = hidden, table, targets, target_offsets, bias, negatives, negative_log_q, target_log_q, weights
+    if negatives is not None and (loss != "softmax" or negatives.dim() == 2):
+        kind = KINDS.index(loss)
+        return sampled_loss(*data, temperature, kind, calibration, ignore_index, *wanted)[0]  # type: ignore[no-any-return]
+    return _softmax_loss(*data, temperature, label_smoothing, ignore_index, *wanted)[0]  # type: ignore[no-any-return]
 
 
-def _check(
+def _check_tensors(
     hidden: Tensor,
     table: Tensor,
     targets: Tensor,
@@ -119,17 +130,18 @@ def _check(
     if bias is not None:
         check_tensor(bias, "bias", (table.shape[0],), hidden.dtype)
     if negatives is not None:
-        check_tensor(negatives, "negatives", ("K",), torch.int64)
+        own = isinstance(negatives, Tensor) and negatives.dim() == 2
+        check_tensor(negatives, "negatives", (hidden.shape[0], "K") if own else ("K",), torch.int64)
     for name, value, like in (
-        ("negative_log_q", negative_log_q, negatives),
-        ("target_log_q", target_log_q, targets),
-        ("weights", weights, hidden),
+        ("negative_log_q", negative_log_q, None if negatives is None else tuple(negatives.shape)),
+        ("target_log_q", target_log_q, None if negatives is None else tuple(targets.shape)),
+        ("weights", weights, (hidden.shape[0],)),
     ):
         if value is None:
             continue
-        if like is None or (negatives is None and value is target_log_q):
+        if like is None:
             raise ValueError(f"{name}: wanted negatives to go with it, got negatives=None")
-        check_tensor(value, name, (like.shape[0],), torch.float32)
+        check_tensor(value, name, like, torch.float32)
         if value.requires_grad:
             raise ValueError(f"{name}: wanted a constant, got a tensor that requires a gradient")
     check_same_device(
@@ -145,13 +157,30 @@ def _check(
     )
 
 
-def _check_numbers(temperature: float, label_smoothing: float, negatives: Tensor | None) -> None:
+def _check_options(
+    loss: str,
+    negatives: Tensor | None,
+    negative_log_q: Tensor | None,
+    target_log_q: Tensor | None,
+    temperature: float,
+    label_smoothing: float,
+    calibration: float,
+) -> None:
+    if loss not in KINDS:
+        raise ValueError(f"loss: wanted one of {', '.join(KINDS)}, got {loss!r}")
+    if loss != "softmax" and negatives is None:
+        raise ValueError(f"negatives: wanted a tensor for loss={loss!r}, got None")
+    for name, value in (("negative_log_q", negative_log_q), ("target_log_q", target_log_q)):
+        if value is not None and loss != "softmax":
+            raise ValueError(f"{name}: wanted none for loss={loss!r}, got a tensor")
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature: wanted a number above 0, got {temperature}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing: wanted 0 to 1, got {label_smoothing}")
     if label_smoothing > 0 and negatives is not None:
         raise ValueError(f"label_smoothing: wanted 0 beside negatives, got {label_smoothing}")
+    if not 0 <= calibration <= 1:
+        raise ValueError(f"calibration: wanted 0 to 1, got {calibration}")
 
 
 class _Inputs(NamedTuple):
@@ -201,8 +230,8 @@ def _cpu(*arguments: Any) -> Outputs:
         x.label_smoothing > 0,
     )
     _core.item_cross_entropy(
-        rows_of(x.hidden.detach()),
-        rows_of(x.table.detach()),
+        rows_of(x.hidden),
+        rows_of(x.table),
         targets,
         offsets,
         order,
@@ -227,7 +256,7 @@ def _fake(*arguments: Any) -> Outputs:
     return loss_outputs(x.hidden, x.table, x.bias, *x[-3:])
 
 
-_forward = define_op(
+_softmax_loss = define_op(
     "item_cross_entropy(Tensor hidden, Tensor table, Tensor targets, Tensor? target_offsets, Tensor? bias, "
     "Tensor? negatives, Tensor? negative_log_q, Tensor? target_log_q, Tensor? weights, float temperature, "
     "float label_smoothing, int ignore_index, bool hidden_grad, bool table_grad, bool bias_grad) "
@@ -235,4 +264,4 @@ _forward = define_op(
     cpu=_cpu,
     fake=_fake,
 )
-define_loss_gradient(_forward, _Inputs._fields)
+define_loss_gradient(_softmax_loss, _Inputs._fields)

@@ -52,12 +52,16 @@ def _direct(
 
     A request for a hundred items takes the core less time than the checks in Python would.
     """
-    rows, num_items = table[:2] if isinstance(table, PackedItems) else (table, len(table))
-    scores = torch.empty(len(items))
-    none = None, None, None
     try:
-        _core.item_score(queries, rows, num_items, bias, *none, allow, items, offsets, scores)
-    except (TypeError, ValueError):
+        if allow is not None and allow.dtype != torch.bool:
+            return None
+        if isinstance(table, PackedItems):
+            rows, num_items = table.panels, table.num_items
+        else:
+            rows, num_items = table, table.shape[0]
+        scores = torch.empty(items.shape[0])
+        _core.item_score(queries, rows, num_items, bias, None, None, None, allow, items, offsets, scores)
+    except (AttributeError, IndexError, TypeError, ValueError):
         return None
     return scores
 

@@ -23,7 +23,8 @@ def _cpu(*args: Any) -> tuple[Tensor, Tensor]:
     batch, depth = arguments[0].shape
     scores = torch.empty(batch, k)
     items = torch.empty(batch, k, dtype=torch.int32)
-    size = _core.item_topk_scratch(batch, arguments[2], depth, k, codes is not None)
+    code_bits = 0 if codes is None else 8 * codes.itemsize
+    size = _core.item_topk_scratch(batch, arguments[2], depth, k, code_bits)
     scratch = torch.empty(size, dtype=torch.uint8)
     _core.item_topk(*arguments, codes, code_facts, k, scores, items, scratch)
     return scores, items.long()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from chronorec.ops.reference._recurrent import States, run_layer, state_or_zeros
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
@@ -31,10 +33,15 @@ def gru_step(
     weight_hh: Float[Tensor, "3*H H"],
     bias_ih: Float[Tensor, " 3*H"] | None = None,
     bias_hh: Float[Tensor, " 3*H"] | None = None,
+    *,
+    seen: Float[Tensor, "B H"] | None = None,
 ) -> Float[Tensor, "B H"]:
-    """The hidden state of B sequences after one more event each: the formula of ``torch.nn.GRUCell``."""
+    """The hidden state of B sequences after one more event each: the formula of ``torch.nn.GRUCell``.
+
+    ``seen`` is the state as ``weight_hh`` sees it: with a recurrent mask the masked one.
+    """
     input_r, input_z, input_n = linear(values, weight_ih, bias_ih).chunk(3, dim=1)
-    state_r, state_z, state_n = linear(state, weight_hh, bias_hh).chunk(3, dim=1)
+    state_r, state_z, state_n = linear(state if seen is None else seen, weight_hh, bias_hh).chunk(3, dim=1)
     reset = torch.sigmoid(input_r + state_r)
     update = torch.sigmoid(input_z + state_z)
     new = torch.tanh(input_n + reset * state_n)
@@ -49,15 +56,16 @@ def gru(
     bias_ih: Float[Tensor, " 3*H"] | None = None,
     bias_hh: Float[Tensor, " 3*H"] | None = None,
     initial_state: Float[Tensor, "B H"] | None = None,
+    *,
+    recurrent_mask: Float[Tensor, "B H"] | None = None,
+    zoneout_mask: Float[Tensor, "N H"] | None = None,
+    reverse: bool = False,
 ) -> GruOutput:
     """Runs every sequence ``values[offsets[b]:offsets[b + 1]]`` through the layer, event by event."""
-    lengths = offsets.diff()
-    state = values.new_zeros(len(lengths), weight_hh.shape[1]) if initial_state is None else initial_state
-    step_of = torch.arange(len(values), device=values.device) - offsets[:-1].repeat_interleave(lengths)
-    by_step = torch.argsort(step_of, stable=True)
-    outputs = [values.new_zeros(0, weight_hh.shape[1])]
-    for step, rows in enumerate(torch.split(values[by_step], step_of.bincount().tolist())):
-        running = torch.nonzero(lengths > step)[:, 0]
-        outputs.append(gru_step(rows, state[running], weight_ih, weight_hh, bias_ih, bias_hh))
-        state = state.index_copy(0, running, outputs[-1])
-    return GruOutput(torch.cat(outputs)[torch.argsort(by_step)], state)
+
+    def step(x: Tensor, seen: Tensor, states: States) -> States:
+        return (gru_step(x, states[0], weight_ih, weight_hh, bias_ih, bias_hh, seen=seen),)
+
+    start = state_or_zeros(initial_state, values, offsets, weight_hh.shape[1])
+    output, (state,) = run_layer(step, values, offsets, (start,), recurrent_mask, zoneout_mask, reverse)
+    return GruOutput(output, state)

@@ -1,0 +1,95 @@
+// sigmoid and tanh for recurrent gates: within 3 units in the last place, and cheaper than those of
+// vec_math.h since every value that goes through exp is clamped to where 2^n is a float. NaN goes through.
+#pragma once
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "cpu/vec.h"
+
+namespace chronorec {
+namespace CHRONOREC_LEVEL {
+namespace {
+
+// 1 / x by an estimate and a correction: a division takes as long as sixteen products.
+inline vf reciprocal(vf x) {
+#if defined(__AVX512F__)
+  const vf near = reinterpret_cast<vf>(_mm512_maskz_rcp14_ps(0xffff, reinterpret_cast<__m512>(x)));
+  return fma(near, splat(1) - x * near, near);
+#else
+  return splat(1) / x;
+#endif
+}
+
+inline vf divide(vf a, vf b) {
+#if defined(__AVX512F__)
+  const vf inverse = reciprocal(b), quotient = a * inverse;
+  return fma(a - quotient * b, inverse, quotient);
+#else
+  return a / b;
+#endif
+}
+
+// exp(x) = 2^n (1 + rest), for |x| <= 88.
+struct Exponential {
+  vf n, rest;
+};
+
+inline Exponential split_exp(vf x) {
+#if defined(__AVX512F__)
+  const vf scaled = x * splat(1.44269504088896341f);
+  const vf n = reinterpret_cast<vf>(_mm512_maskz_roundscale_ps(0xffff, reinterpret_cast<__m512>(scaled), 8));
+#else
+  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+  const vf n = (x * splat(1.44269504088896341f) + magic) - magic;
+#endif
+  vf r = fma(n, splat(-0.693359375f), x);
+  r = fma(n, splat(2.12194440e-4f), r);
+  vf p = splat(1.9875691500e-4f);  // Cephes expf
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  return {n, fma(p, r * r, r)};
+}
+
+// x 2^n
+inline vf times_power(vf x, vf n) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<vf>(
+      _mm512_maskz_scalef_ps(0xffff, reinterpret_cast<__m512>(x), reinterpret_cast<__m512>(n)));
+#else
+  return x * reinterpret_cast<vf>((__builtin_convertvector(n, vi) + 127) << 23);
+#endif
+}
+
+// To [-bound, bound]; NaN stays.
+inline vf clamp(vf x, float bound) {
+  const vf high = splat(bound), low = splat(-bound);
+#if defined(__AVX512F__)
+  const __m512 above =
+      _mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(low), reinterpret_cast<__m512>(x));
+  return reinterpret_cast<vf>(_mm512_maskz_min_ps(0xffff, reinterpret_cast<__m512>(high), above));
+#else
+  const vf above = low > x ? low : x;
+  return high < above ? high : above;
+#endif
+}
+
+inline vf gate_sigmoid(vf x) {
+  const Exponential e = split_exp(clamp(-x, 87.0f));
+  return reciprocal(splat(1) + times_power(splat(1) + e.rest, e.n));
+}
+
+// (e - 1) / (e + 1) with e = exp(2x), where e - 1 is taken without cancellation.
+inline vf gate_tanh(vf x) {
+  const Exponential e = split_exp(clamp(x + x, 20.0f));
+  const vf power = times_power(splat(1), e.n);
+  const vf less_one = fma(e.rest, power, power - splat(1));
+  return divide(less_one, less_one + splat(2));
+}
+
+}  // namespace
+}  // namespace CHRONOREC_LEVEL
+}  // namespace chronorec

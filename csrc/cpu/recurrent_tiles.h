@@ -1,0 +1,221 @@
+// What the recurrent kernels share: how sequences become tiles, and the layout of gates and of scratch.
+// Freestanding and the same at every level, since the scratch size is also asked for outside the kernels.
+#pragma once
+#include <stdint.h>
+
+#include "core/parallel.h"
+#include "ops.h"
+
+namespace chronorec {
+namespace {
+
+// Units stand in panels of 16. A panel of sums or of gradients has `slots` times 16 columns: first those that
+// only the input feeds, then those that both feed, then those that only the state feeds. So the panels of a
+// packed weight, kGates per panel of units, line up with the slots.
+struct RecurrentKind {
+  int64_t gates;  // blocks of H rows in a weight
+  int64_t slots;
+  int64_t saved;  // arrays of P saved per event for backward
+  bool cell;      // has a second state
+};
+constexpr RecurrentKind kGru = {3, 4, 4, false};  // slots n, r, z, W_hn h + b_hn; saved likewise
+constexpr RecurrentKind kLstm = {4, 4, 5, true};  // slots i, f, g, o; saved likewise, and the cell
+constexpr RecurrentKind kRnn = {1, 1, 1, false};  // the new state
+
+constexpr int64_t kUnitPanel = 16;
+inline int64_t padded_units(int64_t hidden_size) {
+  return (hidden_size + kUnitPanel - 1) / kUnitPanel * kUnitPanel;
+}
+// Rows a cache line further than a multiple of the cache's own stride.
+inline int64_t row_stride(int64_t columns) { return columns + 16; }
+
+// A tile is a group of sequences whose whole time loop one task runs, without any barrier between steps.
+// Small batches are cut finer, so that there is more than one task; results do not depend on the cut.
+constexpr int64_t kMaxTileRows = 16;
+inline int64_t tile_rows(int64_t sequences) {
+  if (sequences >= 4 * kMaxTileRows) return kMaxTileRows;
+  if (sequences >= kMaxTileRows) return kMaxTileRows / 2;
+  return sequences > 2 ? (sequences + 1) / 2 : 1;
+}
+inline int64_t count_tiles(int64_t sequences) {
+  return (sequences + tile_rows(sequences) - 1) / tile_rows(sequences);
+}
+
+// A long sequence is one task: it listens for Ctrl-C on its way.
+constexpr int64_t kStepsPerPoll = 1024;
+
+// Steps whose input projection is computed ahead, so that it fills blocks of registers but stays in the
+// cache.
+inline int64_t chunk_steps(const RecurrentKind& kind) { return kind.gates == 4 ? 12 : 8; }
+
+// Events whose outer products are summed in one go: bounds the rounding error, stays in the cache.
+constexpr int64_t kSlice = 128;
+// Columns of gate gradients that a product with them takes at once.
+constexpr int64_t kBlock = 4 * kUnitPanel;
+
+// Tiles whose weight gradients are summed in one array; the arrays are added up in order at the end. Their
+// number depends on the shape alone, and their room is bounded.
+inline int64_t count_groups(int64_t tiles, int64_t floats_each) {
+  const int64_t room = (int64_t{1} << 24) / (floats_each + 1);
+  const int64_t most = room < 4 ? 4 : room > 32 ? 32 : room;
+  return tiles < 1 ? 1 : tiles < most ? tiles : most;
+}
+
+// Cuts one block of memory into aligned arrays; with a null base it only counts bytes.
+class Carver {
+ public:
+  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
+
+  template <typename T>
+  T* take(int64_t count) {
+    T* array = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    return array;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  char* base_;
+  int64_t used_ = 0;
+};
+
+struct ForwardScratch {
+  int64_t* order;   // [B] sequences by falling length
+  int64_t* starts;  // [N + 2] work space of the sort
+  float* threads;   // per thread, see ForwardRoom
+  int64_t per_thread;
+  int64_t bytes;
+
+  ForwardScratch(void* base, const RecurrentKind& kind, int64_t sequences, int64_t events, int64_t hidden,
+                 int64_t chunk) {
+    const int64_t padded = padded_units(hidden);
+    Carver carver(base);
+    order = carver.take<int64_t>(sequences);
+    starts = carver.take<int64_t>(events + 2);
+    per_thread = kMaxTileRows * (chunk * row_stride(kind.slots * padded) + 5 * row_stride(padded));
+    threads = carver.take<float>(per_thread * num_threads());
+    bytes = carver.used();
+  }
+};
+
+// A thread's part of ForwardScratch. Rows of sums and of states are row_stride apart.
+struct ForwardRoom {
+  float* sums;                    // [chunk, kMaxTileRows, P / 16, slots, 16]: of the input, then of both
+  float *state, *next;            // [kMaxTileRows, P]
+  float *operand, *next_operand;  // the states times the recurrent mask; the states themselves without one
+  float* cell;                    // [kMaxTileRows, P]
+
+  ForwardRoom(float* base, const RecurrentKind& kind, int64_t padded, int64_t chunk, bool masked) {
+    const int64_t array = kMaxTileRows * row_stride(padded);
+    sums = base;
+    state = sums + chunk * kMaxTileRows * row_stride(kind.slots * padded);
+    next = state + array;
+    operand = masked ? next + array : state;
+    next_operand = masked ? next + 2 * array : next;
+    cell = state + 4 * array;
+  }
+  void advance() {
+    float* before = state;
+    state = next, next = before;
+    before = operand;
+    operand = next_operand, next_operand = before;
+  }
+};
+
+struct BackwardScratch {
+  int64_t* order;    // [B] sequences by falling length
+  int64_t* starts;   // [N + 2] work space of the sort
+  float* weight_hh;  // [P / 16, gates * P, 16], packed for gradients of gates times weight_hh
+  float* weight_ih;  // [ceil(I / 16), gates * P, 16], likewise
+  float* groups;     // per group: gradients of weight_ih, of weight_hh and of the biases, see the sizes
+  float* threads;    // per thread, see BackwardRoom
+  int64_t num_groups, blocks, ih_size, hh_size, bias_size, per_group, per_thread;
+  int64_t bytes;
+
+  BackwardScratch(void* base, const RecurrentKind& kind, int64_t sequences, int64_t events, int64_t input,
+                  int64_t hidden) {
+    const int64_t padded = padded_units(hidden), columns = kind.slots * padded;
+    Carver carver(base);
+    order = carver.take<int64_t>(sequences);
+    starts = carver.take<int64_t>(events + 2);
+    weight_hh = carver.take<float>(padded * kind.gates * padded);
+    weight_ih = carver.take<float>(padded_units(input) * kind.gates * padded);
+    blocks = (columns + kBlock - 1) / kBlock;
+    const int64_t wide = kind.gates < 3 ? kBlock : kind.gates * kUnitPanel;
+    ih_size = blocks * input * wide;   // [blocks, I, wide]: weight_ih's gradient, transposed
+    hh_size = blocks * hidden * wide;  // [blocks, H, wide]
+    bias_size = blocks * kBlock;       // [blocks, kBlock]: sums of the gradients
+    per_group = ih_size + hh_size + bias_size;
+    num_groups = count_groups(count_tiles(sequences), per_group);
+    groups = carver.take<float>(per_group * num_groups);
+    per_thread = kMaxTileRows * (row_stride(columns) + 3 * row_stride(padded) + padded_units(input)) +
+                 kSlice * (blocks * kBlock + row_stride(padded) + row_stride(padded_units(input)));
+    threads = carver.take<float>(per_thread * num_threads());
+    bytes = carver.used();
+  }
+};
+
+// A thread's part of BackwardScratch.
+struct BackwardRoom {
+  float* gates;       // [kMaxTileRows, slots, P]: gradients of one step's sums, rows row_stride apart
+  float* direct;      // [kMaxTileRows, P]: gradient of the state as far as it does not pass through weight_hh
+  float* through;     // [kMaxTileRows, P]: as far as it does, before the recurrent mask
+  float* cell;        // [kMaxTileRows, P]: gradient of the cell
+  float* values;      // [kMaxTileRows, I]: gradient of one step's values
+  float* slice;       // [blocks, kSlice, kBlock]: gradients of the sums of the slice's events
+  float* states;      // [kSlice, P]: what weight_hh was multiplied with
+  float* inputs;      // [kSlice, I]: what weight_ih was multiplied with
+  int64_t count = 0;  // events in the slice
+
+  BackwardRoom(float* base, const RecurrentKind& kind, int64_t input, int64_t hidden, int64_t blocks) {
+    const int64_t padded = padded_units(hidden), array = kMaxTileRows * row_stride(padded);
+    gates = base;
+    direct = gates + kMaxTileRows * row_stride(kind.slots * padded);
+    through = direct + array;
+    cell = through + array;
+    values = cell + array;
+    slice = values + kMaxTileRows * padded_units(input);
+    states = slice + kSlice * blocks * kBlock;
+    inputs = states + kSlice * row_stride(padded);
+  }
+};
+
+// Stable counting sort of the sequences by falling length, so that the active rows of a tile are a prefix.
+inline void sort_by_length(const int64_t* offsets, int64_t sequences, int64_t* starts, int64_t* order) {
+  int64_t longest = 0;
+  for (int64_t b = 0; b < sequences; ++b)
+    if (offsets[b + 1] - offsets[b] > longest) longest = offsets[b + 1] - offsets[b];
+  for (int64_t i = 0; i <= longest + 1; ++i) starts[i] = 0;
+  for (int64_t b = 0; b < sequences; ++b) ++starts[longest - (offsets[b + 1] - offsets[b]) + 1];
+  for (int64_t i = 1; i <= longest; ++i) starts[i] += starts[i - 1];
+  for (int64_t b = 0; b < sequences; ++b) order[starts[longest - (offsets[b + 1] - offsets[b])]++] = b;
+}
+
+struct SequenceTile {
+  int64_t rows;
+  int64_t step;  // from an event to the next one: 1, or -1 in reverse
+  int64_t sequence[kMaxTileRows];
+  int64_t first[kMaxTileRows];        // event of its first step
+  int64_t length[kMaxTileRows] = {};  // falling
+
+  SequenceTile(const int64_t* offsets, const int64_t* order, int64_t sequences, int64_t tile, bool reverse) {
+    const int64_t size = tile_rows(sequences), begin = tile * size;
+    rows = sequences - begin < size ? sequences - begin : size;
+    step = reverse ? -1 : 1;
+    for (int64_t i = 0; i < rows; ++i) {
+      sequence[i] = order[begin + i];
+      length[i] = offsets[sequence[i] + 1] - offsets[sequence[i]];
+      first[i] = reverse ? offsets[sequence[i] + 1] - 1 : offsets[sequence[i]];
+    }
+  }
+  int64_t event(int64_t row, int64_t t) const { return first[row] + t * step; }
+  // How many rows have an event at this step.
+  int64_t active(int64_t t) const {
+    int64_t count = rows;
+    while (count > 0 && length[count - 1] <= t) --count;
+    return count;
+  }
+};
+
+}  // namespace
+}  // namespace chronorec

@@ -1,0 +1,72 @@
+// The plain recurrent network of Elman, with tanh or max(0, .); few sums a unit, so several panels of units
+// are taken together.
+#include "cpu/recurrent_backward.h"
+
+namespace chronorec {
+namespace CHRONOREC_LEVEL {
+namespace {
+
+struct TanhCell {
+  static constexpr RecurrentKind kKind = kRnn;
+  static constexpr int kStateSlot = 0, kUnitPanels = 4;
+
+  static int64_t input_gate(int64_t) { return 0; }
+  static int64_t state_gate(int64_t) { return 0; }
+
+  static inline vf forward(const float* sums, vf, vf&, vf* saved) { return saved[0] = gate_tanh(load(sums)); }
+
+  static inline vf backward(const float* saved, vf, vf d_state, vf, vf&, vf* grads) {
+    const vf state = load(saved);
+    grads[0] = d_state * (splat(1) - state * state);
+    return splat(0);
+  }
+};
+
+struct ReluCell : TanhCell {
+  static inline vf forward(const float* sums, vf, vf&, vf* saved) {
+    const vf sum = load(sums);
+    return saved[0] = sum < splat(0) ? splat(0) : sum;  // NaN stays
+  }
+
+  static inline vf backward(const float* saved, vf, vf d_state, vf, vf&, vf* grads) {
+    grads[0] = load(saved) <= splat(0) ? splat(0) : d_state;
+    return splat(0);
+  }
+};
+
+}  // namespace
+
+void rnn_pack(const RecurrentPackArgs& args) { recurrent_pack<TanhCell>(args); }
+
+void rnn_tanh_forward(const RecurrentForwardArgs& args) {
+  args.values.dtype == DType::bf16 ? recurrent_forward<TanhCell, bf16>(args)
+                                   : recurrent_forward<TanhCell, float>(args);
+}
+
+void rnn_relu_forward(const RecurrentForwardArgs& args) {
+  args.values.dtype == DType::bf16 ? recurrent_forward<ReluCell, bf16>(args)
+                                   : recurrent_forward<ReluCell, float>(args);
+}
+
+void rnn_tanh_step(const RecurrentStepArgs& args) {
+  args.values.dtype == DType::bf16 ? recurrent_step<TanhCell, bf16>(args)
+                                   : recurrent_step<TanhCell, float>(args);
+}
+
+void rnn_relu_step(const RecurrentStepArgs& args) {
+  args.values.dtype == DType::bf16 ? recurrent_step<ReluCell, bf16>(args)
+                                   : recurrent_step<ReluCell, float>(args);
+}
+
+void rnn_tanh_backward(const RecurrentBackwardArgs& args) {
+  args.values.dtype == DType::bf16 ? recurrent_backward<TanhCell, bf16>(args)
+                                   : recurrent_backward<TanhCell, float>(args);
+}
+
+void rnn_relu_backward(const RecurrentBackwardArgs& args) {
+  args.values.dtype == DType::bf16 ? recurrent_backward<ReluCell, bf16>(args)
+                                   : recurrent_backward<ReluCell, float>(args);
+}
+
+}  // namespace CHRONOREC_LEVEL
+}  // namespace chronorec

@@ -1,0 +1,27 @@
+// The functions of csrc/ops.h on a GPU: the same args, their arrays in the memory of the current device, and
+// a stream (cudaStream_t). They return when the work is on the stream, allocate nothing, and cannot look at
+// what the arrays hold: shapes and dtypes are checked, ids and offsets are the caller's word. Scratch has a
+// size of its own here.
+#pragma once
+#include "ops.h"
+
+// One line per function: X(function, args struct); and one per size of scratch, of `int64_t... sizes`.
+#define CHRONOREC_ON_STREAM(X) \
+  X(graph_sum, GraphSumArgs)   \
+  X(graph_dot, GraphDotArgs)   \
+  X(graph_max, GraphMaxArgs)   \
+  X(graph_max_backward, GraphMaxBackwardArgs)
+#define CHRONOREC_ON_STREAM_SCRATCH(X) X(graph_scratch, int64_t rows, int64_t edges, int64_t width)
+
+namespace chronorec::cuda {
+
+using Stream = void*;
+
+#define CHRONOREC_ENTRY(name, Args) void name(const Args& args, Stream stream);
+CHRONOREC_ON_STREAM(CHRONOREC_ENTRY)
+#undef CHRONOREC_ENTRY
+#define CHRONOREC_ENTRY(name, ...) int64_t name(__VA_ARGS__);
+CHRONOREC_ON_STREAM_SCRATCH(CHRONOREC_ENTRY)
+#undef CHRONOREC_ENTRY
+
+}  // namespace chronorec::cuda

@@ -1,0 +1,56 @@
+"""The way of a CUDA tensor through the public functions, as far as it goes without a GPU."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from chronorec.ops import _backend, _check, graph_aggregate, make_graph
+from chronorec.ops._graph import Graph
+from tests.support.graphs import random_graph
+
+
+def on_fake_gpu(graph: Graph) -> Graph:
+    return Graph(*(torch.empty(x.shape, dtype=x.dtype, device="cuda") for x in graph))
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "max"])
+def test_fake_cuda_tensors(reduce: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_check, "HAS_CUDA", True)
+    real = random_graph([3, 0, 5], 4)
+    with FakeTensorMode():
+        features = torch.empty(4, 8, device="cuda")
+        output = graph_aggregate(features, on_fake_gpu(real), reduce=reduce)
+        assert (output.device.type, output.shape) == ("cuda", (3, 8))
+
+
+def test_refused_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_check, "HAS_CUDA", False)
+    real = random_graph([3, 0, 5], 4)
+    with FakeTensorMode():
+        graph = on_fake_gpu(real)
+        with pytest.raises(NotImplementedError, match="features: device cuda:0 has no kernel in this build"):
+            graph_aggregate(torch.empty(4, 8, device="cuda"), graph)
+        with pytest.raises(NotImplementedError, match="offsets: device cuda:0 has no kernel in this build"):
+            make_graph(graph.offsets, graph.sources, 4)
+
+
+def test_functions_take_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+    module = SimpleNamespace(
+        graph_sum=lambda *arguments: calls.append(arguments), graph_scratch=lambda *sizes: sum(sizes)
+    )
+    monkeypatch.setitem(sys.modules, "chronorec._cuda", module)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(calls.append((device,))))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=7))
+    with FakeTensorMode():
+        backend = _backend.backend(torch.empty(1, device="cuda"))
+    assert backend.graph_scratch(1, 2, 3) == 6
+    backend.graph_sum("x", None)
+    assert calls == [(torch.device("cuda:0"),), ("x", None, 7)]
