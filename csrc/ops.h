@@ -147,8 +147,8 @@ struct JaggedAttentionForwardArgs {
   TensorView distance_boundaries;  // float [buckets - 1], ascending, or none: squares of distances
   TensorView distance_table;       // float [A, buckets] or none, at most kAttentionBuckets
   TensorView output;               // float/bf16 [N, A, D]
-  TensorView lse;      // float [N, A] or none: log2 of the sum of e^score, for backward of softmax
-  TensorView scratch;  // jagged_attention_forward_scratch(B, N, D)
+  TensorView lse;                  // float [N, A] or none: log of the sum of e^score, for backward of softmax
+  TensorView scratch;              // jagged_attention_forward_scratch(B, N, D)
 };
 void jagged_attention_forward(const JaggedAttentionForwardArgs& args);
 int64_t jagged_attention_forward_scratch(int64_t sequences, int64_t events, int64_t width);

@@ -72,14 +72,14 @@ inline void add_looked_up(const BucketKind& kind, const uint8_t* buckets, int64_
   if (kind.buckets() <= kLookup) {
     const vf low = load(kind.values), high = load(kind.values + kLanes);
     for (int64_t k = begin; k < end; ++k) {
-      float* at = column + k * kGroup;
+      float* at = column + k * kLanes;
       store(at, load(at) + shuffle(low, high, load_bytes(buckets + k * kGroup)));
     }
     return;
   }
   for (int64_t b = 0; b < kind.buckets(); b += kLookup)
     for (int64_t k = begin; k < end; ++k) {
-      float* at = column + k * kGroup;
+      float* at = column + k * kLanes;
       store(at, load(at) + look_up(kind, load_bytes(buckets + k * kGroup), b));
     }
 }
@@ -193,37 +193,37 @@ class Bias {
   void add(const Tile& tile, int64_t panel, int v, float* scores) const {
     const int64_t at = panel * kPanel + v * kLanes, begin = tile.begin[panel], end = tile.end[panel];
     float* column = scores + at;
-    if (position_) {
-      const float* gaps = work_.gaps + tile.keys() - 1 + at;
-      for (int64_t k = begin; k < end; ++k)
-        store(column + k * kGroup, load(column + k * kGroup) + load(gaps - k));
-    }
-    for_each_kind([&](int i) { add_looked_up(kinds_[i], buckets_[i] + at, begin, end, column); });
+    float total[kMaxKeys * kLanes];  // first, so that a sum of biases is rounded apart from the score
+    const float* gaps = work_.gaps + tile.keys() - 1 + at;
+    for (int64_t k = begin; k < end; ++k) store(total + k * kLanes, position_ ? load(gaps - k) : splat(0));
+    for_each_kind([&](int i) { add_looked_up(kinds_[i], buckets_[i] + at, begin, end, total); });
+    for (int64_t k = begin; k < end; ++k)
+      store(column + k * kGroup, load(column + k * kGroup) + load(total + k * kLanes));
   }
 
   // Adds the bias of one query to its scores with keys [key, key + count), in full vectors.
   void add_row(int64_t query, int64_t key, int64_t count, float* scores) const {
     for (int64_t k = 0; k < count; k += kLanes) {
       const auto key_of = [&](int64_t lane) { return key + min64(k + lane, count - 1); };
+      float total[kLanes] = {};
       if (position_) {
         const float* table = position_.as<float>() + head_ * position_.stride[0];
-        for (int64_t i = 0; i < kLanes; ++i)
-          scores[k + i] += table[column_of(query - key_of(i))] * form_.bias_scale();
+        for (int64_t i = 0; i < kLanes; ++i) total[i] = table[column_of(query - key_of(i))];
       }
       float x[kPanel];
       if (kinds_[kTime].table) {
         int64_t keys[kLanes];
         for (int64_t i = 0; i < kLanes; ++i) keys[i] = times_[key_of(i)];
         gaps_of(keys, times_[query], kLanes, x);
-        add_entries(kinds_[kTime], load(x), scores + k);
+        add_entries(kinds_[kTime], load(x), total);
       }
       if (kinds_[kDistance].table) {
         float keys[3][kLanes];
         for (int64_t i = 0; i < kLanes; ++i)
           for (int64_t c = 0; c < 3; ++c) keys[c][i] = places_[key_of(i) * 3 + c];
-        add_entries(kinds_[kDistance], squares_of(keys[0], keys[1], keys[2], places_ + query * 3),
-                    scores + k);
+        add_entries(kinds_[kDistance], squares_of(keys[0], keys[1], keys[2], places_ + query * 3), total);
       }
+      store(scores + k, load(scores + k) + load(total));
     }
   }
 
@@ -278,7 +278,7 @@ class Bias {
     if (!kind.table) return;
     const float* table = kind.table.as<float>() + head_ * kind.table.stride[0];
     for (int64_t b = 0; b < round_up(kind.buckets(), kLookup); ++b)
-      kind.values[b] = b < kind.buckets() ? table[b] * form_.bias_scale() : 0;
+      kind.values[b] = b < kind.buckets() ? table[b] : 0;
   }
 
   // The table's column for gap i - j.
@@ -291,8 +291,7 @@ class Bias {
   void expand_gaps(const Tile& tile) const {
     const float* table = position_.as<float>() + head_ * position_.stride[0];
     const int64_t least = tile.first - tile.key_end + 1;
-    for (int64_t i = 0; i < tile.keys() + kGroup; ++i)
-      work_.gaps[i] = table[column_of(least + i)] * form_.bias_scale();
+    for (int64_t i = 0; i < tile.keys() + kGroup; ++i) work_.gaps[i] = table[column_of(least + i)];
   }
 
   // Keys are taken kPanel apart, so that a vector does not meet the one just stored.

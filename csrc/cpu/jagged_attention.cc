@@ -18,7 +18,7 @@ struct Parts {
 
 struct Workspace {
   float *query, *sums, *scores, *key, *value;
-  float top[kGroup], total[kGroup];  // per query: greatest score so far, sum of 2^(score - top)
+  float top[kGroup], total[kGroup];  // per query: greatest score so far, sum of e^(score - top)
 
   Workspace(Arena& arena, int64_t width) {
     const int64_t padded = round_up(width, kPanel);
@@ -30,7 +30,7 @@ struct Workspace {
   }
 };
 
-// scores -> 2^(scores - top) for one vector of queries; updates top and total, and gives the factor by which
+// scores -> e^(scores - top) for one vector of queries; updates top and total, and gives the factor by which
 // what was summed before shrinks.
 vf soften(float* column, int64_t keys, float* top, float* total) {
   vf m[4];
@@ -40,15 +40,15 @@ vf soften(float* column, int64_t keys, float* top, float* total) {
     for (int u = 0; u < 4; ++u) m[u] = max(m[u], load(column + (k + u) * kGroup));
   for (; k < keys; ++k) m[0] = max(m[0], load(column + k * kGroup));
   const vf peak = max(max(m[0], m[1]), max(m[2], m[3]));
-  // A query may see nothing yet: 2^(-inf - 0) is zero, 2^(-inf + inf) would not be.
+  // A query may see nothing yet: e^(-inf - 0) is zero, e^(-inf + inf) would not be.
   const vf shift = peak == splat(-__builtin_inff()) ? splat(0) : peak;
   vf sum_of_block = splat(0);
   for (k = 0; k < keys; ++k) {
-    const vf p = exp2_of_negative(load(column + k * kGroup) - shift);
+    const vf p = exp_of_negative(load(column + k * kGroup) - shift);
     store(column + k * kGroup, p);
     sum_of_block += p;
   }
-  const vf factor = exp2_of_negative(load(top) - shift);
+  const vf factor = exp_of_negative(load(top) - shift);
   store(total, fma(load(total), factor, sum_of_block));
   store(top, peak);
   return factor;
@@ -87,18 +87,18 @@ struct Head {
   Rows<float> lse;
 };
 
-// What softmax divides the sums by, and the log2 of the sum of 2^score for backward.
+// What softmax divides the sums by, and the log of the sum of e^score for backward.
 void finish_softmax(int64_t first, int64_t count, Rows<float> lse, Workspace& w) {
   if (lse.data != nullptr)
     for (int64_t q = 0; q < count; ++q)
-      lse.data[(first + q) * lse.step] = w.top[q] + __builtin_log2f(w.total[q]);
+      lse.data[(first + q) * lse.step] = w.top[q] + __builtin_logf(w.total[q]);
   for (int64_t q = 0; q < kGroup; q += kLanes) store(w.total + q, splat(1) / load(w.total + q));
 }
 
 template <typename T>
 void attend(const Form& form, const Head<T>& head, int64_t length, int64_t first, int64_t count,
             int64_t width, Bias& bias, Ahead& ahead, Workspace& w) {
-  pack_transposed(from_row(head.query, first), count, width, form.score_scale(), w.query);
+  pack_transposed(from_row(head.query, first), count, width, form.scale, w.query);
   clear(w.sums, kGroup * width);
   for (int64_t q = 0; q < kGroup; ++q) w.top[q] = -__builtin_inff(), w.total[q] = 0;
   bool start = true;

@@ -43,11 +43,6 @@ struct Form {
   }
   int64_t first_query(int64_t key) const { return causal ? key : max64(0, key - window + 1); }
   int64_t end_query(int64_t key, int64_t length) const { return min64(length, key + window); }
-  // Scores of softmax are taken to the base 2: one factor in `scale` spares a product in every exponential.
-  float score_scale() const { return silu ? scale : scale * kLog2E; }
-  float bias_scale() const { return silu ? 1 : kLog2E; }
-
-  static constexpr float kLog2E = 1.44269504088896341f;
 };
 
 template <typename Args>
@@ -180,10 +175,12 @@ inline void clear(float* x, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) store(x + i, splat(0));
 }
 
-// 2^x for x <= 0 (or a rounding above it): exactly 0 below -126, NaN stays NaN. Half the cost of exp.
-inline vf exp2_of_negative(vf x) {
-  const vf shifted = x + splat(12582912.0f);  // 1.5 * 2^23: rounds to the nearest integer
-  const vf r = x - (shifted - splat(12582912.0f));
+// e^x for x <= 0 (or a rounding above it): exactly 1 at 0 and exactly 0 below -87.3, NaN stays NaN. As
+// 2^n 2^r with n the nearest integer to x log2(e); half the cost of exp.
+inline vf exp_of_negative(vf x) {
+  const vf log2e = splat(1.44269504088896341f), magic = splat(12582912.0f);  // 1.5 * 2^23 rounds
+  const vf shifted = fma(x, log2e, magic);
+  const vf r = fma(x, log2e, magic - shifted);
   vf p = splat(1.535336188319500e-4f);
   p = fma(p, r, splat(1.339887440266574e-3f));
   p = fma(p, r, splat(9.618437357674640e-3f));
@@ -191,8 +188,8 @@ inline vf exp2_of_negative(vf x) {
   p = fma(p, r, splat(2.402264791363012e-1f));
   p = fma(p, r, splat(6.931472028550421e-1f));
   p = fma(p, r, splat(1.0f));
-  const vu power = reinterpret_cast<vu>(p) + (reinterpret_cast<vu>(shifted) << 23);  // may wrap below -126
-  return x < splat(-126.0f) ? splat(0) : reinterpret_cast<vf>(power);
+  const vu power = reinterpret_cast<vu>(p) + (reinterpret_cast<vu>(shifted) << 23);  // may wrap below -87.3
+  return x < splat(-87.33654f) ? splat(0) : reinterpret_cast<vf>(power);
 }
 
 // packed[q / 16][d][q % 16] = scale * rows[q][d], zero beyond `count` in the last panel.

@@ -116,7 +116,7 @@ void differentiate_softmax(const Form& form, const Tile& tile, int64_t panel, in
   hide(-__builtin_inff());
   vf total = splat(0), weighted = splat(0);
   for (int64_t k = begin; k < end; ++k) {
-    const vf p = exp2_of_negative(load(weights + k * kGroup) - lse);
+    const vf p = exp_of_negative(load(weights + k * kGroup) - lse);
     store(weights + k * kGroup, p);
     total += p;
     weighted = fma(p, load(grads + k * kGroup), weighted);
@@ -193,7 +193,7 @@ template <typename T>
 void load_group(const Form& form, const Head<T>& head, int64_t first, int64_t count, int64_t width,
                 Workspace& w) {
   const auto query = from_row(head.query, first), grad = from_row(head.grad_output, first);
-  pack_transposed(query, count, width, form.score_scale(), w.query);
+  pack_transposed(query, count, width, form.scale, w.query);
   pack_transposed(grad, count, width, grad_scale(form), w.grad);
   pack_rows(query, count, width, form.scale, w.query_rows);
   pack_rows(grad, count, width, grad_scale(form), w.grad_rows);

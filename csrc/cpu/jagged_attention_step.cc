@@ -38,13 +38,13 @@ void score_keys(const float* query, Rows<const T> rows, int64_t keys, int64_t wi
   for (int64_t i = keys; i < round_up(keys, kLanes); ++i) scores[i] = -__builtin_inff();
 }
 
-// Scores, in full vectors, -> 2^(scores - top). Returns the new top.
+// Scores, in full vectors, -> e^(scores - top). Returns the new top.
 float soften_keys(float* scores, int64_t keys, float top, float* sum_of_block) {
   vf peak = splat(top), total = splat(0);
   for (int64_t k = 0; k < keys; k += kLanes) peak = max(load(scores + k), peak);
   top = max_of(peak);
   for (int64_t k = 0; k < keys; k += kLanes) {
-    const vf p = exp2_of_negative(load(scores + k) - splat(top));
+    const vf p = exp_of_negative(load(scores + k) - splat(top));
     store(scores + k, p);
     total += p;
   }
@@ -108,7 +108,7 @@ void step_head(const Form& form, const Head<T>& head, int64_t length, int64_t wi
   float *scaled = arena.floats(padded), *sums = arena.floats(padded), *scores = arena.floats(kMaxKeys);
   for (int64_t d = 0; d < padded; d += kLanes) {
     const vf q = d < width ? load_some(head.query.data + d, width - d) : splat(0);
-    store(scaled + d, q * splat(form.score_scale()));
+    store(scaled + d, q * splat(form.scale));
     store(sums + d, splat(0));
   }
   float top = -__builtin_inff(), total = 0;
@@ -122,7 +122,7 @@ void step_head(const Form& form, const Head<T>& head, int64_t length, int64_t wi
       float sum_of_block;
       const float old = top;
       top = soften_keys(scores, keys, old, &sum_of_block);
-      const vf factor = exp2_of_negative(splat(old) - splat(top));
+      const vf factor = exp_of_negative(splat(old) - splat(top));
       total = total * factor[0] + sum_of_block;
       if (old != -__builtin_inff())
         for (int64_t d = 0; d < padded; d += kLanes) store(sums + d, load(sums + d) * factor);

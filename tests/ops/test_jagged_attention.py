@@ -52,7 +52,7 @@ def draws_of(lengths: list[int]) -> int:
     In root mean square the kernel's errors are within 8 % of the reference's, yet in one draw of some hundred
     its largest error is more than twice the reference's largest.
     """
-    return min(8, 1 + 500 // (sum(lengths) + 1))
+    return min(8, 1 + 1500 // (sum(lengths) + 1))
 
 
 def assert_matches_reference(
