@@ -140,8 +140,8 @@ def sizes_of_terms(problem: Problem, bias_grad: Tensor) -> list[float]:
 
     The loss is a logit less a logit; a gradient is a mean over rows of (probability - share of the targets)
     times an item or a row, and both weights come to 1 in a row; in an item they come to its bias's gradient
-    and twice what its targets weigh. What is left of the two cannot be more accurate than one rounding of what
-    went in.
+    and twice what its targets weigh. What is left of the two cannot be more accurate than one rounding of
+    what went in.
     """
 
     def largest(x: Tensor | None) -> float:
