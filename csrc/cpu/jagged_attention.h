@@ -178,15 +178,17 @@ inline void clear(float* x, int64_t count) {
 // e^x for x <= 0 (or a rounding above it): exactly 1 at 0 and exactly 0 below -87.3, NaN stays NaN. As
 // 2^n 2^r with n the nearest integer to x log2(e); half the cost of exp.
 inline vf exp_of_negative(vf x) {
-  const vf log2e = splat(1.44269504088896341f), magic = splat(12582912.0f);  // 1.5 * 2^23 rounds
-  const vf shifted = fma(x, log2e, magic);
-  const vf r = fma(x, log2e, magic - shifted);
-  vf p = splat(1.535336188319500e-4f);
-  p = fma(p, r, splat(1.339887440266574e-3f));
-  p = fma(p, r, splat(9.618437357674640e-3f));
-  p = fma(p, r, splat(5.550332471162809e-2f));
-  p = fma(p, r, splat(2.402264791363012e-1f));
-  p = fma(p, r, splat(6.931472028550421e-1f));
+  const vf magic = splat(12582912.0f);  // 1.5 * 2^23 rounds
+  const vf shifted = fma(x, splat(1.44269504088896341f), magic);
+  const vf n = shifted - magic;
+  // ln 2 in two parts, so that the rest is exact without fused multiply-adds too
+  const vf r = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), x));
+  vf p = splat(1.381446694e-03f);
+  p = fma(p, r, splat(8.368780515e-03f));
+  p = fma(p, r, splat(4.166839422e-02f));
+  p = fma(p, r, splat(1.666652011e-01f));
+  p = fma(p, r, splat(4.999999341e-01f));
+  p = fma(p, r, splat(1.0f));
   p = fma(p, r, splat(1.0f));
   const vu power = reinterpret_cast<vu>(p) + (reinterpret_cast<vu>(shifted) << 23);  // may wrap below -87.3
   return x < splat(-87.33654f) ? splat(0) : reinterpret_cast<vf>(power);
