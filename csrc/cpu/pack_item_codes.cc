@@ -71,7 +71,7 @@ void pack(const PackItemCodesArgs& args) {
     for (int64_t p = task * panels; p < min64((task + 1) * panels, ceil_div(count, kPanel)); ++p) {
       Code* codes = args.codes.as<Code>() + p * panel;
       bf16* facts = args.facts.as<bf16>() + p * 3 * kPanel;
-      __builtin_memset(codes, 0, static_cast<uint64_t>(panel) * sizeof(Code));
+      if (panel > 0) __builtin_memset(codes, 0, static_cast<uint64_t>(panel) * sizeof(Code));
       __builtin_memset(facts, 0, 3 * kPanel * sizeof(bf16));
       for (int64_t j = 0; j < min64(kPanel, count - p * kPanel); ++j)
         pack_row(args.rows.as<T>() + (p * kPanel + j) * args.rows.stride[0], depth, codes + j * kGroup,
