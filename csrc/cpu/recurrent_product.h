@@ -80,7 +80,7 @@ inline __attribute__((always_inline)) void add_tile(const P& p, int64_t row, int
 #pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v) acc[i][v] = splat(0);
   const int64_t a_row = p.a_row, b_panel = p.b_panel;
-  auto a = p.a + row * a_row, upper = a + 4 * a_row;  // within four rows of one of them
+  auto a = p.a + row * a_row;
   auto b = p.b + panel * b_panel;
   const auto add_one = [&](int64_t k) __attribute__((always_inline)) {
     vf right[kVecs];
@@ -89,14 +89,12 @@ inline __attribute__((always_inline)) void add_tile(const P& p, int64_t row, int
       right[v] = load(b + k * P::b_k + (v / kPanelVecs) * b_panel + (v % kPanelVecs) * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
-      const vf left = splat(to_float((i < 4 ? a : upper)[i % 4 * a_row + k * p.a_k]));
+      const vf left = splat(to_float(a[i * a_row + k * p.a_k]));
 #pragma GCC unroll 16
       for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(left, right[v], acc[i][v]);
     }
   };
-  const auto advance = [&](int64_t k) __attribute__((always_inline)) {
-    a += k * p.a_k, upper += k * p.a_k, b += k * P::b_k;
-  };
+  const auto advance = [&](int64_t k) __attribute__((always_inline)) { a += k * p.a_k, b += k * P::b_k; };
   int64_t k = 0;
   for (; k + kUnroll <= p.depth; k += kUnroll) {
 #pragma GCC unroll 4

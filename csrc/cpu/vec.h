@@ -65,11 +65,11 @@ inline vf load(const bf16* p) {
 }
 inline void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
 inline void store(bf16* p, vf v) {
-  const vi u = reinterpret_cast<vi>(v);
-  const vi odd = (u >> 16) & 1;
-  const vi rounded = ((u + 0x7fff + odd) >> 16) & 0xffff;
-  const vi nan = ((u >> 16) & 0xffff) | 0x40;
-  const vi picked = v != v ? nan : rounded;
+  const vu u = reinterpret_cast<vu>(v);  // unsigned: a NaN may wrap, and is not picked
+  const vu odd = (u >> 16) & 1;
+  const vu rounded = (u + 0x7fff + odd) >> 16;
+  const vu nan = (u >> 16) | 0x40;
+  const vu picked = v != v ? nan : rounded;
   const vh h = __builtin_convertvector(picked, vh);
   __builtin_memcpy(p, &h, sizeof h);
 }
