@@ -135,14 +135,14 @@ struct BiasWorkspace {
   uint8_t* memo = nullptr;
 
   BiasWorkspace() = default;
-  explicit BiasWorkspace(Arena& arena) {
-    gaps = arena.floats(kGaps), gap_sums = arena.floats(kGaps);
+  explicit BiasWorkspace(Carver& carver) {
+    gaps = carver.take<float>(kGaps), gap_sums = carver.take<float>(kGaps);
     for (auto& kind : kinds)
-      for (int64_t i = 0; i < 3; ++i) kind[i] = arena.floats(kAttentionBuckets * (i == 2 ? kLanes : 2));
+      for (int64_t i = 0; i < 3; ++i) kind[i] = carver.take<float>(kAttentionBuckets * (i == 2 ? kLanes : 2));
     static_assert(8 * kGaps + 8 * kAttentionBuckets * (4 + kLanes) + 8 * 64 <= kAttentionBiasBytes);
   }
-  void keep_buckets(Arena& arena) {
-    memo = reinterpret_cast<uint8_t*>(arena.floats((kAttentionMemo + 2 * kTileBytes) / 4));
+  void keep_buckets(Carver& carver) {
+    memo = reinterpret_cast<uint8_t*>(carver.take<float>((kAttentionMemo + 2 * kTileBytes) / 4));
     static_assert(2 * kTileBytes <= kAttentionMemoBytes - kAttentionMemo);
   }
 };

@@ -1,11 +1,7 @@
 // sigmoid and tanh for recurrent gates: within 3 units in the last place, and cheaper than those of
 // vec_math.h since every value that goes through exp is clamped to where 2^n is a float. NaN goes through.
 #pragma once
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
-#include "cpu/vec.h"
+#include "cpu/vec_math.h"
 
 namespace chronorec {
 namespace CHRONOREC_LEVEL {
@@ -28,30 +24,6 @@ inline vf divide(vf a, vf b) {
 #else
   return a / b;
 #endif
-}
-
-// exp(x) = 2^n (1 + rest), for |x| <= 88.
-struct Exponential {
-  vf n, rest;
-};
-
-inline Exponential split_exp(vf x) {
-#if defined(__AVX512F__)
-  const vf scaled = x * splat(1.44269504088896341f);
-  const vf n = reinterpret_cast<vf>(_mm512_maskz_roundscale_ps(0xffff, reinterpret_cast<__m512>(scaled), 8));
-#else
-  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
-  const vf n = (x * splat(1.44269504088896341f) + magic) - magic;
-#endif
-  vf r = fma(n, splat(-0.693359375f), x);
-  r = fma(n, splat(2.12194440e-4f), r);
-  vf p = splat(1.9875691500e-4f);  // Cephes expf
-  p = fma(p, r, splat(1.3981999507e-3f));
-  p = fma(p, r, splat(8.3334519073e-3f));
-  p = fma(p, r, splat(4.1665795894e-2f));
-  p = fma(p, r, splat(1.6666665459e-1f));
-  p = fma(p, r, splat(5.0000001201e-1f));
-  return {n, fma(p, r * r, r)};
 }
 
 // x 2^n

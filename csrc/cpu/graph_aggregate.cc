@@ -98,7 +98,7 @@ Best best_of(const T* x, int64_t step, int64_t some, const Id* ids, int64_t coun
   Best best = {splat(0), splat_int(-1)};
   for (int64_t e = 0; e < count; ++e) {
     const T* row = x + static_cast<int64_t>(ids[e]) * step;
-    vf value = Some ? load_first(row, some) : load(row);
+    vf value = Some ? load_some(row, some) : load(row);
     if (weight != nullptr) value *= splat(weight[e]);
     const vi edge = splat_int(static_cast<int32_t>(first + e));
     if (e == 0)
@@ -166,8 +166,8 @@ vf taken_sum(const T* grad, int64_t step, const int32_t* arg, int64_t width, int
   for (int64_t k = 0; k < count; ++k) {
     const int64_t row = rows[k];
     const float* taken = reinterpret_cast<const float*>(arg) + row * width;
-    const vf which = Some ? load_first(taken, some) : load(taken);
-    const vf g = Some ? load_first(grad + row * step, some) : load(grad + row * step);
+    const vf which = Some ? load_some(taken, some) : load(taken);
+    const vf g = Some ? load_some(grad + row * step, some) : load(grad + row * step);
     const vf factor = splat(factors == nullptr ? 1.0f : factors[k]);
     sum += as_int(which) == splat_int(places[k]) ? g * factor : splat(0);
   }

@@ -37,11 +37,6 @@ inline const vi* make_head_table(int64_t width, float* scratch) {
   return reinterpret_cast<const vi*>(table);
 }
 
-inline vi lane_numbers() {
-  vi lanes;
-  for (int i = 0; i < kLanes; ++i) lanes[i] = i;
-  return lanes;
-}
 inline vf pick(vf v, vi lanes) { return shuffle(v, v, lanes); }
 
 // v in the first n lanes, `other` in the rest.
@@ -51,7 +46,7 @@ inline vf keep_first(vf v, int64_t n, vf other) {
 
 // One value per head, repeated over the lanes.
 inline vf spread(const float* p, const HeadGroup& group) {
-  const vf v = group.heads < kLanes ? load_first(p, group.heads) : load(p);
+  const vf v = group.heads < kLanes ? load_some(p, group.heads) : load(p);
   return pick(v, lane_numbers() & splat_int(static_cast<int32_t>(group.pitch - 1)));
 }
 

@@ -153,7 +153,7 @@ struct Backward {
         const int64_t left = heads - col;
         vf total = splat(0);
         for (int64_t e = part.begin; e < part.end; ++e)
-          total += left < kLanes ? load_first(from + e * heads + col, left) : load(from + e * heads + col);
+          total += left < kLanes ? load_some(from + e * heads + col, left) : load(from + e * heads + col);
         if (part.whole())
           finish_scores(part.row, col, left, total);
         else

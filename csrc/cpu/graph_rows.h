@@ -5,34 +5,9 @@
 #include "cpu/transpose.h"
 #include "ops.h"
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
 namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
-
-// The first n of kLanes, 0 < n < kLanes, the others zero: in one instruction where the level has it.
-template <typename T>
-inline vf load_first(const T* p, int64_t n) {
-  return load_some(p, n);
-}
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
-inline vf load_first(const float* p, int64_t n) {
-  return reinterpret_cast<vf>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p));
-}
-inline vf load_first(const bf16* p, int64_t n) {
-  const __m256i some = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p);
-  return reinterpret_cast<vf>(__builtin_convertvector(reinterpret_cast<vh>(some), vi) << 16);
-}
-#elif defined(__AVX2__)
-inline vf load_first(const float* p, int64_t n) {
-  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lanes);
-  return reinterpret_cast<vf>(_mm256_maskload_ps(p, mask));
-}
-#endif
 
 struct Csr {
   const int64_t* offsets;
@@ -46,15 +21,11 @@ struct Csr {
 
   // The first row at `position` or behind it.
   int64_t row_at(int64_t at) const {
-    int64_t low = 0, high = rows;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (position(middle) < at)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    return low;
+    return first_not(0, rows, [&](int64_t row) { return position(row) < at; });
+  }
+  // The row of an edge.
+  int64_t row_of(int64_t edge) const {
+    return first_not(0, rows, [&](int64_t row) { return end(row) <= edge; });
   }
 };
 
@@ -77,7 +48,7 @@ inline bool for_each_part(const Csr& matrix, Body&& body) {
     int64_t row = matrix.row_at(first);
     if (row > 0 && matrix.size(row - 1) > kGraphPart) {  // one that began earlier may have a part here
       const int64_t start = matrix.position(row - 1), end = matrix.end(row - 1);
-      const int64_t part = (first - start + kGraphPart - 1) / kGraphPart;
+      const int64_t part = ceil_div(first - start, kGraphPart);
       const int64_t begin = matrix.begin(row - 1) + part * kGraphPart;
       if (begin < end)
         body(Part{row - 1, begin, min64(begin + kGraphPart, end), graph_slot(start, part)}, thread);
@@ -102,7 +73,7 @@ inline void for_each_divided(const Csr& matrix, Body&& body) {
     const int64_t last = (task + 1) * kGraphPart;
     for (int64_t row = matrix.row_at(task * kGraphPart); row < matrix.rows && matrix.position(row) < last;
          ++row)
-      if (matrix.size(row) > kGraphPart) body(row, (matrix.size(row) + kGraphPart - 1) / kGraphPart);
+      if (matrix.size(row) > kGraphPart) body(row, ceil_div(matrix.size(row), kGraphPart));
   });
 }
 
@@ -151,7 +122,7 @@ inline __attribute__((always_inline)) void add_neighbours(Rows<const T> x, int64
     const T* row = x.data + static_cast<int64_t>(ids[e]) * x.step;
 #pragma GCC unroll 4
     for (int j = 0; j < Vecs; ++j)
-      acc[j] = factor.add(acc[j], Some ? load_first(row, some) : load(row + j * kLanes), e, j);
+      acc[j] = factor.add(acc[j], Some ? load_some(row, some) : load(row + j * kLanes), e, j);
   }
 }
 
@@ -191,7 +162,7 @@ inline vf products(const L* left, const R* right, int64_t width) {
   vf acc = splat(0);
   int64_t col = 0;
   for (; col + kLanes <= width; col += kLanes) acc = fma(load(left + col), load(right + col), acc);
-  if (col < width) acc = fma(load_first(left + col, width - col), load_first(right + col, width - col), acc);
+  if (col < width) acc = fma(load_some(left + col, width - col), load_some(right + col, width - col), acc);
   return acc;
 }
 

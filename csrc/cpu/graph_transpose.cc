@@ -24,18 +24,6 @@ struct Transpose {
     return count / chunks * chunk + min64(chunk, count % chunks);
   }
 
-  int64_t row_of(int64_t edge) const {
-    int64_t low = 0, high = matrix.rows;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (matrix.end(middle) <= edge)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    return low;
-  }
-
   void count(int64_t chunk) {
     Id* mine = counts + chunk * num_neighbours;
     for (int64_t n = 0; n < num_neighbours; ++n) mine[n] = 0;
@@ -67,7 +55,7 @@ struct Transpose {
   void fill(int64_t chunk) {
     const int64_t end = cut(edges, chunk + 1);
     Id* next = counts + chunk * num_neighbours;
-    int64_t row = row_of(cut(edges, chunk));
+    int64_t row = matrix.row_of(cut(edges, chunk));
     for (int64_t e = cut(edges, chunk); e < end; ++e) {
       while (matrix.end(row) <= e) ++row;
       const Id at = next[neighbours[e]]++;

@@ -10,9 +10,6 @@
 // large that a sum might overflow, the bound is infinite: a score without a bound is computed exactly.
 #pragma once
 #include "cpu/item_scores.h"
-#if defined(__AVX512VNNI__)
-#include <immintrin.h>
-#endif
 
 namespace chronorec {
 namespace CHRONOREC_LEVEL {

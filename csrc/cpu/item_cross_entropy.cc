@@ -42,7 +42,7 @@ void Loss<T>::mask_hits(int64_t first, int64_t count, int64_t begin, int64_t end
   const int64_t* ids = args.negatives.as<int64_t>() + first;
   for (int64_t i = begin; i < min64(end, block_rows); ++i)
     for (int64_t m = target_begin(row_of(i)); m < target_begin(row_of(i) + 1); ++m)
-      for (int64_t j = lower_bound(count, target(m), [&](int64_t at) { return ids[at]; });
+      for (int64_t j = first_not(0, count, [&](int64_t at) { return ids[at] < target(m); });
            j < count && ids[j] == target(m); ++j)
         tile[j * step + i - begin] = -__builtin_inff();
 }

@@ -94,7 +94,7 @@ void Loss<T>::finish_rows(int64_t group) const {
     double totals[kLanes] = {};
     float lanes[kLanes], factors[kLanes] = {};
     for (int64_t s = 0; s < p.spans; ++s) {
-      store(lanes, exp_below(load(span_max(s) + i) - top) * load(span_sum(s) + i));
+      store(lanes, exp_of_negative(load(span_max(s) + i) - top) * load(span_sum(s) + i));
       for (int lane = 0; lane < kLanes; ++lane) totals[lane] += lanes[lane];
     }
     store(lanes, top);
@@ -102,9 +102,9 @@ void Loss<T>::finish_rows(int64_t group) const {
       factors[lane] = finish_row(i + lane, lanes[lane], totals[lane]);
     const vf factor = load(factors);
     for (int64_t s = 0; s < p.spans; ++s)
-      store(span_max(s) + i, exp_below(load(span_max(s) + i) - top) * factor);
+      store(span_max(s) + i, exp_of_negative(load(span_max(s) + i) - top) * factor);
     for (int64_t c = 0; p.keeps_weights() && c < p.chunks; ++c)
-      store(chunk_max(c) + i, exp_below(load(chunk_max(c) + i) - top) * factor);
+      store(chunk_max(c) + i, exp_of_negative(load(chunk_max(c) + i) - top) * factor);
   }
   if (p.hidden_grad) finish_hidden_grads(begin, end);
 }
@@ -146,8 +146,8 @@ void Loss<T>::finish_items(int64_t task, int thread) const {
   const int64_t begin = task * kItemsPerTask, end = min64(begin + kItemsPerTask, args.table.shape[0]);
   float* mine = room(thread).row;
   const int64_t* order = args.target_order.as<int64_t>();
-  int64_t m = lower_bound(p.targets, begin, [&](int64_t at) { return target(order[at]); });
-  int64_t col = lower_bound(p.cols, begin, [&](int64_t at) { return item_of(at); });
+  int64_t m = first_not(0, p.targets, [&](int64_t at) { return target(order[at]) < begin; });
+  int64_t col = first_not(0, p.cols, [&](int64_t at) { return item_of(at) < begin; });
   for (int64_t item = begin; item < end; ++item) {
     const int64_t width = p.table_grad ? p.depth : 0;
     float* sums = p.sampled ? mine : p.table_grad ? table_sum() + item * width : nullptr;

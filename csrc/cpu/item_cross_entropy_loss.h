@@ -35,20 +35,6 @@ inline float block_dot(const float* a, const float* b, int64_t n) {
   return sum(total);
 }
 
-// The first position in [0, n) whose id is not below `bound`, n if there is none; id(i) ascends.
-template <typename Id>
-inline int64_t lower_bound(int64_t n, int64_t bound, Id&& id) {
-  int64_t low = 0;
-  while (low < n) {
-    const int64_t middle = low + (n - low) / 2;
-    if (id(middle) < bound)
-      low = middle + 1;
-    else
-      n = middle;
-  }
-  return low;
-}
-
 template <typename T>
 struct Loss {
   const ItemCrossEntropyArgs& args;
@@ -73,7 +59,7 @@ struct Loss {
   int64_t target_row(int64_t at) const {
     if (!args.target_offsets) return at;
     const int64_t* ends = args.target_offsets.as<int64_t>() + 1;
-    return lower_bound(p.rows, at + 1, [ends](int64_t row) { return ends[row]; });
+    return first_not(0, p.rows, [&](int64_t row) { return ends[row] <= at; });
   }
   double weight(int64_t row) const {  // zero: the row does not count
     if (target_begin(row + 1) == target_begin(row)) return 0;

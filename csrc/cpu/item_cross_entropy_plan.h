@@ -3,6 +3,7 @@
 // threads.
 #pragma once
 #include "core/carve.h"
+#include "cpu/integers.h"
 #include "ops.h"
 
 namespace chronorec {
@@ -83,7 +84,7 @@ struct ItemCrossEntropyThread {
 
   ItemCrossEntropyThread(void* base, const ItemCrossEntropyPlan& p) {
     Carver carver(base);
-    const int64_t tall = p.chunk > p.block ? p.chunk : p.block;
+    const int64_t tall = max64(p.chunk, p.block);
     tile = carver.take<float>(p.chunk, p.rounded ? p.kGroup : p.keeps_weights() ? 0 : p.block);
     items = carver.take<char>(tall, p.padded, p.element());
     turned = carver.take<char>(p.rounded ? p.chunk : 0, p.padded, p.element());
@@ -94,26 +95,20 @@ struct ItemCrossEntropyThread {
   }
 };
 
-inline int64_t plan_clamp(int64_t x, int64_t low, int64_t high) {
-  return x < low ? low : x > high ? high : x;
-}
-inline int64_t plan_round(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
-
 inline void ItemCrossEntropyPlan::cut() {
   constexpr int64_t kWeightBytes = 28 << 20;  // of exponentials between the two sweeps
   constexpr int64_t kPartialFloats = 1 << 21;
   const int64_t step = rounded ? 32 : 16;
-  padded = plan_round(depth, step);
-  chunk = plan_clamp(plan_round(cols / 32, step), 64, 512);
-  chunks = (cols + chunk - 1) / chunk;
+  padded = round_up(depth, step);
+  chunk = clamp64(round_up(cols / 32, step), 64, 512);
+  chunks = ceil_div(cols, chunk);
   block = kMostRows;
   if (keeps_weights() && cols > 0)
-    block = plan_clamp(kWeightBytes / element() / cols / step * step, step, kMostRows);
-  block = plan_clamp(plan_round(rows, step), step, block);
-  const int64_t most = plan_clamp(kPartialFloats / (block * (padded > 0 ? padded : 1)), 4, 256);
-  span = (chunks + most - 1) / most;
-  span = span < 1 ? 1 : span;
-  spans = (chunks + span - 1) / span;
+    block = clamp64(kWeightBytes / element() / cols / step * step, step, kMostRows);
+  block = clamp64(round_up(rows, step), step, block);
+  const int64_t most = clamp64(kPartialFloats / (block * max64(padded, 1)), 4, 256);
+  span = max64(1, ceil_div(chunks, most));
+  spans = ceil_div(chunks, span);
 }
 
 inline ItemCrossEntropyPlan::ItemCrossEntropyPlan(void* base, const ItemCrossEntropySizes& sizes,

@@ -11,28 +11,6 @@ namespace {
 constexpr float kNoLogit = -3.4e38f;  // maximum of a chunk in which everything is masked; finite
 constexpr int64_t kTermsPerSum = 32;  // long sums have two levels, against rounding
 
-// exp of x <= 0, absolutely within one rounding of 1; NaN goes through. 2^t = 2^n 2^r, n the nearest integer,
-// minimax polynomial.
-inline vf exp_below(vf x) {
-#if defined(__AVX512F__)
-  constexpr __mmask16 kAll = 0xffff;  // the unmasked forms warn of uninitialized lanes in gcc 12
-  const vf t = x * splat(1.44269504088896341f);
-  const vf r = reinterpret_cast<vf>(_mm512_maskz_reduce_ps(kAll, reinterpret_cast<__m512>(t), 0));
-  const vf n = t - r;
-  vf p = splat(1.5353361443e-4f);
-  p = fma(p, r, splat(1.3398874569e-3f));
-  p = fma(p, r, splat(9.6184373608e-3f));
-  p = fma(p, r, splat(5.5503324706e-2f));
-  p = fma(p, r, splat(2.4022647914e-1f));
-  p = fma(p, r, splat(6.9314720286e-1f));
-  p = fma(p, r, splat(1.0f));
-  return reinterpret_cast<vf>(
-      _mm512_maskz_scalef_ps(kAll, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
-#else
-  return exp(x);
-#endif
-}
-
 // log(1 + e), 0 <= e <= 1, within 1e-7: twice the series of atanh(e / (2 + e)).
 inline vf log1p_unit(vf e) {
   const vf t = e / (e + splat(2)), s = t * t;
@@ -50,7 +28,7 @@ inline vf log1p_unit(vf e) {
 struct Softplus {
   vf value, slope;  // log(1 + exp(x)) and sigmoid(x)
   explicit Softplus(vf x) {
-    const vf e = exp_below(x > splat(0) ? -x : x), below = splat(1) / (splat(1) + e);
+    const vf e = exp_of_negative(x > splat(0) ? -x : x), below = splat(1) / (splat(1) + e);
     slope = x > splat(0) ? below : e * below;
     value = (x > splat(0) ? x : splat(0)) + log1p_unit(e);
     value = x != x ? x : value;
@@ -98,7 +76,7 @@ struct RunningSum {
   void raise(const float* tile, int64_t step, int64_t count) {
     vf high = top;
     for (int64_t j = 0; j < count; ++j) high = max(load(tile + j * step), high);
-    shrink = exp_below(top - high);
+    shrink = exp_of_negative(top - high);
     total *= shrink;
     top = high;
   }
@@ -110,7 +88,7 @@ inline void exponentials(float* tile, int64_t step, int64_t count, RunningSum* r
   for (int64_t j = 0; j < count;) {
     vf part = splat(0);
     for (const int64_t end = min64(j + kTermsPerSum, count); j < end; ++j) {
-      const vf e = exp_below(load(tile + j * step) - rows->top);
+      const vf e = exp_of_negative(load(tile + j * step) - rows->top);
       store(tile + j * step, e);
       part += e;
     }
@@ -128,8 +106,8 @@ inline void exponentials(const float* tile, int64_t step, int64_t count, Running
   for (int64_t run = 0; run < count; run += kTermsPerSum) {
     vf part = splat(0);
     for (int64_t j = run; j < run + kTermsPerSum && j < end; j += 2) {
-      const vf a = j < count ? exp_below(load(tile + j * step) - top) : splat(0);
-      const vf b = j + 1 < count ? exp_below(load(tile + (j + 1) * step) - top) : splat(0);
+      const vf a = j < count ? exp_of_negative(load(tile + j * step) - top) : splat(0);
+      const vf b = j + 1 < count ? exp_of_negative(load(tile + (j + 1) * step) - top) : splat(0);
       part += a + b;
       bf16* at = kept == nullptr ? nullptr : kept + j * step;
       store_pairs(a, b, pairs == nullptr ? nullptr : pairs + j * kPairPanel, at,

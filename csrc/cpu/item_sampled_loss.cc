@@ -183,7 +183,7 @@ double SampledLoss<T>::softmax_row(const Row& row) const {
   for (int64_t k = 0; k < p.padded_count; k += kLanes) top = max(load(row.room.logits + k), top);
   const float highest = max_of(top);
   for (int64_t k = 0; k < p.padded_count; k += kLanes) {
-    const vf e = exp_below(load(row.room.logits + k) - splat(highest));
+    const vf e = exp_of_negative(load(row.room.logits + k) - splat(highest));
     store(coefficients + k, e);
     sums += e;
   }

@@ -2,6 +2,7 @@
 // (csrc/ops) and the kernels (csrc/cpu).
 #pragma once
 #include "core/carve.h"
+#include "cpu/integers.h"
 #include "ops.h"
 
 namespace chronorec {
@@ -67,11 +68,10 @@ inline ItemSampledLossPlan::ItemSampledLossPlan(void* base, int64_t rows, int64_
   bytes = Carver::kLargest;
   too_large = depth > bytes || negatives > bytes || rows > bytes || items > bytes;
   if (too_large) return;
-  padded = (depth + 15) / 16 * 16;
-  padded_count = (negatives + 15) / 16 * 16;
-  slice = (rows + kSlices - 1) / kSlices;
-  if (slice < kLeastRows) slice = kLeastRows;
-  slices = (rows + slice - 1) / slice;
+  padded = round_up(depth, 16);
+  padded_count = round_up(negatives, 16);
+  slice = max64(kLeastRows, ceil_div(rows, kSlices));
+  slices = ceil_div(rows, slice);
   for (shift = 0; shift < kMostShift && items >> shift > kBuckets; ++shift) {
   }
   buckets = (items >> shift) + 1;

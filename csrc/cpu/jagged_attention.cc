@@ -20,13 +20,13 @@ struct Workspace {
   float *query, *sums, *scores, *key, *value;
   float top[kGroup], total[kGroup];  // per query: greatest score so far, sum of e^(score - top)
 
-  Workspace(Arena& arena, int64_t width) {
+  Workspace(Carver& carver, int64_t width) {
     const int64_t padded = round_up(width, kPanel);
-    query = arena.floats(kGroup * padded);
-    sums = arena.floats(kGroup * padded);
-    scores = arena.floats(kGroup * kMaxKeys);
-    key = arena.floats(kMaxKeys * padded);
-    value = arena.floats(kMaxKeys * padded);
+    query = carver.take<float>(kGroup * padded);
+    sums = carver.take<float>(kGroup * padded);
+    scores = carver.take<float>(kGroup * kMaxKeys);
+    key = carver.take<float>(kMaxKeys * padded);
+    value = carver.take<float>(kMaxKeys * padded);
   }
 };
 
@@ -146,10 +146,10 @@ void forward(const JaggedAttentionForwardArgs& args) {
   for_each_task(parts, heads, [&](int64_t listed, int64_t head_begin, int64_t head_end, int thread) {
     const Part part = scratch.order[listed];
     const int64_t begin = offsets[part.sequence], length = offsets[part.sequence + 1] - begin;
-    Arena arena = scratch.of_thread(thread);
-    Workspace workspace(arena, width);
-    BiasWorkspace bias_workspace(arena);
-    bias_workspace.keep_buckets(arena);
+    Carver carver = scratch.of_thread(thread);
+    Workspace workspace(carver, width);
+    BiasWorkspace bias_workspace(carver);
+    bias_workspace.keep_buckets(carver);
     Bias bias(args, form, begin, bias_workspace);
     for (int64_t h = head_begin; h < head_end; ++h) {
       const Head<T> head = {rows_of<const T>(args.query, begin, h), rows_of<const T>(args.key, begin, h),

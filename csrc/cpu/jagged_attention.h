@@ -4,6 +4,7 @@
 // broadcast operand of every product, read where they lie, the softmax runs down a column without a
 // horizontal reduction, and only the queries of a group are ever transposed.
 #pragma once
+#include "core/carve.h"
 #include "core/parallel.h"
 #include "cpu/gemm.h"
 #include "cpu/transpose.h"
@@ -18,12 +19,6 @@ constexpr int64_t kGroup = kAttentionQueries;
 constexpr int kGroupPanels = kGroup / kPanel;
 constexpr int64_t kKeyBlock = kAttentionKeys;  // per pass; a group's last pass takes the diagonal with it
 constexpr int64_t kMaxKeys = kKeyBlock + kGroup;
-
-// Lanes of a panel's vector v, counted within the panel.
-inline vf lane_numbers(int v) {
-  constexpr float kNumbers[kPanel] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return load(kNumbers + v * kLanes);
-}
 
 template <typename T>
 inline Rows<T> rows_of(const TensorView& view, int64_t first, int64_t head) {
@@ -102,7 +97,7 @@ inline void for_each_piece(const Tile& tile, Body&& body) {
 template <typename Body>
 inline void for_each_partly_hidden(const Form& form, const Tile& tile, int64_t panel, int v, Body&& body) {
   const int64_t low = tile.first + panel * kPanel;
-  const vf lanes = lane_numbers(v);
+  const vf lanes = __builtin_convertvector(lane_numbers() + v * kLanes, vf);
   const auto each = [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       const int64_t key = tile.key + k, far = int64_t{1} << 20;
@@ -173,25 +168,6 @@ inline void sum_rows(const Tile& tile, Rows<const float> rows, const float* scor
 
 inline void clear(float* x, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) store(x + i, splat(0));
-}
-
-// e^x for x <= 0 (or a rounding above it): exactly 1 at 0 and exactly 0 below -87.3, NaN stays NaN. As
-// 2^n 2^r with n the nearest integer to x log2(e); half the cost of exp.
-inline vf exp_of_negative(vf x) {
-  const vf magic = splat(12582912.0f);  // 1.5 * 2^23 rounds
-  const vf shifted = fma(x, splat(1.44269504088896341f), magic);
-  const vf n = shifted - magic;
-  // ln 2 in two parts, so that the rest is exact without fused multiply-adds too
-  const vf r = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), x));
-  vf p = splat(1.381446694e-03f);
-  p = fma(p, r, splat(8.368780515e-03f));
-  p = fma(p, r, splat(4.166839422e-02f));
-  p = fma(p, r, splat(1.666652011e-01f));
-  p = fma(p, r, splat(4.999999341e-01f));
-  p = fma(p, r, splat(1.0f));
-  p = fma(p, r, splat(1.0f));
-  const vu power = reinterpret_cast<vu>(p) + (reinterpret_cast<vu>(shifted) << 23);  // may wrap below -87.3
-  return x < splat(-87.33654f) ? splat(0) : reinterpret_cast<vf>(power);
 }
 
 // packed[q / 16][d][q % 16] = scale * rows[q][d], zero beyond `count` in the last panel.
@@ -360,17 +336,6 @@ struct Ahead {
   }
 };
 
-// Hands out consecutive pieces of scratch, each aligned to 64 bytes.
-struct Arena {
-  char* next;
-
-  float* floats(int64_t count) {
-    float* at = reinterpret_cast<float*>(next);
-    next += round_up(count * 4, 64);
-    return at;
-  }
-};
-
 // The caller's scratch: the list of parts, gradients of bias tables, then one share per thread.
 struct Scratch {
   Part* order;
@@ -378,7 +343,7 @@ struct Scratch {
   char* shares;
   int64_t share;
 
-  Arena of_thread(int thread) const { return {shares + thread * share}; }
+  Carver of_thread(int thread) const { return Carver(shares + thread * share); }
 };
 
 inline Scratch divide_scratch(const TensorView& scratch, const TensorView& offsets, int64_t events,

@@ -61,14 +61,15 @@ struct Workspace {
   float *grad_key, *grad_value;      // [key][round_up(width, 16)], sums of the job
   float lse[kGroup], delta[kGroup], scale[kGroup];
 
-  Workspace(Arena& arena, int64_t width) {
+  Workspace(Carver& carver, int64_t width) {
     const int64_t padded = round_up(width, kPanel);
-    query = arena.floats(kGroup * padded), grad = arena.floats(kGroup * padded);
-    grad_query = arena.floats(kGroup * padded);
-    query_rows = arena.floats(kGroup * padded), grad_rows = arena.floats(kGroup * padded);
-    weights = arena.floats(kMaxKeys * kGroup), grad_scores = arena.floats(kMaxKeys * kGroup);
-    key = arena.floats(kMaxKeys * padded), value = arena.floats(kMaxKeys * padded);
-    grad_key = arena.floats(kAttentionWhole * padded), grad_value = arena.floats(kAttentionWhole * padded);
+    query = carver.take<float>(kGroup * padded), grad = carver.take<float>(kGroup * padded);
+    grad_query = carver.take<float>(kGroup * padded);
+    query_rows = carver.take<float>(kGroup * padded), grad_rows = carver.take<float>(kGroup * padded);
+    weights = carver.take<float>(kMaxKeys * kGroup), grad_scores = carver.take<float>(kMaxKeys * kGroup);
+    key = carver.take<float>(kMaxKeys * padded), value = carver.take<float>(kMaxKeys * padded);
+    grad_key = carver.take<float>(kAttentionWhole * padded),
+    grad_value = carver.take<float>(kAttentionWhole * padded);
   }
 };
 
@@ -331,10 +332,10 @@ void backward(const JaggedAttentionBackwardArgs& args) {
   for_each_task(parts, heads, [&](int64_t listed, int64_t head_begin, int64_t head_end, int thread) {
     const Part part = scratch.order[listed];
     const int64_t begin = offsets[part.sequence], length = offsets[part.sequence + 1] - begin;
-    Arena arena = scratch.of_thread(thread);
-    Workspace workspace(arena, width);
-    BiasWorkspace bias_workspace(arena);
-    bias_workspace.keep_buckets(arena);
+    Carver carver = scratch.of_thread(thread);
+    Workspace workspace(carver, width);
+    BiasWorkspace bias_workspace(carver);
+    bias_workspace.keep_buckets(carver);
     Bias bias(args, form, begin, bias_workspace);
     for (int64_t h = head_begin; h < head_end; ++h) {
       const bool softmax = !form.silu;

@@ -103,9 +103,10 @@ struct Head {
 
 template <typename T>
 void step_head(const Form& form, const Head<T>& head, int64_t length, int64_t width, const Bias& bias,
-               Arena arena) {
+               Carver carver) {
   const int64_t padded = round_up(width, kPanel);
-  float *scaled = arena.floats(padded), *sums = arena.floats(padded), *scores = arena.floats(kMaxKeys);
+  float *scaled = carver.take<float>(padded), *sums = carver.take<float>(padded),
+        *scores = carver.take<float>(kMaxKeys);
   for (int64_t d = 0; d < padded; d += kLanes) {
     const vf q = d < width ? load_some(head.query.data + d, width - d) : splat(0);
     store(scaled + d, q * splat(form.scale));
@@ -146,14 +147,14 @@ void step(const JaggedAttentionStepArgs& args) {
   const bool biased = args.position || args.time_table || args.distance_table;
   parallel_for(sequences * heads / max64(per_task, 1), [&](int64_t task, int thread) {
     const int64_t b = task * per_task / heads, begin = offsets[b], length = offsets[b + 1] - begin;
-    Arena arena = {args.scratch.as<char>() + thread * per_thread};
-    Bias bias(args, form, begin, biased ? BiasWorkspace(arena) : BiasWorkspace());
+    Carver carver(args.scratch.as<char>() + thread * per_thread);
+    Bias bias(args, form, begin, biased ? BiasWorkspace(carver) : BiasWorkspace());
     for (int64_t h = task * per_task % heads, end = h + per_task; h < end; ++h) {
       bias.start_head(h);
       step_head<T>(form,
                    {rows_of<const T>(args.query, b, h), rows_of<const T>(args.key_cache, begin, h),
                     rows_of<const T>(args.value_cache, begin, h), rows_of<T>(args.output, b, h).data},
-                   length, width, bias, arena);
+                   length, width, bias, carver);
     }
   });
 }

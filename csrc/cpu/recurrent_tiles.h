@@ -1,9 +1,9 @@
 // What the recurrent kernels share: how sequences become tiles, and the layout of gates and of scratch.
 // Freestanding and the same at every level, since the scratch size is also asked for outside the kernels.
 #pragma once
-#include <stdint.h>
-
+#include "core/carve.h"
 #include "core/parallel.h"
+#include "cpu/integers.h"
 #include "ops.h"
 
 namespace chronorec {
@@ -23,9 +23,7 @@ constexpr RecurrentKind kLstm = {4, 4, 5, true};  // slots i, f, g, o; saved lik
 constexpr RecurrentKind kRnn = {1, 1, 1, false};  // the new state
 
 constexpr int64_t kUnitPanel = 16;
-inline int64_t padded_units(int64_t hidden_size) {
-  return (hidden_size + kUnitPanel - 1) / kUnitPanel * kUnitPanel;
-}
+inline int64_t padded_units(int64_t hidden_size) { return round_up(hidden_size, kUnitPanel); }
 // Rows a cache line further than a multiple of the cache's own stride.
 inline int64_t row_stride(int64_t columns) { return columns + 16; }
 
@@ -37,9 +35,7 @@ inline int64_t tile_rows(int64_t sequences) {
   if (sequences >= kMaxTileRows) return kMaxTileRows / 2;
   return sequences > 2 ? (sequences + 1) / 2 : 1;
 }
-inline int64_t count_tiles(int64_t sequences) {
-  return (sequences + tile_rows(sequences) - 1) / tile_rows(sequences);
-}
+inline int64_t count_tiles(int64_t sequences) { return ceil_div(sequences, tile_rows(sequences)); }
 
 // A long sequence is one task: it listens for Ctrl-C on its way.
 constexpr int64_t kStepsPerPoll = 1024;
@@ -57,27 +53,8 @@ constexpr int64_t kBlock = 4 * kUnitPanel;
 // number depends on the shape alone, and their room is bounded.
 inline int64_t count_groups(int64_t tiles, int64_t floats_each) {
   const int64_t room = (int64_t{1} << 24) / (floats_each + 1);
-  const int64_t most = room < 4 ? 4 : room > 32 ? 32 : room;
-  return tiles < 1 ? 1 : tiles < most ? tiles : most;
+  return max64(1, min64(tiles, max64(4, min64(room, 32))));
 }
-
-// Cuts one block of memory into aligned arrays; with a null base it only counts bytes.
-class Carver {
- public:
-  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
-
-  template <typename T>
-  T* take(int64_t count) {
-    T* array = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
-    return array;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
 
 struct ForwardScratch {
   int64_t* order;   // [B] sequences by falling length
@@ -140,7 +117,7 @@ struct BackwardScratch {
     starts = carver.take<int64_t>(events + 2);
     weight_hh = carver.take<float>(padded * kind.gates * padded);
     weight_ih = carver.take<float>(padded_units(input) * kind.gates * padded);
-    blocks = (columns + kBlock - 1) / kBlock;
+    blocks = ceil_div(columns, kBlock);
     const int64_t wide = kind.gates < 3 ? kBlock : kind.gates * kUnitPanel;
     ih_size = blocks * input * wide;   // [blocks, I, wide]: weight_ih's gradient, transposed
     hh_size = blocks * hidden * wide;  // [blocks, H, wide]

@@ -2,6 +2,9 @@
 // linkage, so that no level's code can be picked for another level by the linker.
 #pragma once
 #include <stdint.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #include "cpu/integers.h"
 
@@ -74,6 +77,12 @@ inline void store(bf16* p, vf v) {
   __builtin_memcpy(p, &h, sizeof h);
 }
 
+inline vi lane_numbers() {
+  vi lanes;
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i;
+  return lanes;
+}
+
 // The first n of kLanes; the others read as zero and are not touched in memory.
 template <typename T>
 inline vf load_some(const T* p, int64_t n) {
@@ -82,6 +91,26 @@ inline vf load_some(const T* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) lanes[i] = to_float(p[i]);
   return load(lanes);
 }
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+inline __mmask16 first_bits(int64_t n) {
+  return static_cast<__mmask16>(n >= kLanes ? 0xffff : n <= 0 ? 0 : (1 << n) - 1);
+}
+template <>
+inline vf load_some(const float* p, int64_t n) {
+  return reinterpret_cast<vf>(_mm512_maskz_loadu_ps(first_bits(n), p));
+}
+template <>
+inline vf load_some(const bf16* p, int64_t n) {
+  const __m256i some = _mm256_maskz_loadu_epi16(first_bits(n), p);
+  return reinterpret_cast<vf>(__builtin_convertvector(reinterpret_cast<vh>(some), vi) << 16);
+}
+#elif defined(__AVX2__)
+template <>
+inline vf load_some(const float* p, int64_t n) {
+  const vi mask = lane_numbers() < splat_int(static_cast<int32_t>(n < kLanes ? n : kLanes));
+  return reinterpret_cast<vf>(_mm256_maskload_ps(p, reinterpret_cast<__m256i>(mask)));
+}
+#endif
 template <typename T>
 inline void store_some(T* p, vf v, int64_t n) {
   if (n >= kLanes) return store(p, v);
@@ -92,10 +121,7 @@ inline void store_some(T* p, vf v, int64_t n) {
 
 // The first n lanes, zeros in the others.
 inline vf first_lanes(vf v, int64_t n) {
-  if (n >= kLanes) return v;
-  vi lanes;
-  for (int i = 0; i < kLanes; ++i) lanes[i] = i;
-  return lanes < splat_int(static_cast<int32_t>(n)) ? v : splat(0);
+  return n >= kLanes ? v : lane_numbers() < splat_int(static_cast<int32_t>(n)) ? v : splat(0);
 }
 
 inline vf fma(vf a, vf b, vf c) { return a * b + c; }  // contracted where the level has the instruction

@@ -1,13 +1,12 @@
 // Checks, then the kernel of the selected level.
 #include "core/check.h"
 #include "core/parallel.h"
+#include "cpu/integers.h"
 #include "cpu/kernels.h"
 #include "ops/scratch.h"
 
 namespace chronorec {
 namespace {
-
-int64_t padded(int64_t count) { return (count + 15) / 16 * 16; }
 
 constexpr int64_t kKeys = kAttentionKeys + kAttentionQueries;
 constexpr int64_t kBiasBytes = kAttentionBiasBytes + kAttentionMemoBytes;
@@ -82,23 +81,24 @@ void expect_table_grad(const TensorView& table, const TensorView& grad, const ch
 }  // namespace
 
 int64_t jagged_attention_order_bytes(int64_t sequences, int64_t events) {
-  return (8 * (2 * sequences + events / (2 * kAttentionQueries)) + 63) / 64 * 64;
+  return round_up(8 * (2 * sequences + events / (2 * kAttentionQueries)), 64);
 }
 
 int64_t jagged_attention_table_bytes(int64_t sequences, int64_t events, int64_t table_size) {
-  return (4 * (sequences + events / kAttentionPart + 1) * table_size + 63) / 64 * 64;
+  return round_up(4 * (sequences + events / kAttentionPart + 1) * table_size, 64);
 }
 
 int64_t jagged_attention_forward_scratch(int64_t sequences, int64_t events, int64_t width) {
   expect_sizes({{"sequences", sequences}, {"events", events}, {"width", width}});
-  const int64_t floats = padded(width) * (2 * kAttentionQueries + 2 * kKeys) + kKeys * kAttentionQueries;
+  const int64_t floats =
+      round_up(width, 16) * (2 * kAttentionQueries + 2 * kKeys) + kKeys * kAttentionQueries;
   return jagged_attention_order_bytes(sequences, events) + num_threads() * (floats * 4 + kBiasBytes);
 }
 
 int64_t jagged_attention_backward_scratch(int64_t sequences, int64_t events, int64_t width,
                                           int64_t table_size) {
   expect_sizes({{"sequences", sequences}, {"events", events}, {"width", width}, {"table_size", table_size}});
-  const int64_t floats = padded(width) * (5 * kAttentionQueries + 2 * kKeys + 2 * kAttentionWhole) +
+  const int64_t floats = round_up(width, 16) * (5 * kAttentionQueries + 2 * kKeys + 2 * kAttentionWhole) +
                          2 * kKeys * kAttentionQueries;
   return jagged_attention_order_bytes(sequences, events) +
          jagged_attention_table_bytes(sequences, events, table_size) +
@@ -107,7 +107,7 @@ int64_t jagged_attention_backward_scratch(int64_t sequences, int64_t events, int
 
 int64_t jagged_attention_step_scratch(int64_t width, bool biased) {
   expect_sizes({{"width", width}});
-  return num_threads() * ((2 * padded(width) + kKeys) * 4 + (biased ? kAttentionBiasBytes : 0));
+  return num_threads() * ((2 * round_up(width, 16) + kKeys) * 4 + (biased ? kAttentionBiasBytes : 0));
 }
 
 void jagged_attention_forward(const JaggedAttentionForwardArgs& args) {

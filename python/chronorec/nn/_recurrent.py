@@ -111,3 +111,23 @@ class RecurrentBase(nn.Module):
             keep = values.new_full((len(values), self.hidden_size), self.zoneout)
             masks["zoneout_mask"] = torch.bernoulli(keep) if self.training else keep
         return masks
+
+
+class OneStateBase(RecurrentBase):
+    """A recurrent module whose only state is its output."""
+
+    def forward(
+        self, values: Tensor, offsets: Tensor, initial_state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Runs all layers.
+
+        Args:
+            values: [N, I], float32 or bfloat16 (weights are then rounded to bfloat16 too).
+            offsets: int64 [B + 1].
+            initial_state: [num_layers * directions, B, H], zeros by default.
+
+        Returns:
+            output [N, H * directions] of the last layer and final_state [num_layers * directions, B, H].
+        """
+        output, (final_state,) = self._run(values, offsets, (initial_state,))
+        return output, final_state

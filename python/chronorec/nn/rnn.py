@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from chronorec.nn._recurrent import RecurrentBase
+from chronorec.nn._recurrent import OneStateBase
 from chronorec.ops.rnn import rnn
 
 
-class RNN(RecurrentBase):
+class RNN(OneStateBase):
     """Layers of the network of Elman (1990); loads the state_dict of a ``torch.nn.RNN``.
 
-    Takes what :class:`RecurrentBase` takes, and the nonlinearity.
+    Takes what ``RecurrentBase`` takes, and the nonlinearity.
     """
 
     gates = 1
@@ -33,19 +33,3 @@ class RNN(RecurrentBase):
 
     def _layer(self, *arguments: Any, **options: Any) -> tuple[Tensor, ...]:
         return rnn(*arguments, nonlinearity=self.nonlinearity, **options)
-
-    def forward(
-        self, values: Tensor, offsets: Tensor, initial_state: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Runs all layers.
-
-        Args:
-            values: [N, I], float32 or bfloat16 (weights are then rounded to bfloat16 too).
-            offsets: int64 [B + 1].
-            initial_state: [num_layers * directions, B, H], zeros by default.
-
-        Returns:
-            output [N, H * directions] of the last layer and final_state [num_layers * directions, B, H].
-        """
-        output, (final_state,) = self._run(values, offsets, (initial_state,))
-        return output, final_state

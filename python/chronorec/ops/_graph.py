@@ -9,6 +9,7 @@ from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops._check import check_same_device_or_cuda, check_tensor
+from chronorec.ops._memory import scratch
 
 if TYPE_CHECKING:
     from jaxtyping import Int, Int64
@@ -138,12 +139,7 @@ def check_graph(graph: Graph) -> None:
         raise TypeError(f"graph: wanted a Graph of make_graph, got {type(graph).__name__}")
 
 
-def rows(x: Tensor) -> Tensor:
+def node_rows(x: Tensor) -> Tensor:
     """x [V, ...] with contiguous rows, which may be strided among each other."""
     inner = x[0] if x.shape[0] else x
     return x if x.stride(-1) == 1 and inner.is_contiguous() else x.contiguous()
-
-
-def scratch(size: int, device: torch.device | None = None) -> Tensor:
-    """Scratch for a compiled function; by default in CPU memory."""
-    return torch.empty(size, dtype=torch.uint8, device=device)

@@ -7,20 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chronorec.ops._memory import packed
 from chronorec.ops._register import define_gradient
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def packed(value: Tensor | None) -> Tensor | None:
-    """The value contiguous and without its gradient."""
-    return None if value is None else value.detach().contiguous()
-
-
-def rows_of(value: Tensor) -> Tensor:
-    """The value without its gradient, each row contiguous."""
-    value = value.detach()
-    return value if value.stride(1) == 1 else value.contiguous()
 
 
 def loss_outputs(
@@ -33,6 +23,14 @@ def loss_outputs(
         table.new_empty(table.shape if table_grad else (0,)),
         table.new_empty(bias.shape if bias is not None and bias_grad else (0,)),
     )
+
+
+def wanted_gradients(
+    outputs: Outputs, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of hidden, table and bias for the core: None where nobody asked."""
+    hidden, table, bias = (x if flag else None for x, flag in zip(outputs[1:], wanted, strict=True))
+    return hidden, table, bias
 
 
 def counted_targets(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from chronorec import _core
@@ -13,9 +12,9 @@ from chronorec.ops._item_loss import (
     counted_targets,
     define_loss_gradient,
     loss_outputs,
-    packed,
-    rows_of,
+    wanted_gradients,
 )
+from chronorec.ops._memory import packed, rows, scratch
 from chronorec.ops._register import define_op
 from chronorec.ops.reference.item_cross_entropy import gbce_exponent
 
@@ -46,20 +45,18 @@ class _Inputs(NamedTuple):
 def _cpu(*arguments: Any) -> Outputs:
     x = _Inputs(*arguments)
     outputs = _fake(*arguments)
-    loss, *gradients = outputs
-    grad_hidden, grad_table, grad_bias = (
-        gradient if wanted else None for gradient, wanted in zip(gradients, x[-3:], strict=True)
-    )
     targets, offsets, target_log_q = counted_targets(
         x.targets, x.target_offsets, x.target_log_q, x.ignore_index
     )
-    rows, items, negatives = x.hidden.shape[0], x.table.shape[0], _by_row(x.negatives, x.hidden)
+    items, negatives = x.table.shape[0], _by_row(x.negatives, x.hidden)
     count = negatives.shape[1]
     scatters = x.table_grad or x.bias_grad
-    size = _core.item_sampled_loss_scratch(rows, items, count, targets.shape[0], x.hidden.shape[1], scatters)
+    size = _core.item_sampled_loss_scratch(
+        x.hidden.shape[0], items, count, targets.shape[0], x.hidden.shape[1], scatters
+    )
     _core.item_sampled_loss(
-        rows_of(x.hidden),
-        rows_of(x.table),
+        rows(x.hidden),
+        rows(x.table),
         targets,
         offsets,
         packed(x.bias),
@@ -70,18 +67,16 @@ def _cpu(*arguments: Any) -> Outputs:
         x.temperature,
         x.kind,
         gbce_exponent(count, items, x.calibration),
-        loss.view(1),
-        grad_hidden,
-        grad_table,
-        grad_bias,
-        torch.empty(size, dtype=torch.uint8),
+        outputs[0].view(1),
+        *wanted_gradients(outputs, x[-3:]),
+        scratch(size),
     )
     return outputs
 
 
 def _by_row(value: Tensor, hidden: Tensor) -> Tensor:
     """One row per row of ``hidden``; what all rows share stays where it is."""
-    return rows_of(value) if value.dim() == 2 else value.detach().contiguous().expand(len(hidden), -1)
+    return rows(value) if value.dim() == 2 else value.detach().contiguous().expand(len(hidden), -1)
 
 
 def _fake(*arguments: Any) -> Outputs:

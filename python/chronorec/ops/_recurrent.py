@@ -9,6 +9,7 @@ from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops._check import FLOATS, check_same_device, check_tensor
+from chronorec.ops._memory import packed, rows, scratch
 from chronorec.ops._register import define_gradient, define_op, run_without_gradient
 
 _LAYER = "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh"
@@ -27,8 +28,8 @@ def check_layer(
     """Raises unless the weights belong to a layer of ``gates`` blocks of rows over such values."""
     _refuse_float64(values)
     check_tensor(values, "values", ("N", "I"), FLOATS)
-    rows = "H" if gates == 1 else f"{gates}H"
-    check_tensor(weight_hh, "weight_hh", (rows, "H"), values.dtype)
+    height = "H" if gates == 1 else f"{gates}H"
+    check_tensor(weight_hh, "weight_hh", (height, "H"), values.dtype)
     hidden = weight_hh.shape[1]
     if hidden == 0:
         raise ValueError("weight_hh: wanted a hidden size of at least 1, got 0")
@@ -50,21 +51,6 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
 def _refuse_float64(values: Tensor) -> None:
     if isinstance(values, Tensor) and values.dtype == torch.float64:
         raise TypeError("values: float64 has no kernel; use chronorec.ops.reference")
-
-
-def _rows(tensor: Tensor | None) -> Tensor | None:
-    """The tensor itself if its rows are contiguous, which the core asks for, else a copy."""
-    if tensor is None:
-        return None
-    return tensor.detach() if tensor.stride(-1) == 1 else tensor.detach().contiguous()
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().contiguous()
-
-
-def _scratch(size: int) -> Tensor:
-    return torch.empty(size, dtype=torch.uint8)
 
 
 class Recurrent:
@@ -129,8 +115,8 @@ class Recurrent:
         masks = {"recurrent_mask": recurrent_mask, "zoneout_mask": zoneout_mask}
         for name, x in (states | masks).items():
             if x is not None:
-                rows = values.shape[0] if name == "zoneout_mask" else offsets.shape[0] - 1
-                check_tensor(x, name, (rows, hidden), values.dtype)
+                count = values.shape[0] if name == "zoneout_mask" else offsets.shape[0] - 1
+                check_tensor(x, name, (count, hidden), values.dtype)
         check_same_device(values=values, offsets=offsets, **states, **masks)
         for name, x in masks.items():
             if needs_gradient(x):
@@ -153,12 +139,12 @@ class Recurrent:
         self, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Checks and packs the weights of a layer: weight_ih, weight_hh, bias."""
-        rows = "H" if self.gates == 1 else f"{self.gates}H"
-        check_tensor(weight_ih, "weight_ih", (rows, "I"), FLOATS)
+        height = "H" if self.gates == 1 else f"{self.gates}H"
+        check_tensor(weight_ih, "weight_ih", (height, "I"), FLOATS)
         check_layer(self.gates, weight_ih, weight_ih, weight_hh, bias_ih, bias_hh)
         detached = (None if x is None else x.detach() for x in (weight_ih, weight_hh, bias_ih, bias_hh))
-        packed: tuple[Tensor, Tensor, Tensor] = self._pack(*detached)
-        return packed
+        layer: tuple[Tensor, Tensor, Tensor] = self._pack(*detached)
+        return layer
 
     def step(
         self,
@@ -192,7 +178,7 @@ class Recurrent:
         return getattr(_core, f"{self.name}_{function}")
 
     def _empty_scratch(self, function: str, *sizes: int) -> Tensor:
-        return _scratch(getattr(_core, f"{self.family}_{function}_scratch")(*sizes))
+        return scratch(getattr(_core, f"{self.family}_{function}_scratch")(*sizes))
 
     def _pack_fake(
         self, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
@@ -206,11 +192,11 @@ class Recurrent:
     def _pack_cpu(
         self, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        packed = self._pack_fake(weight_ih, weight_hh, bias_ih, bias_hh)
+        layer = self._pack_fake(weight_ih, weight_hh, bias_ih, bias_hh)
         getattr(_core, f"{self.family}_pack")(
-            _rows(weight_ih), _rows(weight_hh), _contiguous(bias_ih), _contiguous(bias_hh), *packed
+            rows(weight_ih), rows(weight_hh), packed(bias_ih), packed(bias_hh), *layer
         )
-        return packed
+        return layer
 
     def _forward_fake(
         self,
@@ -242,10 +228,10 @@ class Recurrent:
         *weights, initial_state, initial_cell, recurrent_mask, zoneout_mask, reverse, save = rest
         output, final_state, final_cell, saved = self._forward_fake(values, offsets, *rest)
         self._core("forward")(
-            _rows(values),
+            rows(values),
             offsets.contiguous(),
             *self._pack_cpu(*weights),
-            *map(_rows, (initial_state, initial_cell, recurrent_mask, zoneout_mask)),
+            *map(rows, (initial_state, initial_cell, recurrent_mask, zoneout_mask)),
             reverse,
             output,
             final_state,
@@ -266,9 +252,9 @@ class Recurrent:
     ) -> tuple[Tensor, Tensor]:
         new_state, new_cell = self._step_fake(values, state, cell)
         self._core("step")(
-            _rows(values),
-            _rows(state),
-            _rows(cell),
+            rows(values),
+            rows(state),
+            rows(cell),
             *weights,
             new_state,
             new_cell if self.cell else None,
@@ -288,8 +274,8 @@ class Recurrent:
         *rest: Any,
     ) -> tuple[Tensor, ...]:
         states = (offsets.shape[0] - 1, weight_hh.shape[1])
-        rows = weight_ih.shape[0]
-        shapes = (values.shape, weight_ih.shape, weight_hh.shape, (rows,), (rows,), states)
+        height = weight_ih.shape[0]
+        shapes = (values.shape, weight_ih.shape, weight_hh.shape, (height,), (height,), states)
         gradients = [values.new_empty(shape) for shape in shapes]
         return (*gradients, values.new_empty(states if self.cell else (0,)))
 
@@ -297,13 +283,13 @@ class Recurrent:
         gradients = self._backward_fake(*inputs)
         *tensors, reverse, output, saved = inputs
         values, offsets, weight_hh = tensors[3], tensors[4], tensors[6]
-        tensors = [x.contiguous() if x is offsets else _rows(x) for x in tensors]
+        tensors = [x.contiguous() if x is offsets else rows(x) for x in tensors]
         sizes = (offsets.shape[0] - 1, *values.shape, weight_hh.shape[1])
         self._core("backward")(
             *tensors,
             reverse,
-            output.detach(),
-            saved.detach(),
+            output,
+            saved,
             *gradients[:-1],
             gradients[-1] if self.cell else None,
             self._empty_scratch("backward", *sizes),

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from chronorec.ops._backend import backend
 from chronorec.ops._check import FLOATS, check_same_device_or_cuda, check_tensor
-from chronorec.ops._graph import Graph, check_graph, rows, scratch
+from chronorec.ops._graph import Graph, check_graph, node_rows
+from chronorec.ops._memory import packed, scratch
 from chronorec.ops._register import define_gradient, define_op
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ def _sum_run(
     output = features.new_empty(count, width)
     module = backend(features)
     module.graph_sum(
-        rows(features),
-        None if weight is None else weight.contiguous(),
+        node_rows(features),
+        packed(weight),
         row_scale,
         neighbour_scale,
         offsets,
@@ -137,7 +138,9 @@ def _dot_run(
     *transposed: Tensor,
 ) -> Tensor:
     output = left.new_empty(neighbours.shape, dtype=torch.float32)
-    backend(left).graph_dot(rows(left), rows(right), row_scale, neighbour_scale, offsets, neighbours, output)
+    backend(left).graph_dot(
+        node_rows(left), node_rows(right), row_scale, neighbour_scale, offsets, neighbours, output
+    )
     return output
 
 
@@ -163,10 +166,10 @@ def _max_run(
 ) -> tuple[Tensor, Tensor]:
     output, arg = outputs = _max_fake(features, weight, offsets)
     count, width = output.shape
-    weight = None if weight is None else weight.contiguous()
+    weight = packed(weight)
     module = backend(features)
     needed = scratch(module.graph_scratch(count, sources.shape[0], 2 * (width + 15)), features.device)
-    module.graph_max(rows(features), weight, offsets, sources, output, arg, needed)
+    module.graph_max(node_rows(features), weight, offsets, sources, output, arg, needed)
     return outputs
 
 
@@ -204,9 +207,9 @@ def _max_backward_run(
     grad_features, grad_weight = outputs = _max_backward_fake(grad, features, weight)
     module = backend(features)
     module.graph_max_backward(
-        rows(grad),
-        rows(features),
-        None if weight is None else weight.contiguous(),
+        node_rows(grad),
+        node_rows(features),
+        packed(weight),
         offsets,
         sources,
         transposed_offsets,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops._check import FLOATS, check_same_device, check_tensor
-from chronorec.ops._graph import Graph, check_graph, rows, scratch
+from chronorec.ops._graph import Graph, check_graph, node_rows
+from chronorec.ops._memory import packed, scratch
 from chronorec.ops._register import define_gradient, define_op
 
 if TYPE_CHECKING:
@@ -83,10 +84,6 @@ def graph_attention(
     return output
 
 
-def _packed(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
-
-
 def _forward_cpu(
     features: Tensor,
     source_score: Tensor,
@@ -102,10 +99,10 @@ def _forward_cpu(
     output, softmax = outputs = _forward_fake(features, source_score, destination_score)
     size = _core.graph_attention_scratch(output.shape[0], sources.shape[0], *features.shape[1:])
     _core.graph_attention_forward(
-        rows(features),
+        node_rows(features),
         source_score.contiguous(),
         destination_score.contiguous(),
-        _packed(edge_score),
+        packed(edge_score),
         offsets,
         sources,
         negative_slope,
@@ -161,11 +158,11 @@ def _backward_cpu(
         output.shape[0], features.shape[0], sources.shape[0], *features.shape[1:]
     )
     _core.graph_attention_backward(
-        rows(grad),
-        rows(features),
+        node_rows(grad),
+        node_rows(features),
         source_score.contiguous(),
         destination_score.contiguous(),
-        _packed(edge_score),
+        packed(edge_score),
         offsets,
         transposed_offsets,
         destinations,

@@ -15,10 +15,10 @@ from chronorec.ops._item_loss import (
     counted_targets,
     define_loss_gradient,
     loss_outputs,
-    packed,
-    rows_of,
+    wanted_gradients,
 )
 from chronorec.ops._item_sampled_loss import KINDS, sampled_loss
+from chronorec.ops._memory import packed, rows, scratch
 from chronorec.ops._register import define_op
 
 if TYPE_CHECKING:
@@ -206,10 +206,6 @@ class _Inputs(NamedTuple):
 def _cpu(*arguments: Any) -> Outputs:
     x = _Inputs(*arguments)
     outputs = _fake(*arguments)
-    loss, *gradients = outputs
-    grad_hidden, grad_table, grad_bias = (
-        gradient if wanted else None for gradient, wanted in zip(gradients, x[-3:], strict=True)
-    )
     targets, offsets, target_log_q = counted_targets(
         x.targets, x.target_offsets, x.target_log_q, x.ignore_index
     )
@@ -230,8 +226,8 @@ def _cpu(*arguments: Any) -> Outputs:
         x.label_smoothing > 0,
     )
     _core.item_cross_entropy(
-        rows_of(x.hidden),
-        rows_of(x.table),
+        rows(x.hidden),
+        rows(x.table),
         targets,
         offsets,
         order,
@@ -242,11 +238,9 @@ def _cpu(*arguments: Any) -> Outputs:
         packed(x.weights),
         x.temperature,
         x.label_smoothing,
-        loss.view(1),
-        grad_hidden,
-        grad_table,
-        grad_bias,
-        torch.empty(size, dtype=torch.uint8),
+        outputs[0].view(1),
+        *wanted_gradients(outputs, x[-3:]),
+        scratch(size),
     )
     return outputs
 

@@ -17,6 +17,7 @@ from chronorec.ops._items import (
     core_list,
     packed,
 )
+from chronorec.ops._memory import scratch
 from chronorec.ops._register import define_op
 from chronorec.ops.reference.item_rank import Rank
 from chronorec.ops.reference.item_score import ItemAdjustment
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 def _cpu(*args: Any) -> tuple[Tensor, Tensor]:
     *scoring, targets, offsets = args
     greater, equal = _fake(*args)
-    scratch = torch.empty(_core.item_rank_scratch(len(targets)), dtype=torch.uint8)
-    _core.item_rank(*core_arguments(*scoring), *core_list(targets, offsets), greater, equal, scratch)
+    room = scratch(_core.item_rank_scratch(len(targets)))
+    _core.item_rank(*core_arguments(*scoring), *core_list(targets, offsets), greater, equal, room)
     return greater, equal
 
 

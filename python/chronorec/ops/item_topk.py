@@ -9,6 +9,7 @@ from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops._items import SCORING_SCHEMA, PackedItems, check_scoring, core_arguments, packed
+from chronorec.ops._memory import scratch
 from chronorec.ops._register import define_op
 from chronorec.ops.reference.item_score import ItemAdjustment
 from chronorec.ops.reference.item_topk import TopK
@@ -25,8 +26,7 @@ def _cpu(*args: Any) -> tuple[Tensor, Tensor]:
     items = torch.empty(batch, k, dtype=torch.int32)
     code_bits = 0 if codes is None else 8 * codes.itemsize
     size = _core.item_topk_scratch(batch, arguments[2], depth, k, code_bits)
-    scratch = torch.empty(size, dtype=torch.uint8)
-    _core.item_topk(*arguments, codes, code_facts, k, scores, items, scratch)
+    _core.item_topk(*arguments, codes, code_facts, k, scores, items, scratch(size))
     return scores, items.long()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops._check import FLOATS, check_same_device, check_tensor
+from chronorec.ops._memory import rows, scratch
 from chronorec.ops._register import define_gradient, define_op, runs_eagerly
 from chronorec.ops.reference.jagged_attention import EARTH_RADIUS, AttentionBias
 
@@ -227,14 +228,6 @@ def _squared_chords(kilometres: Tensor) -> Tensor:
     return torch.where(half_angle > math.pi / 2, torch.inf, chord * chord.abs()).float()
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-def _scratch(size: int) -> Tensor:
-    return torch.empty(size, dtype=torch.uint8)
-
-
 def _new(like: Tensor) -> Tensor:
     return torch.empty_like(like, memory_format=torch.contiguous_format)
 
@@ -252,9 +245,9 @@ def _new_grads(query: Tensor, *tables: Tensor | None) -> tuple[Tensor, ...]:
 def _forward_cpu(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, *form: Any) -> Any:
     events, _, width = query.shape
     output, lse = _new(query), _new_lse(query, form[3])
-    scratch = _scratch(_core.jagged_attention_forward_scratch(max(len(offsets) - 1, 0), events, width))
-    inputs = (_rows(query), _rows(key), _rows(value), offsets.contiguous(), *form)
-    arguments = (*inputs, output, None if form[3] else lse, scratch)
+    room = scratch(_core.jagged_attention_forward_scratch(max(len(offsets) - 1, 0), events, width))
+    inputs = (rows(query), rows(key), rows(value), offsets.contiguous(), *form)
+    arguments = (*inputs, output, None if form[3] else lse, room)
     _core.jagged_attention_forward(*arguments)
     return output, lse
 
@@ -271,11 +264,11 @@ def _backward_cpu(
     grads = _new_grads(query, *tables)
     columns = sum(0 if table is None else table.numel() for table in tables)
     events, _, width = query.shape
-    scratch = _scratch(_core.jagged_attention_backward_scratch(len(offsets) - 1, events, width, columns))
-    inputs = (_rows(grad_output), _rows(query), _rows(key), _rows(value), offsets.contiguous(), *form)
+    room = scratch(_core.jagged_attention_backward_scratch(len(offsets) - 1, events, width, columns))
+    inputs = (rows(grad_output), rows(query), rows(key), rows(value), offsets.contiguous(), *form)
     saved = (None, None) if form[3] else (output, lse)
     table_grads = (None if t is None else grad for t, grad in zip(tables, grads[3:], strict=True))
-    arguments = (*inputs, *saved, *grads[:3], *table_grads, scratch)
+    arguments = (*inputs, *saved, *grads[:3], *table_grads, room)
     _core.jagged_attention_backward(*arguments)
     return grads
 
@@ -288,9 +281,9 @@ def _backward_fake(grad_output: Tensor, query: Tensor, *rest: Any) -> Any:
 def _step_cpu(query: Tensor, key_cache: Tensor, value_cache: Tensor, offsets: Tensor, *form: Any) -> Tensor:
     output = _new(query)
     biased = form[5] is not None or form[8] is not None or form[11] is not None
-    scratch = _scratch(_core.jagged_attention_step_scratch(query.shape[-1], biased))
-    inputs = (_rows(query), _rows(key_cache), _rows(value_cache), offsets.contiguous(), *form)
-    arguments = (*inputs, output, scratch)
+    room = scratch(_core.jagged_attention_step_scratch(query.shape[-1], biased))
+    inputs = (rows(query), rows(key_cache), rows(value_cache), offsets.contiguous(), *form)
+    arguments = (*inputs, output, room)
     _core.jagged_attention_step(*arguments)
     return output
 
