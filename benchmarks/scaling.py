@@ -44,6 +44,13 @@ def _recurrent(op: Callable[..., tuple[Tensor, ...]], gates: int) -> Callable[[i
     return setup
 
 
+def _aggregate(edges: int) -> Provider:
+    nodes = edges // 20
+    offsets, sources = torch.arange(0, edges + 1, 20), torch.randint(nodes, (edges,), dtype=torch.int32)
+    graph, features = ops.make_graph(offsets, sources), _leaf(nodes, 64)
+    return lambda: ops.graph_aggregate(features, graph).sum().backward()
+
+
 def _attention(events: int) -> Provider:
     offsets = torch.arange(0, events + 1, LENGTH)
     query, key, value = _leaf(events, 2, 32), _leaf(events, 2, 32), _leaf(events, 2, 32)
@@ -68,6 +75,8 @@ def _rank(items: int) -> Provider:
 
 OPS = {
     "gru": Scaling("event", 6_400, _recurrent(ops.gru, 3)),
+    "lstm": Scaling("event", 6_400, _recurrent(ops.lstm, 4)),
+    "graph_aggregate": Scaling("edge", 200_000, _aggregate),
     "jagged_attention": Scaling("event", 6_400, _attention),
     "item_cross_entropy": Scaling("item", 25_000, _loss),
     "item_topk": Scaling("item", 125_000, _topk),

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +17,7 @@ from tests.support.budget import assert_within_budget
 from tests.support.graphs import DEGREES, destinations_of, permuted, random_graph
 from tests.support.items import threads
 from tests.support.jagged import offsets_of
+from tests.support.levels import run_at_level
 from tests.support.scratch import aligned_scratch, is_intact
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -279,22 +277,6 @@ def test_bitwise_deterministic_across_runs_and_threads(kind: dict[str, Any], dty
                 assert torch.equal(a, e)
 
 
-@pytest.mark.parametrize("ids", [torch.int32, torch.int64])
-@pytest.mark.parametrize(("edges", "num_sources"), [(0, 0), (0, 5), (1, 1), (1000, 37), (200_000, 999)])
-def test_transpose_lists_the_same_edges_by_source(edges: int, num_sources: int, ids: torch.dtype) -> None:
-    degrees = [edges // 2, 0, edges - edges // 2]
-    for count in (1, 3):
-        with threads(count):
-            graph = random_graph(degrees, num_sources, ids=ids)
-        order = graph.sources.long().argsort(stable=True)
-        counts = torch.bincount(graph.sources.long(), minlength=num_sources)
-        assert graph.edges.dtype == graph.destinations.dtype == ids
-        assert torch.equal(graph.edges.long(), order)
-        assert torch.equal(graph.destinations.long(), destinations_of(graph)[order])
-        assert torch.equal(graph.transposed_offsets, offsets_of(counts.tolist()))
-        assert (graph.num_sources, graph.num_destinations, graph.num_edges) == (num_sources, 3, edges)
-
-
 @pytest.mark.parametrize("kind", KINDS[:3], ids=lambda kind: "-".join(kind.values()))
 def test_sums_can_be_differentiated_twice(kind: dict[str, Any]) -> None:
     graph = random_graph([4, 0, 9, 1], 6)
@@ -382,49 +364,6 @@ def test_core_runs_on_numpy() -> None:
         _core.graph_sum(features.numpy(), None, None, None, *arrays, None, output, scratch[: size - 64])
 
 
-@pytest.mark.parametrize("ids", [torch.int32, torch.int64])
-@pytest.mark.parametrize("bad", [-1, 4, 2**31 - 1])
-def test_bad_sources_are_refused(bad: int, ids: torch.dtype) -> None:
-    sources = torch.zeros(70_000, dtype=ids)
-    sources[69_000] = bad
-    message = rf"sources: every id must be in \[0, 4\), got {bad} at position 69000"
-    with pytest.raises(ValueError, match=message):
-        make_graph(offsets_of([70_000]), sources, 4)
-    graph = make_graph(offsets_of([70_000]), torch.zeros_like(sources), 4)._replace(sources=sources)
-    with pytest.raises(ValueError, match="neighbours: every id must be in"):
-        graph_aggregate(torch.zeros(4, 2), graph)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        (
-            (torch.tensor([0, 1], dtype=torch.int32), torch.tensor([0])),
-            TypeError,
-            "offsets: wanted torch.int64",
-        ),
-        (
-            (torch.tensor([0, 1]), torch.tensor([0.0])),
-            TypeError,
-            "sources: wanted torch.int32 or torch.int64",
-        ),
-        ((torch.tensor([0, 1]), torch.tensor([[0]])), ValueError, "sources: wanted shape"),
-        ((torch.tensor([1, 1]), torch.tensor([0])), ValueError, "offsets: must start at 0"),
-        ((torch.tensor([0, 2, 1]), torch.tensor([0])), ValueError, "offsets: must never fall"),
-        ((torch.tensor([0, 2]), torch.tensor([0])), ValueError, "offsets: must end at 1"),
-        ((torch.tensor([0, 1]), torch.tensor([0]), -1), ValueError, "num_sources: wanted at least 0"),
-        (
-            (torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)),
-            ValueError,
-            "offsets: wanted",
-        ),
-    ],
-)
-def test_make_graph_errors(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        make_graph(*arguments)
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -451,13 +390,9 @@ def test_errors(change: dict[str, Any], error: type[Exception], message: str) ->
 
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
 def test_other_levels_stay_within_budget(level: str) -> None:
-    """Child processes, since the level is chosen at import; the whole file also runs at each level."""
-    if _core.best_level == "baseline" or os.environ.get("CHRONOREC_ISA"):
-        pytest.skip("one level only")
     code = (
         "import torch; from tests.ops.test_graph_aggregate import *\n"
         "for dtype, kind in itertools.product(DTYPES, KINDS):\n"
         "    assert_matches_reference(random_graph(DEGREES, 40), 25, dtype, True, **kind)"
     )
-    environment = {**os.environ, "CHRONOREC_ISA": level}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    run_at_level(level, code)

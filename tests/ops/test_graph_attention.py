@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +16,7 @@ from tests.support.budget import assert_within_budget
 from tests.support.graphs import DEGREES, destinations_of, permuted, random_graph
 from tests.support.items import threads
 from tests.support.jagged import offsets_of
+from tests.support.levels import run_at_level
 from tests.support.scratch import aligned_scratch, is_intact
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -400,23 +398,6 @@ def test_core_runs_on_numpy() -> None:
         _core.graph_attention_forward(*arguments, scratch[: least - 64])
 
 
-def test_scratch_of_backward_is_enough() -> None:
-    graph = random_graph([*DEGREES, 9000], 3)
-    features, source, destination, edge, grad = make_inputs(graph, 17, 5, torch.float32)
-    assert features is not None
-    output, softmax = torch.ops.chronorec.graph_attention_forward(
-        features, source, destination, edge, *graph[:5], 0.2
-    )
-    size = _core.graph_attention_backward_scratch(graph.num_destinations, 3, graph.num_edges, 17, 5)
-    scratch = aligned_scratch(size)
-    grads = [torch.empty_like(x) for x in (features, source, destination, edge) if x is not None]
-    matrices = graph.offsets, graph.transposed_offsets, graph.destinations, graph.edges
-    _core.graph_attention_backward(
-        grad, features, source, destination, edge, *matrices, 0.2, output, softmax, *grads, scratch
-    )
-    assert is_intact(scratch)
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -448,12 +429,8 @@ def test_errors(change: dict[str, Any], error: type[Exception], message: str) ->
 
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
 def test_other_levels_stay_within_budget(level: str) -> None:
-    """Child processes, since the level is chosen at import; the whole file also runs at each level."""
-    if _core.best_level == "baseline" or os.environ.get("CHRONOREC_ISA"):
-        pytest.skip("one level only")
     code = (
         "import torch; from tests.ops.test_graph_attention import *\n"
         "for dtype in DTYPES: assert_matches_reference(random_graph(DEGREES, 40), 9, 5, dtype)"
     )
-    environment = {**os.environ, "CHRONOREC_ISA": level}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    run_at_level(level, code)

@@ -11,7 +11,7 @@ from torch import Tensor
 from chronorec import _core
 from chronorec.ops import ItemAdjustment, PackedItems, TopK, item_rank, item_score, item_topk, pack_items
 from chronorec.ops.reference.item_topk import item_topk as reference
-from tests.support.items import adjustment, integers, masks, normal, threads
+from tests.support.items import adjustment, integers, masks, normal
 from tests.support.scratch import aligned_scratch, is_intact
 
 PRECISIONS = ["bfloat16", "int8"]
@@ -166,19 +166,6 @@ def test_rows_in_bfloat16(precision: str) -> None:
     found = item_topk(queries, pack_items(table.T.contiguous().T, precision=precision), 12)
     assert torch.equal(found.items, wanted.items)
     assert torch.equal(found.scores, wanted.scores)
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("batch", [1, 100])
-def test_threads_and_runs_agree_bitwise(batch: int, precision: str) -> None:
-    queries, table = normal(batch, 40), pack_items(normal(30000, 40, seed=1), precision=precision)
-    runs = []
-    for count in (1, 2, 2, 3):
-        with threads(count):
-            runs.append(item_topk(queries, table, 100))
-    for run in runs[1:]:
-        assert torch.equal(run.items, runs[0].items)
-        assert torch.equal(run.scores, runs[0].scores)
 
 
 def unpack(packed: PackedItems) -> tuple[Tensor, Tensor, Tensor]:

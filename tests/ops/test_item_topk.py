@@ -183,9 +183,10 @@ def test_one_query_and_a_batch_agree_bitwise(batch: int, items: int, depth: int)
     assert torch.equal(scores.view(batch, 200), together.scores)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("batch", [1, 100])
-def test_threads_and_runs_agree_bitwise(batch: int) -> None:
-    queries, table = normal(batch, 40), pack_items(normal(30000, 40, seed=1))
+def test_threads_and_runs_agree_bitwise(batch: int, precision: str) -> None:
+    queries, table = normal(batch, 40), pack_items(normal(30000, 40, seed=1), precision=precision)
     runs = []
     for count in (1, 2, 2, 3):
         with threads(count):

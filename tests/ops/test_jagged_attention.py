@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +12,11 @@ from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops import jagged_attention, jagged_attention_step, reference
+from tests.support.attention import draws_of, sizes_of_terms
 from tests.support.budget import assert_within_budget, run_in
 from tests.support.items import threads
 from tests.support.jagged import EDGE_LENGTHS, LONG_LENGTHS, jagged_lengths, offsets_of
+from tests.support.levels import run_at_level
 from tests.support.scratch import aligned_scratch
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -45,33 +43,6 @@ def with_gradients(op: Callable[..., Tensor], offsets: Tensor, **options: Any) -
         return [output.detach(), *torch.autograd.grad(output, inputs, grad_output)]
 
     return run
-
-
-def draws_of(lengths: list[int]) -> int:
-    """Small batches are drawn several times: among few numbers the largest error is luck.
-
-    In root mean square the kernel's errors are within 8 % of the reference's, yet in one draw of some hundred
-    its largest error is more than twice the reference's largest.
-    """
-    return min(8, 1 + 1500 // (sum(lengths) + 1))
-
-
-def sizes_of_terms(lengths: list[int], inputs: list[Tensor], causal: bool = True) -> dict[str, float]:
-    """What is added up, in absolute value, for the gradients of query and key, which are sums that cancel.
-
-    Of softmax without a bias: a term is scale P_ij (dP_ij - D_i) times an element of a key or a query.
-    """
-    largest = {"grad_query": 0.0, "grad_key": 0.0}
-    scale = inputs[0].shape[-1] ** -0.5
-    for parts in zip(*(x.double().split(lengths) for x in inputs), strict=True):
-        query, key, value, grad = (x.transpose(0, 1) for x in parts)
-        seen = torch.ones(query.shape[1], query.shape[1], dtype=torch.bool)
-        scores = (scale * query @ key.mT).masked_fill(~(seen.tril() if causal else seen), -math.inf)
-        shares, products = scores.softmax(-1), grad @ value.mT
-        terms = scale * shares * (products.abs() + (shares * products).sum(-1, keepdim=True).abs())
-        for name, of in (("grad_query", terms @ key.abs()), ("grad_key", terms.mT @ query.abs())):
-            largest[name] = max(largest[name], of.max().item() if of.numel() else 0.0)
-    return largest
 
 
 def assert_matches_reference(
@@ -383,12 +354,8 @@ def test_step_errors(change: dict[str, Any], error: type[Exception], message: st
 
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
 def test_other_levels_stay_within_budget(level: str) -> None:
-    """Child processes, since the level is chosen at import; the whole file also runs at each level."""
-    if _core.best_level == "baseline" or os.environ.get("CHRONOREC_ISA"):
-        pytest.skip("one level only")
     code = (
         "import torch; from tests.ops.test_jagged_attention import assert_matches_reference as check\n"
         "for dtype in (torch.float32, torch.bfloat16): check([50, 0, 1, 300], 2, 25, dtype)"
     )
-    environment = {**os.environ, "CHRONOREC_ISA": level}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    run_at_level(level, code)

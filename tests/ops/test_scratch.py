@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chronorec import _core
+from tests.support.graphs import DEGREES, random_graph
 from tests.support.items import threads
 from tests.support.jagged import offsets_of
 from tests.support.scratch import aligned_scratch, is_intact
@@ -96,6 +97,35 @@ def cross_entropy() -> tuple[int, tuple[Any, ...]]:
     return size, (hidden, table, targets, None, torch.arange(64), *options, zeros(1), *grads)
 
 
+GRAPH = random_graph([*DEGREES, 9000], 3)
+GRAPH_INPUTS = zeros(3, 17, 5), zeros(3, 17), zeros(GRAPH.num_destinations, 17), zeros(GRAPH.num_edges, 17)
+
+
+def graph_attention_results() -> tuple[Tensor, Tensor]:
+    return zeros(GRAPH.num_destinations, 17, 5), zeros(GRAPH.num_destinations, 2, 17)
+
+
+def graph_attention_forward() -> tuple[int, tuple[Any, ...]]:
+    size = _core.graph_attention_scratch(GRAPH.num_destinations, GRAPH.num_edges, 17, 5)
+    return size, (*GRAPH_INPUTS, GRAPH.offsets, GRAPH.sources, 0.2, *graph_attention_results())
+
+
+def graph_attention_backward() -> tuple[int, tuple[Any, ...]]:
+    output, softmax = graph_attention_results()
+    matrices = GRAPH.offsets, GRAPH.transposed_offsets, GRAPH.destinations, GRAPH.edges
+    size = _core.graph_attention_backward_scratch(GRAPH.num_destinations, 3, GRAPH.num_edges, 17, 5)
+    grads = [x.clone() for x in GRAPH_INPUTS]
+    return size, (output.clone(), *GRAPH_INPUTS, *matrices, 0.2, output, softmax, *grads)
+
+
+def sampled_loss() -> tuple[int, tuple[Any, ...]]:
+    hidden, table, targets = zeros(64, WIDTH), zeros(ITEMS, WIDTH), torch.zeros(64, dtype=torch.int64)
+    negatives = torch.zeros(64, 9, dtype=torch.int64)
+    size = _core.item_sampled_loss_scratch(64, ITEMS, 9, 64, WIDTH, True)
+    options = None, None, negatives, None, None, None, 1.0, 2, 0.0
+    return size, (hidden, table, targets, *options, zeros(1), hidden.clone(), table.clone(), None)
+
+
 CALLS: list[tuple[Callable[[], tuple[int, tuple[Any, ...]]], Callable[..., None]]] = [
     (gru_forward, _core.gru_forward),
     (lstm_step, _core.lstm_step),
@@ -104,6 +134,9 @@ CALLS: list[tuple[Callable[[], tuple[int, tuple[Any, ...]]], Callable[..., None]
     (attention_backward, _core.jagged_attention_backward),
     (attention_step, _core.jagged_attention_step),
     (cross_entropy, _core.item_cross_entropy),
+    (sampled_loss, _core.item_sampled_loss),
+    (graph_attention_forward, _core.graph_attention_forward),
+    (graph_attention_backward, _core.graph_attention_backward),
 ]
 
 

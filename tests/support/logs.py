@@ -9,6 +9,12 @@ from chronorec.data import EventLog, Histories
 
 DAY = 86_400_000_000
 
+# six events of three users, in no order
+USERS = [30, 10, 30, 20, 10, 30]
+ITEMS = ["bread", "milk", "milk", "tea", "bread", "bread"]
+TIMES = [60, 10, 20, 5, 40, 60]  # seconds
+SECOND = 1_000_000
+
 
 def cycle_log(users: int = 60, events: int = 20, items: int = 12, seed: int = 0) -> pa.Table:
     """Every user walks round the items in steps of one, from a random start, one event a day."""
@@ -48,3 +54,24 @@ def histories_of(table: pa.Table) -> Histories:
     """The log as histories; a column ``basket_id`` becomes the session."""
     session = "basket_id" if "basket_id" in table.column_names else None
     return EventLog.read(table, session=session).histories()
+
+
+def table() -> pa.Table:
+    """The six events as an Arrow table."""
+    return pa.table(
+        {
+            "user_id": pa.array(USERS, pa.int64()),
+            "item_id": ITEMS,
+            "timestamp": pa.array(TIMES, pa.timestamp("s")),
+        }
+    )
+
+
+def check(histories: Histories) -> None:
+    """Asserts that these are the six events, grouped by user and ordered by time."""
+    assert histories.users["user"].to_pylist() == [30, 10, 20]
+    assert histories.items["item"].to_pylist() == ["bread", "milk", "tea"]
+    assert histories.offsets.tolist() == [0, 3, 5, 6]
+    assert histories.item.tolist() == [1, 0, 0, 1, 0, 2]
+    assert histories.time is not None
+    assert histories.time.tolist() == [t * SECOND for t in (20, 60, 60, 10, 40, 5)]

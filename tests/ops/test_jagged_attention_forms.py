@@ -1,11 +1,7 @@
-"""Both directions, windows, silu and learned bias, alone and together."""
+"""Both directions, windows and silu, with and without learned bias."""
 
 from __future__ import annotations
 
-import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,136 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronorec import _core
 from chronorec.ops import AttentionBias, jagged_attention, jagged_attention_step, reference
-from tests.ops.test_jagged_attention import draws_of, sizes_of_terms
+from tests.support.attention import (
+    BIASES,
+    BORDER_LENGTHS,
+    DTYPES,
+    FORMS,
+    assert_matches_reference,
+    make_bias,
+    make_inputs,
+    with_gradients,
+)
 from tests.support.budget import assert_within_budget, run_in
 from tests.support.items import threads
 from tests.support.jagged import EDGE_LENGTHS, jagged_lengths, offsets_of
-
-DTYPES = [torch.float32, torch.bfloat16]
-BIASES = ["position", "time", "distance"]
-TABLES = {"position": "position", "time": "time_table", "distance": "distance_table"}
-NAMES = ("output", "grad_query", "grad_key", "grad_value", *(f"grad_{name}" for name in TABLES.values()))
-BORDER_LENGTHS = [47, 48, 49, 0, 1, 191, 193, 241, 289]
-
-
-def draw(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
-    """Normal numbers that both dtypes hold."""
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return values.to(torch.bfloat16).to(dtype) if dtype == torch.bfloat16 else values
-
-
-def make_bias(
-    events: int, heads: int, kinds: list[str], *, columns: int = 7, seed: int = 0, in_order: bool = True
-) -> AttentionBias:
-    """Times a few minutes to days apart; places that are the corners of a coarse grid."""
-    generator = torch.Generator().manual_seed(seed)
-    gaps = torch.exp(12 * torch.rand(events, generator=generator)).long()
-    times = gaps.cumsum(0) if in_order else gaps
-    corners = torch.tensor([[7.0, 11.0], [23.0, 17.0]]) * torch.randint(
-        -7, 8, (events, 1, 2), generator=generator
-    )
-
-    def table(kind: str, width: int, seed: int) -> Tensor | None:
-        return draw(heads, width, seed=seed, dtype=torch.bfloat16).float() if kind in kinds else None
-
-    time, distance = "time" in kinds, "distance" in kinds
-    return AttentionBias(
-        position=table("position", columns, 1),
-        times=times - 10**15 if time else None,
-        time_boundaries=2.0 ** torch.linspace(0, 20, columns - 1) if time else None,
-        time_table=table("time", columns, 2),
-        places=corners[:, 0] if distance else None,
-        distance_boundaries=torch.linspace(100, 15000, columns - 1) if distance else None,
-        distance_table=table("distance", columns, 3),
-    )
-
-
-def make_inputs(
-    lengths: list[int], heads: int, width: int, dtype: torch.dtype, seed: int = 0
-) -> list[Tensor]:
-    """query, key, value and grad_output."""
-    return [draw(sum(lengths), heads, width, seed=100 * seed + i, dtype=dtype) for i in range(4)]
-
-
-def with_gradients(
-    op: Callable[..., Tensor], offsets: Tensor, bias: AttentionBias, **options: Any
-) -> Callable[..., list[Tensor]]:
-    """op(query, key, value, grad_output, *tables) -> output and the gradients of the others."""
-    names = [name for name in TABLES.values() if getattr(bias, name) is not None]
-
-    def run(query: Tensor, key: Tensor, value: Tensor, grad_output: Tensor, *tables: Tensor) -> list[Tensor]:
-        inputs = [x.detach().requires_grad_() for x in (query, key, value, *tables)]
-        learned = bias._replace(**dict(zip(names, inputs[3:], strict=True)))
-        output = op(*inputs[:3], offsets, bias=learned, **options)
-        return [output.detach(), *torch.autograd.grad(output, inputs, grad_output)]
-
-    return run
-
-
-def assert_matches_reference(
-    lengths: list[int],
-    heads: int,
-    width: int,
-    dtype: torch.dtype,
-    kinds: list[str] | None = None,
-    columns: int = 7,
-    in_order: bool = True,
-    **options: Any,
-) -> None:
-    offsets = offsets_of(lengths)
-    bias = make_bias(sum(lengths), heads, kinds or [], columns=columns, in_order=in_order)
-    tables = [table for name in TABLES.values() if (table := getattr(bias, name)) is not None]
-    specification = with_gradients(reference.jagged_attention, offsets, bias, **options)
-    results: list[list[list[Tensor]]] = [[], [], []]
-    for seed in range(draws_of(lengths)):
-        inputs = make_inputs(lengths, heads, width, dtype, seed)
-        results[0].append(with_gradients(jagged_attention, offsets, bias, **options)(*inputs, *tables))
-        results[1].append(run_in(dtype, specification, *inputs, *tables))  # type: ignore[arg-type]
-        results[2].append(run_in(torch.float64, specification, *inputs, *tables))  # type: ignore[arg-type]
-    exact_sums = dtype == torch.float32 and options.get("activation", "softmax") == "softmax"
-    sizes = sizes_of_terms(lengths, inputs, options.get("causal", True)) if exact_sums else {}
-    for i, name in enumerate(
-        n for n in NAMES if n[5:] not in TABLES.values() or getattr(bias, n[5:]) is not None
-    ):
-        actual, in_dtype, exact = (torch.cat([draw[i] for draw in result]) for result in results)
-        assert actual.dtype == (dtype if i < 4 else torch.float32)
-        added = added_up(lengths, bias, inputs, **options) if i > 3 else sizes.get(name)
-        assert_within_budget(actual, in_dtype, exact, name, terms=added)
-
-
-def added_up(lengths: list[int], bias: AttentionBias, inputs: list[Tensor], **options: Any) -> float:
-    """How much goes into a table's gradient, for sums that cancel: of softmax, one column's is all zero.
-
-    The absolute gradients of single gaps of position, in a table that has a column for each.
-    """
-    most, causal = max(lengths, default=0) + 1, options.get("causal", True)
-    wide = torch.zeros(inputs[0].shape[1], most if causal else 2 * most)
-    if bias.position is not None:
-        columns = bias.position.shape[1]
-        gaps = torch.arange(wide.shape[1]) - (0 if causal else most - columns // 2)
-        wide = bias.position[:, gaps.clamp(0, columns - 1)]
-    learned = bias._replace(position=wide)
-    run = with_gradients(reference.jagged_attention, offsets_of(lengths), learned, **options)
-    tables = (wide, bias.time_table, bias.distance_table)
-    exact = run(*(x.double() for x in (*inputs, *tables) if x is not None))
-    return exact[4].abs().sum().item()
-
-
-FORMS: list[dict[str, Any]] = [
-    {"causal": False},
-    {"window": 1},
-    {"window": 20},
-    {"window": 200},
-    {"window": 10**9},
-    {"causal": False, "window": 1},
-    {"causal": False, "window": 33},
-    {"causal": False, "window": 230},
-    {"activation": "silu", "divisor": 50.0},
-    {"activation": "silu", "causal": False, "divisor": -3.0},
-    {"activation": "silu", "window": 70, "scale": 0.3},
-]
+from tests.support.levels import run_at_level
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -157,21 +38,6 @@ def test_forms(form: dict[str, Any], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_forms_on_edge_lengths(form: dict[str, Any]) -> None:
     assert_matches_reference(EDGE_LENGTHS, 1, 17, torch.float32, **form)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kinds", [["position"], ["time"], ["distance"], BIASES], ids=str)
-@pytest.mark.parametrize(
-    "form", [{}, {"causal": False}, {"activation": "silu", "window": 60, "divisor": 10.0}], ids=str
-)
-def test_bias(kinds: list[str], form: dict[str, Any], dtype: torch.dtype) -> None:
-    assert_matches_reference([63, 0, 1, 250], 2, 20, dtype, kinds, **form)
-
-
-@pytest.mark.parametrize("in_order", [True, False])
-@pytest.mark.parametrize("columns", [1, 2, 8, 16, 31, 32, 33, 64, 65, 256])
-def test_sizes_of_tables(columns: int, in_order: bool) -> None:
-    assert_matches_reference([130, 5, 40], 2, 16, torch.float32, BIASES, columns, in_order)
 
 
 @pytest.mark.parametrize("form", [{}, {"causal": False, "window": 700}, {"activation": "silu"}], ids=str)
@@ -258,61 +124,6 @@ def test_bitwise_deterministic_across_runs_and_threads(activation: str) -> None:
         for result in results[1:]:
             for a, e in zip(result, results[0], strict=True):
                 assert torch.equal(a, e)
-
-
-def test_one_row_of_a_table_serves_all_heads() -> None:
-    query, key, value, grad = make_inputs([40, 9], 3, 8, torch.float32)
-    bias = make_bias(49, 1, BIASES)
-    tables = [bias.position, bias.time_table, bias.distance_table]
-    wide = [table.expand(3, -1) for table in tables if table is not None]
-    run = with_gradients(jagged_attention, offsets_of([40, 9]), bias)
-    one, all_heads = run(query, key, value, grad, *tables), run(query, key, value, grad, *wide)
-    for a, e in zip(one[:4], all_heads[:4], strict=True):
-        assert torch.equal(a, e)
-    for a, e in zip(one[4:], all_heads[4:], strict=True):
-        torch.testing.assert_close(a, e.sum(0, keepdim=True))
-
-
-def test_bfloat16_tables_learn_in_bfloat16() -> None:
-    query, key, value, grad = make_inputs([40, 9], 2, 8, torch.bfloat16)
-    bias = make_bias(49, 2, BIASES)
-    tables = [table for table in (bias.position, bias.time_table, bias.distance_table) if table is not None]
-    run = with_gradients(jagged_attention, offsets_of([40, 9]), bias)
-    wide, narrow = (
-        run(query, key, value, grad, *tables),
-        run(query, key, value, grad, *(t.bfloat16() for t in tables)),
-    )
-    for a, e in zip(narrow, wide, strict=True):
-        assert a.dtype == torch.bfloat16
-        assert torch.equal(a, e.bfloat16())
-
-
-@pytest.mark.parametrize("gap", [1, 2**24 - 1, 2**24 + 1, 2**40 - 1, 2**40, 2**62])
-def test_gaps_of_time_are_compared_in_float32(gap: int) -> None:
-    """A bucket is exact: the weights show which one a pair is in."""
-    boundaries = torch.tensor([1.0, 2.0, 2.0**24, 2.0**40, 2.0**62])
-    times, table = torch.tensor([0, gap]), torch.arange(6.0)[None]
-    bias = AttentionBias(times=times, time_boundaries=boundaries, time_table=table)
-    query, value = torch.zeros(2, 1, 1), torch.tensor([1.0, 0.0]).reshape(2, 1, 1)
-    actual = jagged_attention(query, query, value, offsets_of([2]), bias=bias)[1].item()
-    bucket = int((torch.tensor(gap).float() >= boundaries).sum())
-    assert math.isclose(actual, 1 / (1 + math.exp(-bucket)), rel_tol=1e-5)
-
-
-def test_great_circles() -> None:
-    """Paris to New York is 5837 km, around the date line 2 degrees of the equator are 222 km."""
-    places = torch.tensor([[48.8566, 2.3522], [40.7128, -74.0060], [0.0, 179.0], [0.0, -179.0]])
-    for pair, kilometres in (((0, 1), 5837.0), ((2, 3), 222.4)):
-        for boundary, reached in ((kilometres - 2, 1.0), (kilometres + 2, 0.0)):
-            bias = AttentionBias(
-                places=places[list(pair)],
-                distance_boundaries=torch.tensor([boundary, 30000.0]),
-                distance_table=torch.tensor([[0.0, 100.0, -500.0]]),
-            )
-            query, value = torch.zeros(2, 1, 1), torch.tensor([1.0, 0.0]).reshape(2, 1, 1)
-            for op in (jagged_attention, reference.jagged_attention):
-                actual = op(query, query, value, offsets_of([2]), bias=bias)[1].item()
-                assert abs(actual - (reached or 0.5)) < 1e-6
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -440,14 +251,10 @@ def test_errors(
 
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
 def test_other_levels_stay_within_budget(level: str) -> None:
-    """Child processes, since the level is chosen at import; the whole file also runs at each level."""
-    if _core.best_level == "baseline" or os.environ.get("CHRONOREC_ISA"):
-        pytest.skip("one level only")
     code = (
         "import torch\n"
-        "from tests.ops.test_jagged_attention_options import assert_matches_reference as check\n"
+        "from tests.ops.test_jagged_attention_forms import assert_matches_reference as check\n"
         "for dtype in (torch.float32, torch.bfloat16):\n"
         "    check([50, 0, 300], 2, 25, dtype, ['position', 'time', 'distance'], 40, window=90)"
     )
-    environment = {**os.environ, "CHRONOREC_ISA": level}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    run_at_level(level, code)
