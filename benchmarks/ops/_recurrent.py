@@ -11,12 +11,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
 
 from benchmarks.harness import Case
+from benchmarks.lengths import movielens_lengths
 from chronorec import _core, ops
 
 Provider = Callable[[], object]
-
-# Lengths of the histories of MovieLens-1M, cut at 200: the 0, 5, ... 100 percent quantiles.
-MOVIELENS_QUANTILES = [20, 23, 27, 32, 38, 44, 51, 60, 70, 81, 96, 109, 126, 148, 173, *[200] * 6]
 
 LAYER_SHAPES = [(128, 50, 64, 128), (128, 200, 64, 64), (64, 50, 256, 256)]
 
@@ -46,12 +44,6 @@ LSTM = Recurrent("lstm", 4, torch.nn.LSTM, torch.nn.LSTMCell, ("LSTM", [0, 3, 1,
 RNN = Recurrent("rnn", 1, torch.nn.RNN, torch.nn.RNNCell, ("RNN", [0]))
 
 
-def movielens_lengths(sequences: int) -> list[int]:
-    """A random batch of histories with the lengths of MovieLens-1M."""
-    drawn = np.random.default_rng(1).uniform(0, len(MOVIELENS_QUANTILES) - 1, sequences)
-    return [int(n) for n in np.interp(drawn, np.arange(len(MOVIELENS_QUANTILES)), MOVIELENS_QUANTILES)]
-
-
 def work_of(kind: Recurrent, events: int, inputs: int, hidden: int, backward: bool) -> int:
     """FLOPs of the matrix products."""
     return 2 * events * kind.gates * hidden * (inputs + hidden) * (3 if backward else 1)
@@ -76,12 +68,9 @@ class Layer:
         self.grad_output = torch.randn(sum(lengths), hidden)
         self.offsets = torch.cumsum(torch.tensor([0, *lengths]), 0)
 
-    def differentiate(self, output: Tensor, gradient: Tensor, inputs: list[Tensor]) -> object:
-        return torch.autograd.grad(output, inputs, gradient)
-
     def provider(self, run: Callable[[], Tensor], gradient: Tensor, inputs: list[Tensor]) -> Provider:
         if self.backward:
-            return lambda: self.differentiate(run(), gradient, inputs)
+            return lambda: torch.autograd.grad(run(), inputs, gradient)
         return torch.no_grad()(run)
 
     def chronorec(self) -> Provider:
@@ -91,7 +80,7 @@ class Layer:
         gradient = self.grad_output.to(self.dtype)
         return self.provider(lambda: op(values, self.offsets, *weights).output, gradient, [values, *weights])
 
-    def padded(self, dtype: torch.dtype, order: list[int] | None = None) -> Provider:
+    def padded(self, dtype: torch.dtype) -> Provider:
         layer = self.kind.layer(self.layer.input_size, self.layer.hidden_size, batch_first=True).to(dtype)
         layer.load_state_dict(self.layer.state_dict())
         rows = list(self.values.to(dtype).split(self.lengths))

@@ -11,18 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.harness import Case
+from benchmarks.lengths import movielens_lengths
 from chronorec.ops import AttentionBias, jagged_attention, jagged_attention_step
 
 Providers = dict[str, Callable[[], object]]
 POSITIONS = 200
 TIME_BOUNDARIES = 2.0 ** torch.arange(31)
-
-
-def history_lengths(batch: int, longest: int) -> list[int]:
-    """Log-normal lengths, median about 95, cut at ``longest``: like the histories of real users."""
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.exp(4.55 + 0.8 * torch.randn(batch, generator=generator))
-    return [int(x) for x in lengths.clamp(1, longest)]
 
 
 def pad(rows: Tensor, lengths: list[int]) -> Tensor:
@@ -157,7 +151,7 @@ def step_case(batch: int, length: int, heads: int, width: int) -> Case:
     )
 
 
-HISTORIES = "histories B128 T<=200 A2 D32", history_lengths(128, 200), 2, 32
+HISTORIES = "B128 MovieLens A2 D32", movielens_lengths(128), 2, 32
 
 CASES: list[Case] = [
     *sequence_cases("B128 T200 A2 D32", [200] * 128, 2, 32),
