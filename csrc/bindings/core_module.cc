@@ -95,15 +95,15 @@ PYBIND11_MODULE(_core, m) {
   define(m, "graph_max", graph_max);
   define(m, "graph_max_backward", graph_max_backward);
   m.def("graph_scratch", &graph_scratch);
+  define(m, "graph_attention_forward", graph_attention_forward);
+  define(m, "graph_attention_backward", graph_attention_backward);
+  m.def("graph_attention_scratch", &graph_attention_scratch);
+  m.def("graph_attention_backward_scratch", &graph_attention_backward_scratch);
   // item_topk: tables in short codes
   define(m, "pack_item_codes", pack_item_codes);
   // item_sampled_loss
   define(m, "item_sampled_loss", item_sampled_loss);
   m.def("item_sampled_loss_scratch", &item_sampled_loss_scratch);
-  define(m, "graph_attention_forward", graph_attention_forward);
-  define(m, "graph_attention_backward", graph_attention_backward);
-  m.def("graph_attention_scratch", &graph_attention_scratch);
-  m.def("graph_attention_backward_scratch", &graph_attention_backward_scratch);
 }
 
 }  // namespace chronorec

@@ -369,34 +369,6 @@ def graph_max_backward(
     /,
 ) -> None: ...
 def graph_scratch(rows: int, edges: int, width: int, /) -> int: ...
-
-# item_topk: tables in short codes
-def pack_item_codes(rows: Array, codes: Array, facts: Array, /) -> None: ...
-
-# item_sampled_loss
-def item_sampled_loss(
-    hidden: Array,
-    table: Array,
-    targets: Array,
-    target_offsets: Array | None,
-    bias: Array | None,
-    negatives: Array,
-    negative_log_q: Array | None,
-    target_log_q: Array | None,
-    weights: Array | None,
-    temperature: float,
-    kind: int,
-    exponent: float,
-    loss: Array,
-    hidden_grad: Array | None,
-    table_grad: Array | None,
-    bias_grad: Array | None,
-    scratch: Array,
-    /,
-) -> None: ...
-def item_sampled_loss_scratch(
-    rows: int, items: int, negatives: int, targets: int, depth: int, scatters: bool, /
-) -> int: ...
 def graph_attention_forward(
     features: Array,
     source_score: Array,
@@ -433,4 +405,32 @@ def graph_attention_backward(
 ) -> None: ...
 def graph_attention_backward_scratch(
     rows: int, neighbours: int, edges: int, heads: int, width: int, /
+) -> int: ...
+
+# item_topk: tables in short codes
+def pack_item_codes(rows: Array, codes: Array, facts: Array, /) -> None: ...
+
+# item_sampled_loss
+def item_sampled_loss(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    target_offsets: Array | None,
+    bias: Array | None,
+    negatives: Array,
+    negative_log_q: Array | None,
+    target_log_q: Array | None,
+    weights: Array | None,
+    temperature: float,
+    kind: int,
+    exponent: float,
+    loss: Array,
+    hidden_grad: Array | None,
+    table_grad: Array | None,
+    bias_grad: Array | None,
+    scratch: Array,
+    /,
+) -> None: ...
+def item_sampled_loss_scratch(
+    rows: int, items: int, negatives: int, targets: int, depth: int, scatters: bool, /
 ) -> int: ...
