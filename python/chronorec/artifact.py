@@ -43,6 +43,8 @@ from safetensors.numpy import save as save_safetensors
 from chronorec.atomic import new_folder, obstacle
 
 FORMAT = 1
+#: ``max_length`` of a program that reads every event, however many there are.
+WHOLE_HISTORY = 2**31 - 1
 KIND = "chronorec.model"
 HEADER = "model.json"
 _CONTENT = ("weights.safetensors", "items.arrow", "config.toml")
@@ -65,7 +67,7 @@ class Artifact:
         bias: name of the fp32 [V] weight added to the scores, or None.
         adjustments: sparse additions, in order; see the module's text.
         basket: whether a token is a whole basket rather than one event.
-        max_length: how many of the last tokens the program sees.
+        max_length: how many of the last tokens the program sees; WHOLE_HISTORY: all of them.
         exclude_seen: whether items of the history leave the candidates unless a request says otherwise.
         needs_time: whether events and requests must carry times.
         provenance: where the model comes from: data and split hashes, seed, validation result, versions.

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 Registers = dict[str, Any]
 Step = Callable[[Tokens, Registers], None]
 
-_ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4, "tanh": 5}
+ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4, "tanh": 5}
 
 
 def scratch(size: int) -> npt.NDArray[np.uint8]:
@@ -188,8 +188,8 @@ class _Maker:
         width = len(weight)
         bias, packed = self.weight("bias", (width,)), pack_panels(weight)
         activation = self.step.get("activation", "none")
-        if activation not in _ACTIVATIONS:
-            raise ArtifactError(f"{self.where}: wanted one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
+        if activation not in ACTIVATIONS:
+            raise ArtifactError(f"{self.where}: wanted one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         added = None
         if "residual" in self.step:
             added, register = self.read("residual")
@@ -202,7 +202,7 @@ class _Maker:
             value = registers[source]
             out = np.empty((len(value), width), np.float32)
             residual = None if added is None else registers[added]
-            _core.dense(value, packed, bias, residual, _ACTIVATIONS[activation], out)
+            _core.dense(value, packed, bias, residual, ACTIVATIONS[activation], out)
             registers[out_name] = out
 
         return run
@@ -211,7 +211,7 @@ class _Maker:
         source, (depth, _) = self.read("in", of_tokens=True)
         hidden_size = self.weight("weight_hh", (None, None)).shape[1]
         gates = 3 * hidden_size
-        weight_ih, weight_hh, bias = _pack_gru(
+        weight_ih, weight_hh, bias = pack_gru(
             self.weight("weight_ih", (gates, depth)),
             self.weight("weight_hh", (gates, hidden_size)),
             self.weight("bias_ih", (gates,)),
@@ -265,7 +265,7 @@ class _Maker:
         return run
 
 
-def _pack_gru(
+def pack_gru(
     weight_ih: Floats, weight_hh: Floats, bias_ih: Floats, bias_hh: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """The layer as ``_core.gru_forward`` takes it."""

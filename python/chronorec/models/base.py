@@ -45,6 +45,11 @@ class SequenceModel(nn.Module, ABC):
         self.dropout = nn.Dropout(dropout)
 
     @property
+    def history_length(self) -> int:
+        """How many of the last tokens the exported program reads."""
+        return self.max_length
+
+    @property
     def embedding_scale(self) -> float:
         """The factor on item embeddings at the input: the table itself stays small for the output."""
         return float(self.item_embedding.shape[1] ** 0.5)
@@ -98,7 +103,7 @@ class SequenceModel(nn.Module, ABC):
             program=self.program(),
             table="item_embedding",
             bias="item_bias" if self.item_bias is not None else None,
-            max_length=self.max_length,
+            max_length=self.history_length,
             **fields,
         )
 

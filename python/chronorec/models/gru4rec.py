@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from chronorec.artifact import WHOLE_HISTORY
 from chronorec.models.base import SequenceModel
 from chronorec.nn import GRU
 
@@ -19,7 +20,7 @@ class GRU4Rec(SequenceModel):
         hidden_size: size of the recurrent state.
         layers: number of GRU layers.
         dropout: on embeddings and states.
-        max_length: longest sequence of tokens.
+        max_length: longest sequence of tokens in training; what is exported reads any.
         item_bias: whether items have a learned bias.
     """
 
@@ -39,6 +40,11 @@ class GRU4Rec(SequenceModel):
         super().__init__(num_items, width, max_length, dropout, item_bias)
         self.gru = GRU(width, hidden_size, layers, dropout)
         self.projection = nn.Linear(hidden_size, width)
+
+    @property
+    def history_length(self) -> int:
+        """All of it: a state goes on from event to event, and has no start that could move."""
+        return WHOLE_HISTORY
 
     def forward(self, items: Tensor, offsets: Tensor, bag_offsets: Tensor | None = None) -> Tensor:
         tokens = self.dropout(self.embed(items, bag_offsets))
