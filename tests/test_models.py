@@ -62,7 +62,7 @@ def test_engine_scores_equal_torch(name: str, basket: bool, bias: bool) -> None:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     columns = {"session": histories.columns["session"][events]} if basket else {}
     batch = HistoryBatch(histories.item[events], offsets, histories.num_items, None, columns)
-    tokens = cut_tokens(batch, basket=basket, max_length=9)
+    tokens = cut_tokens(batch, basket=basket, max_length=model.history_length)
 
     engine = Engine(model.export(histories.items, basket=basket))
     ids = np.array(histories.items.column("item").to_pylist())

@@ -110,6 +110,8 @@ class SessionStore::Shard {
     if (session.count == session.capacity) grow(session);
     const int64_t* times = session.times();
     const auto place = static_cast<uint32_t>(std::upper_bound(times, times + session.count, time) - times);
+    for (uint32_t i = place; i > 0 && times[i - 1] == time; --i)
+      if (session.items()[i - 1] == item) return;
     if (place < session.taken) drop_state(n);
     std::copy_backward(times + place, times + session.count, session.times() + session.count + 1);
     int32_t* items = session.items();

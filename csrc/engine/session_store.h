@@ -38,8 +38,9 @@ class SessionStore {
   SessionStore(const SessionStore&) = delete;
   SessionStore& operator=(const SessionStore&) = delete;
 
-  // Adds events, oldest first; one that is older than those kept is put in its place. `now` is in seconds.
-  // Returns how many events the session has.
+  // Adds events, oldest first; one that is older than those kept is put in its place, and one of an item and
+  // a time that are there already is the same event told twice. `now` is in seconds. Returns how many events
+  // the session has.
   int64_t append(const UserId& user, const int32_t* items, const int64_t* times, int64_t count, int64_t now);
 
   // Copies the answer register of a request at time `at` (microseconds) to `query`, and the items of the

@@ -81,6 +81,8 @@ class Sessions:
     def append(self, user: User, item: Hashable, *, at: When | None = None) -> bool:
         """Adds an event; False, and nothing is kept, where the model does not know the item.
 
+        The same user, item and time again are the same event told twice: it may safely be sent again.
+
         Args:
             user: a text or a whole number.
             item: id as in the log.
@@ -242,7 +244,7 @@ class Sessions:
         for user, codes, times in self._rows(batch):
             kept = codes >= 0
             self._store.append(user, codes[kept], times[kept], now)
-        return batch.num_rows
+        return int(batch.num_rows)
 
     def _rows(self, batch: pa.RecordBatch) -> Iterator[tuple[User, Int32s, npt.NDArray[np.int64]]]:
         items, times = batch.column("items"), batch.column("times")
