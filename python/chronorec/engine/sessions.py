@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
+import threading
 import time
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from chronorec import _core
@@ -29,6 +29,82 @@ User = str | int
 
 _ALWAYS = 2**63 - 1
 _SNAPSHOT = b"chronorec.sessions 1"
+
+
+class _Model(NamedTuple):
+    """An engine with its store of sessions, which are always exchanged together."""
+
+    engine: Engine
+    store: _core.Sessions
+    streams: bool
+
+    def append(self, user: User, item: Hashable, at: int, now: int) -> bool:
+        code = self.engine.vocabulary.code_of(item)
+        if code >= 0:
+            self.store.append_one(user, code, at, now)
+        return code >= 0
+
+    def recompute(
+        self,
+        user: User,
+        at: When | None,
+        k: int,
+        exclude_seen: bool | None,
+        exclude: Iterable[Hashable],
+        candidates: Iterable[Hashable] | None,
+    ) -> Recommendations:
+        codes, times = self.events(user)
+        now = _microseconds(at)
+        used = len(times) if at is None else int(np.searchsorted(times, now))
+        batch = HistoryBatch(
+            item=codes[:used],
+            offsets=np.array([0, used], np.int64),
+            num_items=self.engine.num_items,
+            time=times[:used],
+            at=np.array([now], np.int64),
+        )
+        found, scores = self.engine.answer(batch, k, exclude_seen, exclude, candidates)
+        return self.engine.recommendations(found[0], scores[0])
+
+    def events(self, user: User) -> tuple[Int32s, Int64s]:
+        events = self.store.events(user)
+        if events is None:
+            return np.empty(0, np.int32), np.empty(0, np.int64)
+        return np.frombuffer(events[0], np.int32), np.frombuffer(events[1], np.int64)
+
+    def schema(self) -> pa.Schema:
+        return _schema(self.engine.vocabulary.ids.type)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All sessions, a shard at a time."""
+        schema = self.schema()
+        for number in range(self.store.num_shards):
+            users, *arrays = self.store.shard(number)
+            offsets = pa.array(np.frombuffer(arrays[0], np.int64))
+            items = self.engine.vocabulary.take(np.frombuffer(arrays[1], np.int32))
+            times = pa.array(np.frombuffer(arrays[2], np.int64)).cast(schema.field("times").type.value_type)
+            columns = [
+                pa.array([user if isinstance(user, int) else None for user in users], pa.int64()),
+                pa.array([user if isinstance(user, str) else None for user in users], pa.string()),
+                pa.LargeListArray.from_arrays(offsets, items),
+                pa.LargeListArray.from_arrays(offsets, times),
+            ]
+            yield pa.record_batch(columns, schema=schema)
+
+    def restore(self, batch: pa.RecordBatch) -> int:
+        """Adds sessions; returns how many. Items that the model does not know are left out."""
+        now = _seconds()
+        items, times = batch.column("items"), batch.column("times")
+        offsets = items.offsets.to_numpy()
+        codes = self.engine.vocabulary.codes_of_array(items.values)
+        micros = times.values.cast(pa.int64()).to_numpy()
+        numbers, texts = (batch.column(name).to_pylist() for name in ("number", "text"))
+        for row, (number, text) in enumerate(zip(numbers, texts, strict=True)):
+            events = slice(offsets[row], offsets[row + 1])
+            kept = codes[events] >= 0
+            user = number if text is None else text
+            self.store.append(user, codes[events][kept], micros[events][kept], now)
+        return int(batch.num_rows)
 
 
 class Sessions:
@@ -58,14 +134,14 @@ class Sessions:
         self._idle_seconds = 0 if forget_after is None else int(forget_after.total_seconds())
         if forget_after is not None and self._idle_seconds < 1:
             raise ValueError(f"forget_after: wanted at least a second, got {forget_after}")
-        self._attach(engine)
+        self._live = self._model(engine)
+        self._next: _Model | None = None  # while a reload is under way
+        self._gate = threading.Lock()  # between events and the two moments of a reload
 
-    def _attach(self, engine: Engine) -> None:
+    def _model(self, engine: Engine) -> _Model:
         program = stream_program(engine.artifact)
         table = engine.table
-        self.engine = engine
-        self.streams = program is not None
-        self._store = _core.Sessions(
+        store = _core.Sessions(
             _core.Program() if program is None else program,
             table.panels,
             table.num_items,
@@ -75,6 +151,17 @@ class Sessions:
             self._memory,
             self._idle_seconds,
         )
+        return _Model(engine, store, program is not None)
+
+    @property
+    def engine(self) -> Engine:
+        """The model that answers."""
+        return self._live.engine
+
+    @property
+    def streams(self) -> bool:
+        """Whether a state is kept from event to event; else each answer runs the model over the history."""
+        return self._live.streams
 
     # --- events ---------------------------------------------------------------------------------------
 
@@ -88,30 +175,31 @@ class Sessions:
             item: id as in the log.
             at: when it happened, by default now; one older than events already here is put in its place.
         """
-        code = self.engine.vocabulary.code_of(item)
-        if code < 0:
-            return False
-        self._store.append_one(user, code, _microseconds(at), _seconds())
-        return True
+        when, now = _microseconds(at), _seconds()
+        with self._gate:
+            live, coming = self._live, self._next
+            kept = live.append(user, item, when, now)
+            return kept if coming is None else coming.append(user, item, when, now) or kept
 
     def extend(self, user: User, items: Sequence[Hashable], times: Sequence[When]) -> int:
         """Adds events, oldest first; returns how many of them the model knows."""
         codes = self.engine.vocabulary.codes_of(items, "items")
         if len(times) != len(codes):
             raise ValueError(f"times: wanted one per item ({len(codes)}), got {len(times)}")
-        when = np.array([parse_time(one, "times") for one in times], np.int64).reshape(-1)
-        kept = codes >= 0
-        self._store.append(user, codes[kept], when[kept], _seconds())
-        return int(kept.sum())
+        return sum(self.append(user, item, at=at) for item, at in zip(items, times, strict=True))
 
     def history(self, user: User) -> tuple[list[Any], Int64s]:
         """The items of a user's events, oldest first, and their times in microseconds since the epoch."""
-        codes, times = self._events(user)
-        return self.engine.vocabulary.take(codes).to_pylist(), times
+        live = self._live
+        codes, times = live.events(user)
+        return live.engine.vocabulary.names(codes), times
 
     def forget(self, user: User) -> bool:
         """Erases everything about a user; False if there was nothing."""
-        return bool(self._store.forget(user))
+        with self._gate:
+            if self._next is not None:
+                self._next.store.forget(user)
+            return self._live.store.forget(user)
 
     # --- answers --------------------------------------------------------------------------------------
 
@@ -132,96 +220,54 @@ class Sessions:
                 as if they were not there.
             k, exclude_seen, candidates, exclude: see :meth:`Engine.recommend`.
         """
-        k = checked_k(k)
-        if not self.streams:
-            return self._recompute(user, at, k, exclude_seen, exclude, candidates)
-        vocabulary = self.engine.vocabulary
+        live, k = self._live, checked_k(k)
+        engine = live.engine
+        if not live.streams:
+            return live.recompute(user, at, k, exclude_seen, exclude, candidates)
+        vocabulary = engine.vocabulary
         blocked = known(vocabulary.codes_of(exclude, "exclude"))
         allowed = None
         if candidates is not None:
-            allowed = np.zeros(self.engine.num_items, np.uint8)
+            allowed = np.zeros(engine.num_items, np.uint8)
             allowed[known(vocabulary.codes_of(candidates, "candidates"))] = 1
-        scores = np.empty(min(k, self.engine.num_items), np.float32)
+        scores = np.empty(min(k, engine.num_items), np.float32)
         codes = np.empty(len(scores), np.int32)
-        self._store.recommend(
+        live.store.recommend(
             user,
             _microseconds(at),
             _ALWAYS if at is None else _microseconds(at),
             _seconds(),
-            self.engine.artifact.exclude_seen if exclude_seen is None else exclude_seen,
+            engine.artifact.exclude_seen if exclude_seen is None else exclude_seen,
             blocked if len(blocked) else None,
             allowed,
             scores,
             codes,
         )
-        return self.engine.recommendations(codes, scores)
-
-    def _recompute(
-        self,
-        user: User,
-        at: When | None,
-        k: int,
-        exclude_seen: bool | None,
-        exclude: Iterable[Hashable],
-        candidates: Iterable[Hashable] | None,
-    ) -> Recommendations:
-        codes, times = self._events(user)
-        now = _microseconds(at)
-        used = len(times) if at is None else int(np.searchsorted(times, now))
-        batch = HistoryBatch(
-            item=codes[:used],
-            offsets=np.array([0, used], np.int64),
-            num_items=self.engine.num_items,
-            time=times[:used],
-            at=np.array([now], np.int64),
-        )
-        found, scores = self.engine.answer(batch, k, exclude_seen, exclude, candidates)
-        return self.engine.recommendations(found[0], scores[0])
-
-    def _events(self, user: User) -> tuple[Int32s, Int64s]:
-        events = self._store.events(user)
-        if events is None:
-            return np.empty(0, np.int32), np.empty(0, np.int64)
-        return np.frombuffer(events[0], np.int32), np.frombuffer(events[1], np.int64)
+        return engine.recommendations(codes, scores)
 
     # --- all of them ----------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return int(self.counts()["sessions"])
 
+    def __contains__(self, user: User) -> bool:
+        return self._live.store.events(user) is not None
+
     def counts(self) -> dict[str, int]:
         """How many sessions, states and events there are, their bytes, and how many were dropped so far."""
-        counts: dict[str, int] = self._store.counts()
-        return counts
+        return self._live.store.counts()
 
     def snapshot(self, path: str | os.PathLike[str]) -> int:
         """Writes every session to a file (Arrow IPC), which is replaced only once the new one is complete.
 
         Users go on meanwhile; a session is written as it is when its turn comes. Returns how many there are.
         """
-        written = 0
-        schema = _schema(self.engine.vocabulary.ids.type)
-        with new_file(path) as file, pa.ipc.new_file(file, schema) as writer:
-            for number in range(self._store.num_shards):
-                batch = self._batch_of(self._store.shard(number), schema)
+        live, written = self._live, 0
+        with new_file(path) as file, pa.ipc.new_file(file, live.schema()) as writer:
+            for batch in live.batches():
                 writer.write_batch(batch)
                 written += batch.num_rows
         return written
-
-    def _batch_of(self, shard: tuple[list[User], bytes, bytes, bytes], schema: pa.Schema) -> pa.RecordBatch:
-        users, *arrays = shard
-        offsets = pa.array(np.frombuffer(arrays[0], np.int64))
-        items = self.engine.vocabulary.take(np.frombuffer(arrays[1], np.int32))
-        times = pa.array(np.frombuffer(arrays[2], np.int64)).cast(schema.field("times").type.value_type)
-        return pa.record_batch(
-            [
-                pa.array([user if isinstance(user, int) else None for user in users], pa.int64()),
-                pa.array([user if isinstance(user, str) else None for user in users], pa.string()),
-                pa.LargeListArray.from_arrays(offsets, items),
-                pa.LargeListArray.from_arrays(offsets, times),
-            ],
-            schema=schema,
-        )
 
     def restore(self, path: str | os.PathLike[str]) -> int:
         """Adds the sessions of a snapshot to those here; returns how many.
@@ -235,37 +281,23 @@ class Sessions:
             with pa.memory_map(os.fspath(path)) as source, pa.ipc.open_file(source) as reader:
                 if (reader.schema.metadata or {}).get(b"kind") != _SNAPSHOT:
                     raise ValueError(f"{path}: wanted a snapshot of sessions, got another Arrow file")
-                return sum(self._restore_batch(reader.get_batch(i)) for i in range(reader.num_record_batches))
+                batches = map(reader.get_batch, range(reader.num_record_batches))
+                return sum(self._live.restore(batch) for batch in batches)
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path}: damaged snapshot of sessions: {error}") from error
-
-    def _restore_batch(self, batch: pa.RecordBatch) -> int:
-        now = _seconds()
-        for user, codes, times in self._rows(batch):
-            kept = codes >= 0
-            self._store.append(user, codes[kept], times[kept], now)
-        return int(batch.num_rows)
-
-    def _rows(self, batch: pa.RecordBatch) -> Iterator[tuple[User, Int32s, npt.NDArray[np.int64]]]:
-        items, times = batch.column("items"), batch.column("times")
-        offsets = items.offsets.to_numpy()
-        codes = self.engine.vocabulary.codes_of_array(items.values)
-        micros = times.values.cast(pa.int64()).to_numpy()
-        numbers, texts = (batch.column(name).to_pylist() for name in ("number", "text"))
-        for row, (number, text) in enumerate(zip(numbers, texts, strict=True)):
-            events = slice(offsets[row], offsets[row + 1])
-            yield (number if text is None else text), codes[events], micros[events]
 
     def reload(self, engine: Engine) -> None:
         """Goes over to another model: events stay, as far as it knows their items; states are made anew.
 
-        Calls that run meanwhile are answered by the model before.
+        Calls that run meanwhile are answered by the model before; one reload at a time.
         """
-        before, schema = self._store, _schema(self.engine.vocabulary.ids.type)
-        batches = [self._batch_of(before.shard(number), schema) for number in range(before.num_shards)]
-        self._attach(engine)
-        for batch in batches:
-            self._restore_batch(batch)
+        coming = self._model(engine)
+        with self._gate:  # from here on it hears of every event
+            live, self._next = self._live, coming
+        for batch in live.batches():
+            coming.restore(batch)
+        with self._gate:
+            self._live, self._next = coming, None
 
 
 def _schema(item: pa.DataType) -> pa.Schema:
