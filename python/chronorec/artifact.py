@@ -6,7 +6,9 @@ A model folder holds
   how a history is cut, provenance, the SHA-256 of the other files and of itself;
 - ``weights.safetensors``: named fp32 arrays;
 - ``items.arrow``: the vocabulary: column ``item`` (original ids, row = item code) and item features;
-- ``config.toml``: the resolved configuration of the training run, where there was one.
+- ``config.toml``: the resolved configuration of the training run, where there was one;
+- ``evaluations.json``: every evaluation of the models of this folder (:mod:`chronorec.evaluation.ledger`),
+  not part of the hashed content.
 
 The program is a list of steps ``{"call": ..., "out": register, ...}`` run over a jagged batch of tokens
 (events, or whole baskets). Calls, with weights named by string and registers written in brackets:
@@ -31,6 +33,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,7 @@ from chronorec.atomic import new_folder, obstacle
 FORMAT = 1
 KIND = "chronorec.model"
 HEADER = "model.json"
+LEDGER, LEDGER_DRAFT = "evaluations.json", "evaluations.json.draft"
 _CONTENT = ("weights.safetensors", "items.arrow", "config.toml")
 
 
@@ -70,6 +74,7 @@ class Artifact:
         needs_time: whether events and requests must carry times.
         provenance: where the model comes from: data and split hashes, seed, validation result, versions.
         config: text of the resolved TOML configuration, or "".
+        folder: where the model was loaded from, or saved by training; None where it is in no folder.
     """
 
     name: str
@@ -85,13 +90,26 @@ class Artifact:
     needs_time: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
     config: str = ""
+    folder: Path | None = None
 
     @property
     def num_items(self) -> int:
         return int(self.items.num_rows)
 
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over weights and program: what makes two models answer alike, wherever they come from."""
+        named = {name: vars(self)[name] for name in _HEADER_FIELDS if name != "provenance"}
+        digest = hashlib.sha256(_digest(named | {"num_items": self.num_items}).encode())
+        for name, value in sorted(self.weights.items()):
+            digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes the model folder; one of the same name is replaced only once the new one is complete.
+
+        The record of evaluations of a model that is replaced stays in the folder.
 
         Raises:
             ArtifactError: see :func:`check_target`; nothing was written.
@@ -106,6 +124,8 @@ class Artifact:
         }
         header = self._header(files)
         files[HEADER] = json.dumps({**header, "header_sha256": _digest(header)}, indent=1).encode()
+        if (target / LEDGER).is_file():
+            files[LEDGER] = (target / LEDGER).read_bytes()
         with new_folder(target) as work:
             for name, content in files.items():
                 (work / name).write_bytes(content)
@@ -146,6 +166,7 @@ class Artifact:
                 items=items,
                 weights=weights,
                 config=content["config.toml"].decode(),
+                folder=path,
                 **{name: header[name] for name in _HEADER_FIELDS},
             )
         except (KeyError, SafetensorError, pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -163,7 +184,7 @@ def check_target(folder: str | os.PathLike[str]) -> Path:
         ArtifactError: it is a file, holds other files, or cannot be made.
     """
     target = Path(folder)
-    why = obstacle(target, HEADER, KIND, (HEADER, *_CONTENT))
+    why = obstacle(target, HEADER, KIND, (HEADER, LEDGER, LEDGER_DRAFT, *_CONTENT))
     if why is not None:
         raise ArtifactError(f"{target}: cannot hold a model: {why}; choose another folder")
     return target

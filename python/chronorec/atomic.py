@@ -65,6 +65,18 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)  # after the exchange: what was replaced
 
 
+def replace_file(file: Path, content: bytes, *, draft: Path) -> None:
+    """Writes a file that holds the old or all of the new content at every moment, whatever ends the process.
+
+    Args:
+        draft: written first, on the same file system; a kill may leave it, the next call overwrites it.
+    """
+    draft.write_bytes(content)
+    _sync(draft)
+    os.replace(draft, file)
+    _sync(file.parent)
+
+
 def _put(work: Path, folder: Path) -> None:
     """Makes ``work`` the folder; an older one is then called ``work``, or gone."""
     if not folder.exists():

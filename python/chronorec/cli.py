@@ -163,7 +163,8 @@ def _add_evaluate(commands: Any, name: str) -> None:
     parser = _add(
         commands,
         name,
-        "Rank the whole catalogue for every held-out event, with the baselines beside.",
+        "Rank the whole catalogue for every held-out event, with the baselines beside. Validation chooses; "
+        "the test events are read once, and every evaluation is recorded in the model folder.",
         "  chronorec evaluate model --data histories\n"
         "  chronorec evaluate model --data histories --slices --html report.html\n"
         "  chronorec evaluate model-a model-b --data histories --part validation --json result.json",
@@ -174,6 +175,9 @@ def _add_evaluate(commands: Any, name: str) -> None:
     parser.add_argument("-k", type=_list_lengths, default=[10, 20], help="list lengths (default: 10,20)")
     parser.add_argument(
         "--slices", action="store_true", help="also by history length, popularity, time gap, new users"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="read the test events of a tested model once more; it is counted"
     )
     parser.add_argument("--html", metavar="FILE", help="write a page with pictures too; needs matplotlib")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON too; - for standard output")
@@ -194,7 +198,14 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
 
     histories = Histories.open(arguments.data)
     models = {folder: Artifact.load(folder) for folder in arguments.models}
-    report = compare(models, histories, part=arguments.part, ks=tuple(arguments.k), slices=arguments.slices)
+    report = compare(
+        models,
+        histories,
+        part=arguments.part,
+        ks=tuple(arguments.k),
+        slices=arguments.slices,
+        again=arguments.again,
+    )
     if arguments.html:
         from chronorec.evaluation.html import html_report
 

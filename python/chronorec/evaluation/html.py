@@ -33,7 +33,7 @@ def html_report(report: Report, curves: Mapping[str, Curve] | None = None) -> st
     facts = report.to_dict()
     parts = [
         f"<h1>{html.escape(report.title())}</h1>",
-        f"<p>{html.escape(facts['verdict'])}</p>",
+        *(f"<p>{html.escape(text)}</p>" for text in [facts["verdict"], *report.test_counts()]),
         _table(report.cells()),
         _svg(_intervals(facts)),
     ]

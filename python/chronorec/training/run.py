@@ -127,7 +127,8 @@ def train(
     else:
         run = _count(config, config.model, histories, split)
     if output is not None:
-        run.artifact.save(output)
+        folder = run.artifact.save(output)
+        run = dataclasses.replace(run, artifact=dataclasses.replace(run.artifact, folder=folder))
         for refit in (False, True):
             _checkpoint(output, refit).unlink(missing_ok=True)
     return run
