@@ -71,7 +71,8 @@ def prepare_purchases(folder: Path) -> Histories:
 def run_demo(folder: Path) -> None:
     """Prepares, trains two models, compares them with the baselines and recommends for one household."""
     from chronorec.training.comparison import compare
-    from chronorec.training.run import make_split, train
+    from chronorec.training.run import train
+    from chronorec.training.splitting import make_split
 
     started = time.monotonic()
     histories = prepare_purchases(folder / "histories")

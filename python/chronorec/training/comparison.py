@@ -16,7 +16,8 @@ from chronorec.evaluation.report import Report
 from chronorec.evaluation.slices import slice_queries
 from chronorec.training.baselines import fit_baselines
 from chronorec.training.config import Config, config_from_text
-from chronorec.training.run import REFIT_EVENTS, make_split
+from chronorec.training.run import REFIT_EVENTS
+from chronorec.training.splitting import make_split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +56,7 @@ def compare(
         raise ArtifactError(f"models: wanted models of one split, got {', '.join(models)} of several")
     split = make_split(next(iter(configs.values())).split, histories)
     for label, model in models.items():
-        _check_model(label, model, split, part)
+        check_model(label, model, split, part)
         if part == "test":
             check_untested(label, model, again=again)
     names = _row_names(models, configs)
@@ -87,7 +88,8 @@ def _record(
     return tested
 
 
-def _check_model(label: str, model: Artifact, split: Split, part: str) -> None:
+def check_model(label: str, model: Artifact, split: Split, part: str) -> None:
+    """Raises ArtifactError where a model was trained under another split or on the events of ``part``."""
     own = model.provenance.get("split", "unknown")
     if own != split.hash:
         raise ArtifactError(

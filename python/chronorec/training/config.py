@@ -33,16 +33,32 @@ class SplitConfig:
     """How events are held out.
 
     Attributes:
-        protocol: "leave-one-out", "temporal-event" (next event after a cut) or "temporal-basket".
-        cut: ISO date or time; events at or after it test. Temporal protocols only.
+        protocol: "leave-one-out", "temporal-event" (next event after a cut) or "temporal-basket",
+            "user-fold-event" or "user-fold-basket" (the last event or basket of held-out users), or
+            "given-users" (every event of the users whose ``split`` in the user table is "test").
+        cut: ISO date or time, or a share such as "90%" of all events in the order of time; events at or after
+            it test. Temporal protocols only.
         validation_cut: the same for validation; must lie before ``cut``.
+        end: the same; test targets lie before it. By default all after the cut.
         exclude_seen: whether a user's earlier items leave the candidates.
+        folds, fold, fold_seed: of user folds: how many, which one from 1, and the seed that draws them.
     """
 
-    protocol: Literal["leave-one-out", "temporal-event", "temporal-basket"] = "leave-one-out"
+    protocol: Literal[
+        "leave-one-out",
+        "temporal-event",
+        "temporal-basket",
+        "user-fold-event",
+        "user-fold-basket",
+        "given-users",
+    ] = "leave-one-out"
     cut: str = ""
     validation_cut: str = ""
+    end: str = ""
     exclude_seen: bool = False
+    folds: int = _limited(5, 3)
+    fold: int = _limited(1, 1)
+    fold_seed: int = _limited(0, 0)
 
 
 @dataclass(frozen=True)
