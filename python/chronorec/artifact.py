@@ -22,9 +22,18 @@ The program is a list of steps ``{"call": ..., "out": register, ...}`` run over 
 ``last``              [out] = the last token of each sequence (zeros for an empty one)
 ====================  ===========================================================================
 
-Scores are ``state . table + bias[item] + adjustment(history)``. An adjustment is a sparse addition made from
-the history alone: ``frequency`` (time-decayed counts of the user's own items) or ``transition`` (a row of a
-CSR matrix for the last token's items). A model without a program has no state: bias and adjustments speak.
+Scores are ``state . table + bias[item] + adjustment(history, time of the request)``. A model without a
+program has no state: bias and adjustments speak. An adjustment is a sparse addition:
+
+- ``frequency``: every event of the history adds its weight to its item: exp(-days / ``decay_days``), times a
+  Gaussian of ``hour_width`` hours round the request's time of day, times 1 + ``transition_weight`` where it
+  came right after an earlier event of the last item. Each of the three may be None.
+- ``transition``: the rows of a CSR matrix (``W_offsets``, ``W_items``, ``W_shares`` for ``weights`` W) of the
+  last token's items.
+- ``neighbours``: (1 - ``share``) times the share of each item in the history, decayed by ``decay_days``, and
+  ``share`` times the mean of the rows (``W_offsets``, ``W_items``, ``W_rates``) of the ``count`` users whose
+  similarity to the history is largest: a product with a CSR matrix of items by users (``W_item_offsets``,
+  ``W_item_users``, ``W_item_similarities``).
 """
 
 from __future__ import annotations

@@ -303,7 +303,7 @@ class Engine:
 
     def _reads_whole_history(self, exclude_seen: bool) -> bool:
         model = self.artifact
-        return exclude_seen or model.basket or any(spec["kind"] == "frequency" for spec in model.adjustments)
+        return exclude_seen or model.basket or adjust.reads_whole_history(model)
 
     def _states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
         """States [B, D] and what is added to the scores of each query."""

@@ -98,10 +98,12 @@ class PopularityConfig:
 
 @dataclass(frozen=True)
 class PersonalFrequencyConfig:
-    """See :class:`chronorec.models.PersonalFrequency`; ``decay_days = 0`` weighs all events alike."""
+    """See :class:`chronorec.models.PersonalFrequency`; 0 days weigh all events alike, 0 hours all hours."""
 
     kind: ClassVar[str] = "personal-frequency"
     decay_days: float = _limited(0.0, 0)
+    hour_width: float = _limited(0.0, 0)
+    transition_weight: float = _limited(0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,18 @@ class MarkovConfig:
     max_successors: int = _limited(500, 1)
 
 
+@dataclass(frozen=True)
+class UserNeighboursConfig:
+    """See :class:`chronorec.models.UserNeighbours`; ``decay_days = 0`` weighs all events alike."""
+
+    kind: ClassVar[str] = "user-neighbours"
+    decay_days: float = _limited(0.0, 0)
+    count: int = _limited(200, 1)
+    share: float = _limited(0.5, 0, 1)
+
+
 SequenceConfig = SASRecConfig | GRU4RecConfig
-CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig
+CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig | UserNeighboursConfig
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}
 

@@ -28,6 +28,7 @@ from chronorec.models import (
     Popularity,
     SASRec,
     SequenceModel,
+    UserNeighbours,
 )
 from chronorec.training.config import (
     Config,
@@ -37,6 +38,7 @@ from chronorec.training.config import (
     PopularityConfig,
     SASRecConfig,
     SequenceConfig,
+    UserNeighboursConfig,
     to_toml,
 )
 from chronorec.training.loop import Loop, LoopState
@@ -201,7 +203,9 @@ def _build_counting(config: CountingConfig) -> CountingModel:
         return Popularity(config.days or None)
     if isinstance(config, MarkovConfig):
         return Markov(config.max_successors)
-    return PersonalFrequency(config.decay_days or None)
+    if isinstance(config, UserNeighboursConfig):
+        return UserNeighbours(config.decay_days or None, config.count, config.share)
+    return PersonalFrequency(config.decay_days or None, config.hour_width or None, config.transition_weight)
 
 
 def _export(
