@@ -213,7 +213,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
         report, curves = _evaluate_folds(arguments, histories, settings)
     else:
         models = {folder: Artifact.load(folder) for folder in arguments.models}
-        report = compare(models, histories, **settings)
+        report = compare(models, histories, calibrated=bool(arguments.html), **settings)
         found = {label: model.provenance.get("curve") for label, model in models.items()}
         curves = {label: curve for label, curve in found.items() if curve}
     if arguments.html:

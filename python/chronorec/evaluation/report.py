@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from chronorec.evaluation.head_metrics import Calibration
 from chronorec.evaluation.ledger import ReadCount
 from chronorec.evaluation.metrics import Floats
 from chronorec.evaluation.protocols import EvaluationResult
@@ -42,11 +43,12 @@ class Report:
         results: of ``evaluate_split``, all on the same part of the same split.
         baselines: the names among them that are baselines.
         primary: the metric that decides the order and the verdict; by default ndcg at 10, or at the first k.
-        columns: the metrics of the table; by default recall and ndcg at every k, then mrr, map, coverage and
+        columns: the metrics of the table; by default recall, ndcg and mrr at every k, then map, coverage and
             novelty at the first. JSON holds all.
         slicings: ways to cut the queries; each becomes a table of the primary metric.
         tested: name of a row to how often the test events were read for each of its models, None for a model
             that is in no folder.
+        calibrations: label to how probable a model's best item is said to be, and how often it is right.
 
     Raises:
         ValueError: there are no results, they belong to different queries or differ in their metrics, or a
@@ -62,6 +64,7 @@ class Report:
         columns: Sequence[str] | None = None,
         slicings: Sequence[Slicing] = (),
         tested: Mapping[str, Sequence[ReadCount | None]] | None = None,
+        calibrations: Mapping[str, Calibration] | None = None,
     ) -> None:
         if not results:
             raise ValueError("results: wanted at least one evaluation result, got none")
@@ -86,6 +89,7 @@ class Report:
             if name not in first.metrics:
                 raise ValueError(f"metrics: wanted one of {sorted(first.metrics)}, got {name!r}")
         self.tested = dict(tested or {})
+        self.calibrations = dict(calibrations or {})
         self.slicings = list(slicings)
         for slicing in self.slicings:
             if len(slicing.part) != self.num_queries:
@@ -226,6 +230,11 @@ class Report:
                 slicing.name: dict(zip(slicing.labels, slicing.sizes.tolist(), strict=True))
                 for slicing in self.slicings
             },
+            "calibrations": {
+                label: {name: values.tolist() for name, values in vars(found).items()}
+                | {"error": found.error}
+                for label, found in self.calibrations.items()
+            },
             "verdict": self.verdict(),
         }
 
@@ -315,5 +324,6 @@ def _default_primary(metrics: Collection[str]) -> str:
 def _default_columns(metrics: Collection[str]) -> list[str]:
     cutoffs = _cutoffs(metrics)
     names = [f"{name}@{k}" for k in cutoffs for name in ("recall", "ndcg")]
-    names += [f"{name}@{cutoffs[0]}" for name in ("mrr", "map", "coverage", "novelty") if cutoffs]
+    names += [f"mrr@{k}" for k in cutoffs]
+    names += [f"{name}@{cutoffs[0]}" for name in ("map", "coverage", "novelty") if cutoffs]
     return [name for name in names if name in metrics]

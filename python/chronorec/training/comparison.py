@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.splits import Split
 from chronorec.engine import Engine
+from chronorec.evaluation.confidence import best_item_calibration
+from chronorec.evaluation.head_metrics import Calibration
 from chronorec.evaluation.ledger import ReadCount, check_untested, count_tests, record
 from chronorec.evaluation.protocols import EvaluationResult, evaluate_split
 from chronorec.evaluation.report import Report
@@ -33,6 +35,7 @@ def compare(
     ks: Sequence[int] = (10, 20),
     slices: bool = False,
     again: bool = False,
+    calibrated: bool = False,
 ) -> Report:
     """Evaluates models on the split they were trained under, with the baselines beside.
 
@@ -45,6 +48,7 @@ def compare(
         ks: list lengths.
         slices: also report the main metric by history length, popularity, time and kind of user.
         again: read the test events of models that were tested before once more.
+        calibrated: also report whether the probabilities of trained next-event models are what they say.
 
     Raises:
         AlreadyTested: one of the models was tested before, and ``again`` is not set.
@@ -66,6 +70,7 @@ def compare(
         results.append(
             evaluate_split(Engine(model), histories, split, name=names[label], part=part, ks=ks, seed=seed)
         )
+    calibrations = _calibrations(models, histories, split, part) if calibrated else {}
     tested = _record(models, names, results)
     taken = set(names.values())
     baselines = [b for b in fit_baselines(histories, split, part=part) if b.name not in taken]
@@ -74,7 +79,25 @@ def compare(
             evaluate_split(Engine(baseline), histories, split, name=baseline.name, part=part, ks=ks)
         )
     slicings = slice_queries(histories, split, part) if slices else []
-    return Report(results, baselines=[b.name for b in baselines], slicings=slicings, tested=tested)
+    return Report(
+        results,
+        baselines=[b.name for b in baselines],
+        slicings=slicings,
+        tested=tested,
+        calibrations=calibrations,
+    )
+
+
+def _calibrations(
+    models: Mapping[str, Artifact], histories: Histories, split: Split, part: str
+) -> dict[str, Calibration]:
+    """Of every model with a program; a basket has no one next event."""
+    queries = split.test if part == "test" else split.validation
+    return {
+        label: best_item_calibration(Engine(model), histories, queries, exclude_seen=split.exclude_seen)
+        for label, model in models.items()
+        if model.program and not split.basket
+    }
 
 
 def _record(
