@@ -67,12 +67,17 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A fresh file that takes the place of ``path``, on disk, when the block ends without an error."""
+def new_file(path: str | os.PathLike[str], draft: Path | None = None) -> Iterator[BinaryIO]:
+    """A fresh file that takes the place of ``path``, on disk, when the block ends without an error.
+
+    Args:
+        draft: where it is written first, on the same file system; a kill may leave it, the next call overwrites
+            it. By default beside the file, under a name of its own.
+    """
     target = Path(os.path.realpath(path))
-    work = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+    work = draft or target.with_name(f".{target.name}.{secrets.token_hex(6)}")
     try:
-        with work.open("xb") as file:
+        with work.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

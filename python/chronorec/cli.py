@@ -142,7 +142,7 @@ def _add_train(commands: Any, name: str) -> None:
 def _run_train(arguments: argparse.Namespace) -> None:
     from chronorec.data import Histories
     from chronorec.training import load_config, train
-    from chronorec.training.run import make_split
+    from chronorec.training.splitting import make_split
 
     config = load_config(arguments.config, arguments.set)
     histories = Histories.open(arguments.data)
@@ -168,18 +168,31 @@ def _add_evaluate(commands: Any, name: str) -> None:
     parser = _add(
         commands,
         name,
-        "Rank the whole catalogue for every held-out event, with the baselines beside.",
+        "Rank the whole catalogue for every held-out event, with the baselines beside. Validation chooses; "
+        "the test events are read once, and every evaluation is recorded in the model folder.",
         "  chronorec evaluate model --data histories\n"
         "  chronorec evaluate model --data histories --slices --html report.html\n"
-        "  chronorec evaluate model-a model-b --data histories --part validation --json result.json",
+        "  chronorec evaluate model-a model-b --data histories --part validation --json result.json\n"
+        "  chronorec evaluate model.toml --data histories --folds months:5 --output fold-models",
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="model folders trained on one split")
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="model folders trained on one split; or TOML, for --folds"
+    )
     parser.add_argument("--data", required=True, metavar="HISTORIES")
     parser.add_argument("--part", choices=("test", "validation"), default="test")
     parser.add_argument("-k", type=_list_lengths, default=[10, 20], help="list lengths (default: 10,20)")
     parser.add_argument(
         "--slices", action="store_true", help="also by history length, popularity, time gap, new users"
     )
+    parser.add_argument(
+        "--again", action="store_true", help="read the test events of a tested model once more; it is counted"
+    )
+    parser.add_argument(
+        "--folds",
+        metavar="KIND:N",
+        help="train the same configurations on N folds and pool them: months:5, quantiles:5 or users:5",
+    )
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="where the models of --folds go, and stay")
     parser.add_argument("--html", metavar="FILE", help="write a page with pictures too; needs matplotlib")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON too; - for standard output")
     parser.set_defaults(run=_run_evaluate)
@@ -198,20 +211,49 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
     from chronorec.training.comparison import compare
 
     histories = Histories.open(arguments.data)
-    models = {folder: Artifact.load(folder) for folder in arguments.models}
-    report = compare(models, histories, part=arguments.part, ks=tuple(arguments.k), slices=arguments.slices)
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("part", "slices", "again")} | {
+        "ks": tuple(arguments.k)
+    }
+    if arguments.folds:
+        report, curves = _evaluate_folds(arguments, histories, settings)
+    else:
+        models = {folder: Artifact.load(folder) for folder in arguments.models}
+        report = compare(models, histories, calibrated=bool(arguments.html), **settings)
+        found = {label: model.provenance.get("curve") for label, model in models.items()}
+        curves = {label: curve for label, curve in found.items() if curve}
     if arguments.html:
         from chronorec.evaluation.html import html_report
 
-        curves = {label: model.provenance.get("curve") for label, model in models.items()}
-        page = html_report(report, {label: curve for label, curve in curves.items() if curve})
-        Path(arguments.html).write_text(page, encoding="utf-8")
+        Path(arguments.html).write_text(html_report(report, curves), encoding="utf-8")
     if arguments.json == "-":
         print(report.json())
         return
     print(report.text())
     if arguments.json:
         Path(arguments.json).write_text(report.json(), encoding="utf-8")
+
+
+def _evaluate_folds(
+    arguments: argparse.Namespace, histories: Any, settings: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    from chronorec.artifact import Artifact
+    from chronorec.training import load_config
+    from chronorec.training.config import config_from_text
+    from chronorec.training.folds import compare_on_folds
+
+    if not arguments.output:
+        raise ValueError("--folds needs --output, the folder for the models of the folds")
+    configs = {
+        Path(name).stem: load_config(name)
+        if name.endswith(".toml")
+        else config_from_text(Artifact.load(name).config, name)
+        for name in arguments.models
+    }
+    if len(configs) < len(arguments.models):
+        raise ValueError(f"--folds: two models are of one name: {', '.join(arguments.models)}")
+    return compare_on_folds(
+        configs, histories, arguments.folds, Path(arguments.output), quiet=False, **settings
+    )
 
 
 # --- recommend --------------------------------------------------------------------------------------

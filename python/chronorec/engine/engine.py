@@ -240,6 +240,16 @@ class Engine:
                 self._fill_topk(states, adjustment, found[rows])
         return greater, equal, found
 
+    def score_all(self, histories: Histories, queries: Queries, exclude_seen: bool) -> Floats:
+        """Scores float32 [Q, V] of every item; -inf for what leaves the candidates."""
+        scores = np.empty((len(queries), self.num_items), np.float32)
+        every = np.arange(self.num_items, dtype=np.int32)
+        self._vocabulary.check_same(histories)
+        for rows in self._chunks(queries.end - queries.begin, self.num_items):
+            batch = HistoryBatch.of_queries(histories, queries.select(rows))
+            scores[rows] = self._score_codes(batch, every, exclude_seen)
+        return scores
+
     # --- inside -------------------------------------------------------------------------------------
 
     def recommendations(self, codes: Int32s, scores: Floats, unknown_items: int = 0) -> Recommendations:
@@ -307,7 +317,7 @@ class Engine:
 
     def _reads_whole_history(self, exclude_seen: bool) -> bool:
         model = self.artifact
-        return exclude_seen or model.basket or any(spec["kind"] == "frequency" for spec in model.adjustments)
+        return exclude_seen or model.basket or adjust.reads_whole_history(model)
 
     def _states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
         """States [B, D] and what is added to the scores of each query."""

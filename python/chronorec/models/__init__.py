@@ -4,6 +4,7 @@ from chronorec.models.base import CountingModel, SequenceModel
 from chronorec.models.frequency import PersonalFrequency
 from chronorec.models.gru4rec import GRU4Rec
 from chronorec.models.markov import Markov
+from chronorec.models.neighbours import UserNeighbours
 from chronorec.models.popularity import Popularity
 from chronorec.models.sasrec import SASRec
 
@@ -15,4 +16,5 @@ __all__ = [
     "Popularity",
     "SASRec",
     "SequenceModel",
+    "UserNeighbours",
 ]
