@@ -15,7 +15,7 @@ from torch import Tensor
 from chronorec.data.jagged import ranges
 from chronorec.engine import Engine
 from chronorec.engine.history import HistoryBatch, Tokens, cut_tokens
-from chronorec.models import GRU4Rec, SASRec, SequenceModel
+from chronorec.models import GRU4Rec, SASRec, SequenceModel, Sequences
 from tests.support.budget import assert_within_budget
 from tests.support.logs import basket_log, cycle_log, histories_of
 
@@ -35,13 +35,22 @@ def plain_ops(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.import_module(f"chronorec.nn.{module}"), name, getattr(reference, name))
 
 
+def sequences_of(tokens: Tokens) -> Sequences:
+    """What the engine's program reads, as the torch model reads it."""
+    given = (tokens.bag_offsets, tokens.times, tokens.asked)
+    return Sequences(
+        torch.from_numpy(tokens.items).long(),
+        torch.from_numpy(tokens.offsets),
+        *(None if values is None else torch.from_numpy(values) for values in given),
+    )
+
+
 def _scores(model: SequenceModel, tokens: Tokens, dtype: torch.dtype) -> Tensor:
     """Scores [B, V] of the torch model computed in ``dtype``."""
     twin = copy.deepcopy(model).to(dtype)
-    offsets = torch.from_numpy(tokens.offsets)
-    bags = None if tokens.bag_offsets is None else torch.from_numpy(tokens.bag_offsets)
+    sequences = sequences_of(tokens)
     with torch.no_grad():
-        states = twin(torch.from_numpy(tokens.items).long(), offsets, bags)[offsets[1:] - 1]
+        states = twin(sequences)[sequences.offsets[1:] - 1]
         scores = states @ twin.item_embedding.T
         return scores if twin.item_bias is None else scores + twin.item_bias
 
@@ -109,7 +118,7 @@ def test_a_token_sees_nothing_after_it() -> None:
         changed[5:] = (changed[5:] + 1) % 50
         offsets = torch.tensor([0, 9])
         with torch.no_grad():
-            before, after = model(items, offsets), model(changed, offsets)
+            before, after = (model(Sequences(given, offsets)) for given in (items, changed))
         assert torch.equal(before[:5], after[:5])
         assert not torch.equal(before[5:], after[5:])
 

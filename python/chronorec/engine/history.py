@@ -88,11 +88,16 @@ class Tokens:
         items: int32, one per token, or the distinct items of every basket.
         bag_offsets: int64 [N + 1] into ``items`` where tokens are baskets, else None.
         offsets: int64 [B + 1] tokens of each history.
+        times: int64 [N], microseconds, when each token happened (a basket: when it began), or None.
+        asked: int64 [N], microseconds, when the answer after each token was asked for: the time of the
+            token that follows, and for the last one the time of the request; or None.
     """
 
     items: Int32s
     bag_offsets: Int64s | None
     offsets: Int64s
+    times: Int64s | None = None
+    asked: Int64s | None = None
 
     def last_items(self) -> tuple[Int32s, Int64s]:
         """Items of the last token of each history, and their offsets int64 [B + 1]."""
@@ -110,15 +115,26 @@ class Tokens:
 
 def cut_tokens(batch: HistoryBatch, *, basket: bool, max_length: int) -> Tokens:
     """The last ``max_length`` events, or baskets, of every history."""
-    if not basket:
-        begin = np.maximum(batch.offsets[:-1], batch.offsets[1:] - max_length)
-        lengths = batch.offsets[1:] - begin
-        return Tokens(batch.item[ranges(begin, lengths)], None, offsets_of(lengths))
-    found = baskets(batch)
-    begin = np.maximum(found.offsets[:-1], found.offsets[1:] - max_length)
-    lengths = found.offsets[1:] - begin
-    kept = ranges(begin, lengths)
+    found = baskets(batch) if basket else None
+    all_offsets = batch.offsets if found is None else found.offsets
+    begin = np.maximum(all_offsets[:-1], all_offsets[1:] - max_length)
+    lengths = all_offsets[1:] - begin
+    kept, offsets = ranges(begin, lengths), offsets_of(lengths)
+    times = asked = None
+    if batch.time is not None:
+        times = batch.time[kept if found is None else found.event_offsets[kept]]
+        asked = None if batch.at is None else _asked(times, offsets, batch.at)
+    if found is None:
+        return Tokens(batch.item[kept], None, offsets, times, asked)
     sizes = np.diff(found.item_offsets)[kept]
-    return Tokens(
-        found.items[ranges(found.item_offsets[kept], sizes)], offsets_of(sizes), offsets_of(lengths)
-    )
+    items = found.items[ranges(found.item_offsets[kept], sizes)]
+    return Tokens(items, offsets_of(sizes), offsets, times, asked)
+
+
+def _asked(times: Int64s, offsets: Int64s, at: Int64s) -> Int64s:
+    """The time of the token after each token, and of the request after the last."""
+    asked = np.empty_like(times)
+    asked[:-1] = times[1:]
+    filled = np.diff(offsets) > 0
+    asked[offsets[1:][filled] - 1] = at[filled]
+    return asked

@@ -1,6 +1,6 @@
 """Models: one family, one file; :mod:`chronorec.models.base` says what a model is."""
 
-from chronorec.models.base import CountingModel, SequenceModel
+from chronorec.models.base import CountingModel, SequenceModel, Sequences
 from chronorec.models.frequency import PersonalFrequency
 from chronorec.models.gru4rec import GRU4Rec
 from chronorec.models.markov import Markov
@@ -15,4 +15,5 @@ __all__ = [
     "Popularity",
     "SASRec",
     "SequenceModel",
+    "Sequences",
 ]

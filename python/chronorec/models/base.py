@@ -9,7 +9,7 @@ evaluation, serving) knows only the artifact.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,24 @@ if TYPE_CHECKING:
     import numpy as np
 
     from chronorec.data.histories import Histories
+
+
+class Sequences(NamedTuple):
+    """B jagged sequences of N tokens, as models read them.
+
+    Attributes:
+        items: int64 [N], or [M] where tokens are bags (baskets).
+        offsets: int64 [B + 1], tokens of each sequence.
+        bag_offsets: int64 [N + 1] items of each token, or None where a token is one item.
+        times: int64 [N], microseconds, when each token happened, or None.
+        asked: int64 [N], when the answer after each token is asked for, or None: the time of its target.
+    """
+
+    items: Tensor
+    offsets: Tensor
+    bag_offsets: Tensor | None = None
+    times: Tensor | None = None
+    asked: Tensor | None = None
 
 
 class SequenceModel(nn.Module, ABC):
@@ -49,8 +67,9 @@ class SequenceModel(nn.Module, ABC):
         """The factor on item embeddings at the input: the table itself stays small for the output."""
         return float(self.item_embedding.shape[1] ** 0.5)
 
-    def embed(self, items: Tensor, bag_offsets: Tensor | None) -> Tensor:
-        """Tokens [N, D] from int64 items [N], or the mean over bags (baskets) given int64 offsets [N + 1]."""
+    def embed(self, sequences: Sequences) -> Tensor:
+        """Tokens [N, D]: the item of each, or the mean over its bag."""
+        items, bag_offsets = sequences.items, sequences.bag_offsets
         if bag_offsets is None:
             return F.embedding(items, self.item_embedding) * self.embedding_scale
         bags = F.embedding_bag(items, self.item_embedding, bag_offsets, mode="mean", include_last_offset=True)
@@ -68,14 +87,8 @@ class SequenceModel(nn.Module, ABC):
             self.item_bias.copy_(share.log() - share.log().mean())
 
     @abstractmethod
-    def forward(self, items: Tensor, offsets: Tensor, bag_offsets: Tensor | None = None) -> Tensor:
-        """States [N, D] after each token.
-
-        Args:
-            items: int64 [N], or [M] where tokens are bags.
-            offsets: int64 [B + 1], tokens of each sequence.
-            bag_offsets: int64 [N + 1] items of each token, or None where a token is one item.
-        """
+    def forward(self, sequences: Sequences) -> Tensor:
+        """States [N, D] after each token, which see no later token and no time after ``asked``."""
 
     @abstractmethod
     def program(self) -> list[dict[str, Any]]:

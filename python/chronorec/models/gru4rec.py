@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from chronorec.models.base import SequenceModel
+from chronorec.models.base import SequenceModel, Sequences
 from chronorec.nn import GRU
 
 
@@ -40,9 +40,9 @@ class GRU4Rec(SequenceModel):
         self.gru = GRU(width, hidden_size, layers, dropout)
         self.projection = nn.Linear(hidden_size, width)
 
-    def forward(self, items: Tensor, offsets: Tensor, bag_offsets: Tensor | None = None) -> Tensor:
-        tokens = self.dropout(self.embed(items, bag_offsets))
-        states, _ = self.gru(tokens, offsets)
+    def forward(self, sequences: Sequences) -> Tensor:
+        tokens = self.dropout(self.embed(sequences))
+        states, _ = self.gru(tokens, sequences.offsets)
         projected: Tensor = self.projection(self.dropout(states))
         return projected
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chronorec.models.base import SequenceModel
+from chronorec.models.base import SequenceModel, Sequences
 from chronorec.nn import TransformerBlock
 
 
@@ -49,8 +49,9 @@ class SASRec(SequenceModel):
         self.heads = heads
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, items: Tensor, offsets: Tensor, bag_offsets: Tensor | None = None) -> Tensor:
-        tokens = self.embed(items, bag_offsets)
+    def forward(self, sequences: Sequences) -> Tensor:
+        tokens = self.embed(sequences)
+        offsets = sequences.offsets
         lengths = offsets.diff()
         places = torch.arange(tokens.shape[0]) - torch.repeat_interleave(offsets[:-1], lengths)
         # an indexed position table would add its gradient up in no fixed order

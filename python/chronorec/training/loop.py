@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from chronorec.data.batches import BasketBatch, Batch
-from chronorec.models import SequenceModel
+from chronorec.models import SequenceModel, Sequences
 from chronorec.ops.item_cross_entropy import item_cross_entropy
 from chronorec.progress import Progress, scaled
 from chronorec.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -148,12 +148,11 @@ class Loop:
 
     def batch_loss(self, batch: Batch | BasketBatch) -> Tensor:
         """Mean loss of one batch: every token predicts the next item, or the items of the next basket."""
-        bags = target_offsets = None
+        target_offsets = None
         if isinstance(batch, BasketBatch):
-            bags = torch.from_numpy(batch.basket_offsets)
             target_offsets = torch.from_numpy(batch.target_offsets)
         with _autocast(self.config.precision):
-            hidden = self.model(torch.from_numpy(batch.items).long(), torch.from_numpy(batch.offsets), bags)
+            hidden = self.model(sequences_of(batch))
         table: Tensor = self.model.item_embedding
         bias: Tensor | None = self.model.item_bias
         if self.config.precision == "bf16":
@@ -233,6 +232,17 @@ class Loop:
             Progress(self.label, 1, "").close(
                 f"{self.label}  resumed at epoch {self.state.epoch + 1}, batch {self.state.batch + 1}"
             )
+
+
+def sequences_of(batch: Batch | BasketBatch) -> Sequences:
+    """The inputs of a batch as tensors."""
+    return Sequences(
+        items=torch.from_numpy(batch.items).long(),
+        offsets=torch.from_numpy(batch.offsets),
+        bag_offsets=torch.from_numpy(batch.basket_offsets) if isinstance(batch, BasketBatch) else None,
+        times=None if batch.times is None else torch.from_numpy(batch.times),
+        asked=None if batch.asked is None else torch.from_numpy(batch.asked),
+    )
 
 
 def learning_rate_share(step: int, config: TrainingConfig, steps_per_epoch: int) -> float:
