@@ -9,17 +9,20 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from chronorec.data import EventLog
 from chronorec.engine import Engine
 from chronorec.models import SequenceModel
 from chronorec.training import Config, load_config, train
 from chronorec.training.checkpoint import CheckpointError
 from chronorec.training.comparison import compare
+from chronorec.training.config import ConfigError
 from chronorec.training.loop import learning_rate_share
 from chronorec.training.negatives import NegativeSampler
-from tests.support.logs import basket_log, cycle_log, histories_of
+from tests.support.logs import basket_log, cycle_log, gap_log, histories_of
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +48,7 @@ def same_weights(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
 @pytest.mark.parametrize("loss", ["full", "sampled"])
 def test_learns_the_cycle(kind: str, loss: str) -> None:
     histories = histories_of(cycle_log())
@@ -53,7 +56,27 @@ def test_learns_the_cycle(kind: str, loss: str) -> None:
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, learning_rate=1e-2))
     run = train(config, histories, quiet=True)
     assert run.validation > 0.95
-    assert Engine(run.artifact).recommend(["item 3", "item 4", "item 5"], k=1).items == ["item 6"]
+    history, days = [f"item {day % 12}" for day in range(18)], [f"1970-01-{day:02}" for day in range(1, 19)]
+    assert Engine(run.artifact).recommend(history, times=days, at="1970-01-19", k=1).items == ["item 6"]
+
+
+@pytest.mark.parametrize(("setting", "learns"), [("time_bias=true", True), ("time_bias=false", False)])
+def test_learns_from_gaps_of_time(setting: str, learns: bool) -> None:
+    """Each item comes twice; how long after each other says what follows the second."""
+    histories = histories_of(gap_log())
+    settings = ["model.kind=hstu", f"model.{setting}", "training.epochs=40", "training.learning_rate=0.01"]
+    run = train(config_of("model.dropout=0", "training.batch_tokens=512", *settings), histories, quiet=True)
+    assert (run.validation > 0.97) == learns
+
+
+def test_time_options_need_times() -> None:
+    days = cycle_log().drop_columns("timestamp").append_column("position", pa.array(range(60 * 20)))
+    histories = EventLog.read(days, order="position").histories()
+    with pytest.raises(ConfigError, match="as configured needs the time of every event"):
+        train(config_of("model.kind=hstu"), histories, quiet=True)
+    run = train(config_of("model.kind=hstu", "model.time_bias=false"), histories, quiet=True)
+    assert not run.artifact.needs_time
+    assert Engine(run.artifact).recommend(["item 3"]).items
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
@@ -119,7 +142,7 @@ import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from chronorec.training import load_config, train
-from tests.support.logs import basket_log, cycle_log, histories_of
+from tests.support.logs import basket_log, cycle_log, gap_log, histories_of
 config = load_config(overrides={overrides!r})
 train(config, histories_of({log}), output=Path({output!r}), quiet=True)
 print("finished")

@@ -50,6 +50,24 @@ def basket_log(users: int = 40, baskets: int = 12, items: int = 30, seed: int = 
     )
 
 
+def gap_log(users: int = 150, events: int = 20, items: int = 12, seed: int = 0) -> pa.Table:
+    """After an hour's gap the next item is one step on, after a day's gap it is two: only the times tell."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        item, time = int(generator.integers(items)), 0
+        for _ in range(events):
+            rows.append((user, f"item {item}", time))
+            is_long = bool(generator.integers(2))
+            time += DAY if is_long else DAY // 24
+            rows.append((user, f"item {item}", time))
+            item = (item + (2 if is_long else 1)) % items
+            time += DAY // 4
+    columns = list(zip(*rows, strict=True))
+    times = pa.array(columns[2], pa.timestamp("us"))
+    return pa.table({"user_id": columns[0], "item_id": columns[1], "timestamp": times})
+
+
 def histories_of(table: pa.Table) -> Histories:
     """The log as histories; a column ``basket_id`` becomes the session."""
     session = "basket_id" if "basket_id" in table.column_names else None

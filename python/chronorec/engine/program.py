@@ -115,7 +115,8 @@ class _Maker:
             "layer_norm": self.layer_norm,
             "dense": self.dense,
             "gru": self.gru,
-            "causal_attention": self.causal_attention,
+            "attention": self.attention,
+            "multiply": self.multiply,
             "last": self.last,
         }
         if self.step.get("call") not in makers:
@@ -136,6 +137,19 @@ class _Maker:
     def weight(self, key: str, shape: tuple[int | None, ...]) -> Floats:
         return weight_of(self.artifact, self.field(key), shape)
 
+    def optional(self, key: str, shape: tuple[int | None, ...]) -> Floats | None:
+        return self.weight(key, shape) if key in self.step else None
+
+    def residual(self, wanted: Register) -> str | None:
+        """The register that is added to the result, which is as ``wanted``; None where there is none."""
+        if "residual" not in self.step:
+            return None
+        name, register = self.read("residual")
+        if register != wanted:
+            said = f"wanted {_describe(wanted)}, got {_describe(register)}"
+            raise ArtifactError(f"{self.where}: residual: {said}")
+        return name
+
     def read(self, key: str, *, of_tokens: bool = False) -> tuple[str, Register]:
         """The name and the content of a register; one row per token where the step needs that."""
         name = self.field(key)
@@ -153,7 +167,7 @@ class _Maker:
     def embed(self) -> Step:
         table = self.weight("table", (self.artifact.num_items, None))
         scale = self.number("scale")
-        position = self.weight("position", (None, table.shape[1])) if "position" in self.step else None
+        position = self.optional("position", (None, table.shape[1]))
         if position is not None and len(position) < self.artifact.max_length:
             wanted = f"at least max_length = {self.artifact.max_length} rows"
             raise ArtifactError(
@@ -190,12 +204,7 @@ class _Maker:
         activation = self.step.get("activation", "none")
         if activation not in _ACTIVATIONS:
             raise ArtifactError(f"{self.where}: wanted one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
-        added = None
-        if "residual" in self.step:
-            added, register = self.read("residual")
-            if register != Register(width, per_token):
-                wanted = _describe(Register(width, per_token))
-                raise ArtifactError(f"{self.where}: residual: wanted {wanted}, got {_describe(register)}")
+        added = self.residual(Register(width, per_token))
         out_name = self.write(width, per_token)
 
         def run(tokens: Tokens, registers: Registers) -> None:
@@ -230,7 +239,7 @@ class _Maker:
 
         return run
 
-    def causal_attention(self) -> Step:
+    def attention(self) -> Step:
         source, (packed_width, _) = self.read("in", of_tokens=True)
         heads = self.field("heads")
         if not isinstance(heads, int) or heads < 1 or packed_width % (3 * heads):
@@ -238,17 +247,47 @@ class _Maker:
             raise ArtifactError(f"{self.where}: heads: wanted {wanted}, got {heads!r}")
         width = packed_width // 3
         depth = width // heads
+        form, position = self._attention_form(depth), self.optional("position", (heads, None))
+        time_table, boundaries = self.optional("time_table", (heads, None)), None
+        if time_table is not None:
+            boundaries = self.weight("time_boundaries", (time_table.shape[1] - 1,))
         out_name = self.write(width, per_token=True)
 
         def run(tokens: Tokens, registers: Registers) -> None:
             packed = registers[source]
             rows = len(packed)
             query, key, value = packed.reshape(rows, 3, heads, depth).swapaxes(0, 1)
+            times = None if time_table is None else tokens.times
+            bias = (position, times, boundaries, time_table, None, None, None)
             out = np.empty((rows, heads, depth), np.float32)
             room = scratch(_core.jagged_attention_forward_scratch(len(tokens.offsets) - 1, rows, depth))
-            form = (depth**-0.5, True, 1 << 62, False, 1.0, *(None,) * 7)  # causal softmax, without bias
-            _core.jagged_attention_forward(query, key, value, tokens.offsets, *form, out, None, room)
+            _core.jagged_attention_forward(query, key, value, tokens.offsets, *form, *bias, out, None, room)
             registers[out_name] = out.reshape(rows, width)
+
+        return run
+
+    def _attention_form(self, depth: int) -> tuple[float, bool, int, bool, float]:
+        """scale, causal, window, silu and divisor of an attention step."""
+        activation, window = self.step.get("activation", "softmax"), self.step.get("window", 1 << 62)
+        if activation not in ("softmax", "silu"):
+            raise ArtifactError(f"{self.where}: activation: wanted softmax or silu, got {activation!r}")
+        if not isinstance(window, int) or window < 1:
+            raise ArtifactError(f"{self.where}: window: wanted a whole number from 1, got {window!r}")
+        divisor = self.number("divisor") if "divisor" in self.step else 1.0
+        if divisor == 0:
+            raise ArtifactError(f"{self.where}: divisor: wanted a number other than 0, got 0")
+        return depth**-0.5, True, window, activation == "silu", divisor
+
+    def multiply(self) -> Step:
+        (source, register), (by, factor) = self.read("in"), self.read("by")
+        if factor != register:
+            raise ArtifactError(f"{self.where}: by: wanted {_describe(register)}, got {_describe(factor)}")
+        added = self.residual(register)
+        out_name = self.write(*register)
+
+        def run(tokens: Tokens, registers: Registers) -> None:
+            product = registers[source] * registers[by]
+            registers[out_name] = product if added is None else product + registers[added]
 
         return run
 

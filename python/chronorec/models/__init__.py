@@ -3,12 +3,14 @@
 from chronorec.models.base import CountingModel, SequenceModel, Sequences
 from chronorec.models.frequency import PersonalFrequency
 from chronorec.models.gru4rec import GRU4Rec
+from chronorec.models.hstu import HSTU
 from chronorec.models.markov import Markov
 from chronorec.models.popularity import Popularity
 from chronorec.models.sasrec import SASRec
 
 __all__ = [
     "GRU4Rec",
+    "HSTU",
     "CountingModel",
     "Markov",
     "PersonalFrequency",

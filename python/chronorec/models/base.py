@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from chronorec.data.histories import Histories
 
 
+def receptive_length(window: int, blocks: int) -> int:
+    """How many of the last tokens a state depends on, after ``blocks`` layers that each see ``window``."""
+    return blocks * (window - 1) + 1
+
+
 class Sequences(NamedTuple):
     """B jagged sequences of N tokens, as models read them.
 
@@ -53,6 +58,8 @@ class SequenceModel(nn.Module, ABC):
     """
 
     name: str
+    #: Whether the states depend on the time of every token.
+    needs_time: bool = False
 
     def __init__(self, num_items: int, width: int, max_length: int, dropout: float, item_bias: bool) -> None:
         super().__init__()
@@ -74,6 +81,11 @@ class SequenceModel(nn.Module, ABC):
             return F.embedding(items, self.item_embedding) * self.embedding_scale
         bags = F.embedding_bag(items, self.item_embedding, bag_offsets, mode="mean", include_last_offset=True)
         return bags * self.embedding_scale
+
+    def embed_steps(self, **more: str) -> list[dict[str, Any]]:
+        """What :meth:`embed` does; the tokens are then in register "x"."""
+        embed = {"call": "embed", "table": "item_embedding", "scale": self.embedding_scale, "out": "x"}
+        return [{**embed, **more}]
 
     @torch.no_grad()
     def start_from_popularity(self, counts: Tensor) -> None:
@@ -102,7 +114,7 @@ class SequenceModel(nn.Module, ABC):
             fields: further fields of the artifact, such as ``basket`` or ``provenance``.
         """
         weights: dict[str, np.ndarray] = {
-            key: value.detach().to(torch.float32).numpy().copy() for key, value in self.state_dict().items()
+            key: value.detach().float().numpy().copy() for key, value in self.state_dict().items()
         }
         return Artifact(
             name=name or self.name,
@@ -112,6 +124,7 @@ class SequenceModel(nn.Module, ABC):
             table="item_embedding",
             bias="item_bias" if self.item_bias is not None else None,
             max_length=self.max_length,
+            needs_time=self.needs_time,
             **fields,
         )
 

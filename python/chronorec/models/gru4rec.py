@@ -47,9 +47,7 @@ class GRU4Rec(SequenceModel):
         return projected
 
     def program(self) -> list[dict[str, Any]]:
-        steps: list[dict[str, Any]] = [
-            {"call": "embed", "table": "item_embedding", "scale": self.embedding_scale, "out": "x"}
-        ]
+        steps = self.embed_steps()
         for layer in range(self.gru.num_layers):
             names = {key: f"gru.{key}_l{layer}" for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
             steps.append({"call": "gru", "in": "x", "out": "x", **names})

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chronorec.models._steps import dense_step, norm_step
 from chronorec.models.base import SequenceModel, Sequences
 from chronorec.nn import TransformerBlock
 
@@ -62,44 +63,19 @@ class SASRec(SequenceModel):
         return normed
 
     def program(self) -> list[dict[str, Any]]:
-        embed = {"call": "embed", "table": "item_embedding", "scale": self.embedding_scale, "out": "x"}
-        steps: list[dict[str, Any]] = [{**embed, "position": "position"}]
+        steps = self.embed_steps(position="position")
         for index in range(len(self.blocks)):
             steps += _block_steps(f"blocks.{index}", self.heads)
-        steps.append({"call": "last", "in": "x", "out": "x"})
-        steps.append(_norm("norm", "x", "x"))
-        return steps
-
-
-def _norm(weights: str, source: str, out: str) -> dict[str, Any]:
-    return {
-        "call": "layer_norm",
-        "in": source,
-        "weight": f"{weights}.weight",
-        "bias": f"{weights}.bias",
-        "epsilon": 1e-5,
-        "out": out,
-    }
-
-
-def _dense(weights: str, source: str, out: str, **more: str) -> dict[str, Any]:
-    return {
-        "call": "dense",
-        "in": source,
-        "weight": f"{weights}.weight",
-        "bias": f"{weights}.bias",
-        "out": out,
-        **more,
-    }
+        return [*steps, {"call": "last", "in": "x", "out": "x"}, norm_step("norm", "x", "x")]
 
 
 def _block_steps(block: str, heads: int) -> list[dict[str, Any]]:
     return [
-        _norm(f"{block}.attention_norm", "x", "y"),
-        _dense(f"{block}.attention.query_key_value", "y", "y"),
-        {"call": "causal_attention", "in": "y", "heads": heads, "out": "y"},
-        _dense(f"{block}.attention.output", "y", "x", residual="x"),
-        _norm(f"{block}.feed_norm", "x", "y"),
-        _dense(f"{block}.expand", "y", "y", activation="gelu"),
-        _dense(f"{block}.contract", "y", "x", residual="x"),
+        norm_step(f"{block}.attention_norm", "x", "y"),
+        dense_step(f"{block}.attention.query_key_value", "y", "y"),
+        {"call": "attention", "in": "y", "heads": heads, "out": "y"},
+        dense_step(f"{block}.attention.output", "y", "x", residual="x"),
+        norm_step(f"{block}.feed_norm", "x", "y"),
+        dense_step(f"{block}.expand", "y", "y", activation="gelu"),
+        dense_step(f"{block}.contract", "y", "x", residual="x"),
     ]

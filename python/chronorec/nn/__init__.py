@@ -1,8 +1,11 @@
 """Torch modules over :mod:`chronorec.ops`, on jagged batches: values [N, ...] and offsets int64 [B + 1]."""
 
+from chronorec.nn._recurrent import RecurrentBase
 from chronorec.nn.attention import CausalSelfAttention, TransformerBlock
+from chronorec.nn.gap_bias import GapBias
 from chronorec.nn.graph import GraphAttention, GraphConvolution
 from chronorec.nn.gru import GRU
+from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
 from chronorec.nn.rnn import RNN
 
@@ -11,7 +14,10 @@ __all__ = [
     "LSTM",
     "RNN",
     "CausalSelfAttention",
+    "GapBias",
     "GraphAttention",
     "GraphConvolution",
+    "HSTUBlock",
+    "RecurrentBase",
     "TransformerBlock",
 ]

@@ -73,6 +73,20 @@ class GRU4RecConfig:
 
 
 @dataclass(frozen=True)
+class HSTUConfig:
+    """See :class:`chronorec.models.HSTU`; ``time_bias`` needs a log with the time of every event."""
+
+    kind: ClassVar[str] = "hstu"
+    width: int = _limited(64, 1)
+    blocks: int = _limited(2, 1)
+    heads: int = _limited(2, 1)
+    dropout: float = _limited(0.2, 0, 0.99)
+    max_length: int = _limited(200, 1)
+    time_bias: bool = True
+    item_bias: bool = False
+
+
+@dataclass(frozen=True)
 class PopularityConfig:
     """See :class:`chronorec.models.Popularity`; ``days = 0`` counts all events."""
 
@@ -96,7 +110,7 @@ class MarkovConfig:
     max_successors: int = _limited(500, 1)
 
 
-SequenceConfig = SASRecConfig | GRU4RecConfig
+SequenceConfig = SASRecConfig | GRU4RecConfig | HSTUConfig
 CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}

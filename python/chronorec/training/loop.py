@@ -16,6 +16,7 @@ from torch import Tensor
 
 from chronorec.data.batches import BasketBatch, Batch
 from chronorec.models import SequenceModel, Sequences
+from chronorec.nn import RecurrentBase
 from chronorec.ops.item_cross_entropy import item_cross_entropy
 from chronorec.progress import Progress, scaled
 from chronorec.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -263,12 +264,18 @@ def _clip_gradients(model: torch.nn.Module, limit: float) -> None:
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Only matrices of linear maps decay; embeddings, positions, biases and norms do not."""
+    """Only matrices of linear maps decay; embeddings, tables of biases, biases and norms do not."""
+    matrices = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear | RecurrentBase)
+        for parameter in module.parameters(recurse=False)
+        if parameter.dim() == 2
+    }
     decayed: list[Tensor] = []
     kept: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        is_matrix = parameter.dim() == 2 and name not in ("item_embedding", "position")
-        (decayed if is_matrix else kept).append(parameter)
+    for parameter in model.parameters():
+        (decayed if id(parameter) in matrices else kept).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 

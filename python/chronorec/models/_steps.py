@@ -1,0 +1,33 @@
+"""Steps of a program, as :mod:`chronorec.artifact` describes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chronorec.nn import GapBias
+
+Step = dict[str, Any]
+
+
+def norm_step(weights: str, source: str, out: str) -> Step:
+    """A ``LayerNorm`` named ``weights``."""
+    names = {"weight": f"{weights}.weight", "bias": f"{weights}.bias"}
+    return {"call": "layer_norm", "in": source, **names, "epsilon": 1e-5, "out": out}
+
+
+def dense_step(weights: str, source: str, out: str, **more: str) -> Step:
+    """A ``Linear`` named ``weights``; ``more`` may name an activation and a residual."""
+    names = {"weight": f"{weights}.weight", "bias": f"{weights}.bias"}
+    return {"call": "dense", "in": source, **names, "out": out, **more}
+
+
+def multiply_step(source: str, by: str, out: str, **more: str) -> Step:
+    """An elementwise product; ``more`` may name a residual."""
+    return {"call": "multiply", "in": source, "by": by, "out": out, **more}
+
+
+def attention_step(source: str, out: str, heads: int, bias: GapBias, weights: str, **form: Any) -> Step:
+    """Attention over packed query, key and value, with the tables that the bias named ``weights`` has."""
+    tables = ("position", "time_table", "time_boundaries")
+    named = {name: f"{weights}.{name}" for name in tables if getattr(bias, name) is not None}
+    return {"call": "attention", "in": source, "heads": heads, **form, **named, "out": out}
