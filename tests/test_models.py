@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,20 +20,32 @@ from chronorec.models import HSTU, GRU4Rec, SASRec, SequenceModel, Sequences
 from tests.support.budget import assert_within_budget
 from tests.support.logs import DAY, basket_log, cycle_log, histories_of
 
-MODELS: dict[str, Callable[[int, bool], SequenceModel]] = {
-    "sasrec": lambda items, bias: SASRec(items, width=24, blocks=2, heads=3, max_length=9, item_bias=bias),
-    "hstu": lambda items, bias: HSTU(items, width=24, blocks=2, heads=3, max_length=5, item_bias=bias),
-    "hstu without times": lambda items, bias: HSTU(
-        items, width=24, blocks=2, heads=2, max_length=5, time_bias=False, item_bias=bias
-    ),
-    "gru4rec": lambda items, bias: GRU4Rec(
-        items, width=20, hidden_size=33, layers=2, max_length=9, item_bias=bias
-    ),
+Settings = dict[str, Any]
+
+#: Of width 24 (GRU4Rec 20), with tokens that see 9 of a history; those that slide see 5.
+MODELS: dict[str, tuple[type[SequenceModel], Settings]] = {
+    "sasrec": (SASRec, {"heads": 3}),
+    "sasrec with time": (SASRec, {"time_bias": True, "block": "swiglu"}),
+    "sasrec sliding": (SASRec, {"position": "relative", "block": "ligr", "max_length": 5}),
+    "sasrec sliding with time": (SASRec, {"position": "relative", "max_length": 5, "time_bias": True}),
+    "hstu sliding with time": (HSTU, {"heads": 3, "max_length": 5}),
+    "hstu sliding": (HSTU, {"time_bias": False, "max_length": 5}),
+    "gru4rec": (GRU4Rec, {"width": 20, "hidden_size": 33, "layers": 2}),
 }
 
 
+def _model(name: str, items: int, bias: bool) -> SequenceModel:
+    """The model, with every weight away from its start so that it matters."""
+    kind, settings = MODELS[name]
+    model = kind(items, **{"width": 24, "max_length": 9, "item_bias": bias, **settings}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
 #: Models whose states depend on a bounded number of tokens.
-SLIDING = [name for name in MODELS if name.startswith("hstu")]
+SLIDING = [name for name in MODELS if "sliding" in name]
 
 
 @pytest.fixture
@@ -72,10 +84,7 @@ def _requests(name: str, basket: bool, bias: bool) -> tuple[Histories, SequenceM
     """A model in which every weight matters, and requests of several lengths at irregular times."""
     torch.manual_seed(3)
     histories = histories_of(basket_log(users=6) if basket else cycle_log(users=6))
-    model = MODELS[name](histories.num_items, bias).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model = _model(name, histories.num_items, bias)
     lengths = np.array([1, 2, 5, 9, 10, 18])
     events = ranges(histories.offsets[:-1], lengths)
     offsets = offsets_of(lengths)
@@ -122,7 +131,7 @@ def test_engine_scores_equal_torch(name: str, basket: bool, bias: bool) -> None:
 @pytest.mark.parametrize("basket", [False, True], ids=["event", "basket"])
 def test_an_empty_history_has_finite_scores(name: str, basket: bool) -> None:
     histories = histories_of(basket_log(users=6) if basket else cycle_log(users=6))
-    model = MODELS[name](histories.num_items, True).eval()
+    model = _model(name, histories.num_items, True)
     engine = Engine(model.export(histories.items, basket=basket))
     assert np.isfinite(engine.score([], histories.items.column("item").to_pylist(), times=[])).all()
 
@@ -153,10 +162,7 @@ def test_cut_keeps_the_last_tokens() -> None:
 def test_a_token_sees_nothing_after_it(name: str) -> None:
     """Neither a later item nor a later time; of the token after it only when it comes."""
     torch.manual_seed(0)
-    model = MODELS[name](50, True).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model = _model(name, 50, True)
     items, times = torch.randint(0, 50, (9,)), torch.arange(10) ** 2 * 3600 * 10**6
     others, later = items.clone(), times.clone()
     others[5:] = (others[5:] + 1) % 50

@@ -49,10 +49,12 @@ def same_weights(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
-@pytest.mark.parametrize("loss", ["full", "sampled"])
+@pytest.mark.parametrize("loss", ["full", "sampled", "gbce", "bpr"])
 def test_learns_the_cycle(kind: str, loss: str) -> None:
     histories = histories_of(cycle_log())
-    config = config_of(f"model.kind={kind}", f"loss.kind={loss}", "loss.negatives=32", "training.epochs=40")
+    settings = [f"loss.kind={loss}", "loss.negatives=8", "training.patience=40", "training.validate_every=5"]
+    settings.append(f"training.epochs={150 if loss == 'gbce' else 40}")
+    config = config_of(f"model.kind={kind}", *settings)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, learning_rate=1e-2))
     run = train(config, histories, quiet=True)
     assert run.validation > 0.95

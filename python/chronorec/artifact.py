@@ -16,10 +16,11 @@ The program is a list of steps ``{"call": ..., "out": register, ...}`` run over 
 ``layer_norm``        [out] = layer norm of [in]
 ``dense``             [out] = activation([in] weight^T + bias) + [residual]
 ``gru``               [out] = GRU over each sequence of [in]
-``attention``         [out] = causal self-attention in ``heads``; [in] is the packed query, key, value.
-                      ``activation`` softmax or silu, whose sum is divided by ``divisor``; a token sees those
-                      less than ``window`` away; learned biases ``position`` (by gap of position) and
-                      ``time_table`` (by gap of time, in buckets between ``time_boundaries``, microseconds)
+``attention``         [out] = self-attention in ``heads``; [in] is the packed query, key, value. A token sees
+                      those up to itself unless ``causal`` is false, and only those less than ``window`` away.
+                      ``activation`` softmax, or silu with the sum over ``divisor``. Learned biases:
+                      ``position`` (by gap of position) and ``time_table`` (by gap of time, in buckets
+                      between ``time_boundaries``, microseconds)
 ``multiply``          [out] = [in] * [by] + [residual]
 ``last``              [out] = the last token of each sequence (zeros for an empty one)
 ====================  ===========================================================================

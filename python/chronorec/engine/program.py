@@ -276,7 +276,7 @@ class _Maker:
         divisor = self.number("divisor") if "divisor" in self.step else 1.0
         if divisor == 0:
             raise ArtifactError(f"{self.where}: divisor: wanted a number other than 0, got 0")
-        return depth**-0.5, True, window, activation == "silu", divisor
+        return depth**-0.5, bool(self.step.get("causal", True)), window, activation == "silu", divisor
 
     def multiply(self) -> Step:
         (source, register), (by, factor) = self.read("in"), self.read("by")

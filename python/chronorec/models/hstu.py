@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from chronorec.models._steps import attention_step, dense_step, multiply_step, norm_step
+from chronorec.models._steps import Step, attention_step, dense_step, multiply_step, norm_step
 from chronorec.models.base import SequenceModel, Sequences, receptive_length
 from chronorec.nn import HSTUBlock
 
@@ -54,7 +52,7 @@ class HSTU(SequenceModel):
         normed: Tensor = self.norm(tokens)
         return normed
 
-    def program(self) -> list[dict[str, Any]]:
+    def program(self) -> list[Step]:
         steps = self.embed_steps()
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HSTUBlock)
@@ -62,7 +60,7 @@ class HSTU(SequenceModel):
         return [*steps, {"call": "last", "in": "x", "out": "x"}, norm_step("norm", "x", "x")]
 
 
-def _block_steps(name: str, block: HSTUBlock) -> list[dict[str, Any]]:
+def _block_steps(name: str, block: HSTUBlock) -> list[Step]:
     silu = {"activation": "silu", "divisor": float(block.window), "window": block.window}
     return [
         norm_step(f"{name}.norm", "x", "y"),

@@ -1,7 +1,7 @@
 """Torch modules over :mod:`chronorec.ops`, on jagged batches: values [N, ...] and offsets int64 [B + 1]."""
 
 from chronorec.nn._recurrent import RecurrentBase
-from chronorec.nn.attention import CausalSelfAttention, TransformerBlock
+from chronorec.nn.attention import SelfAttention, TransformerBlock
 from chronorec.nn.gap_bias import GapBias
 from chronorec.nn.graph import GraphAttention, GraphConvolution
 from chronorec.nn.gru import GRU
@@ -13,11 +13,11 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
-    "CausalSelfAttention",
     "GapBias",
     "GraphAttention",
     "GraphConvolution",
     "HSTUBlock",
     "RecurrentBase",
+    "SelfAttention",
     "TransformerBlock",
 ]

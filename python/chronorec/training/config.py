@@ -56,6 +56,9 @@ class SASRecConfig:
     inner_factor: int = _limited(4, 1)
     dropout: float = _limited(0.2, 0, 0.99)
     max_length: int = _limited(200, 1)
+    block: Literal["sasrec", "swiglu", "ligr"] = "sasrec"
+    position: Literal["absolute", "relative"] = "absolute"
+    time_bias: bool = False
     item_bias: bool = False
 
 
@@ -118,17 +121,20 @@ MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Softmax cross entropy over the catalogue.
+    """What training minimises; see :func:`chronorec.ops.item_cross_entropy`.
 
     Attributes:
-        kind: "full", or "sampled" with shared negatives drawn by popularity and the logQ correction.
-        negatives: negatives per batch of the sampled loss.
-        popularity_exponent: negatives are drawn with probability proportional to (count + 1) ** this.
+        kind: "full" cross entropy over the catalogue, or against negatives that a batch shares: "sampled"
+            cross entropy with the logQ correction, "gbce" or "bpr".
+        negatives: how many of them.
+        popularity_exponent: they are drawn with probability proportional to (count + 1) ** this.
+        calibration: of gbce.
     """
 
-    kind: Literal["full", "sampled"] = "full"
+    kind: Literal["full", "sampled", "gbce", "bpr"] = "full"
     negatives: int = _limited(1024, 1)
     popularity_exponent: float = _limited(0.75, 0, 2)
+    calibration: float = _limited(0.75, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -159,18 +159,23 @@ class Loop:
         if self.config.precision == "bf16":
             hidden, table = hidden.bfloat16(), table.bfloat16()
             bias = None if bias is None else bias.bfloat16()
-        negatives = log_expected = None
-        if self.loss.kind == "sampled":
-            negatives, log_expected = self.sampler.draw(self.state.step, self.loss.negatives)
         return item_cross_entropy(
             hidden,
             table,
             torch.from_numpy(batch.targets).long(),
             target_offsets=target_offsets,
             bias=bias,
-            negatives=negatives,
-            negative_log_q=log_expected,
+            **self._against(),
         )
+
+    def _against(self) -> dict[str, Any]:
+        """The loss, and the negatives of this step where it has some."""
+        if self.loss.kind == "full":
+            return {}
+        negatives, log_expected = self.sampler.draw(self.state.step, self.loss.negatives)
+        if self.loss.kind == "sampled":
+            return {"negatives": negatives, "negative_log_q": log_expected}
+        return {"negatives": negatives, "loss": self.loss.kind, "calibration": self.loss.calibration}
 
     def _finish_epoch(self) -> None:
         state = self.state
