@@ -186,6 +186,7 @@ def test_training_and_serving_read_the_same_times(basket: bool) -> None:
     wanted = {tuple(starts[a:b]) for a, b in pairwise(offsets) if b - a > 1}
     rows = [slice(a, b) for a, b in pairwise(batch.offsets)]
     assert {(*batch.times[row], batch.asked[row][-1]) for row in rows} == wanted
+    assert all(np.array_equal(batch.asked[row][:-1], batch.times[row][1:]) for row in rows)
 
     for user, (first, last) in enumerate(pairwise(offsets)):
         if last - first < 2:
@@ -201,8 +202,7 @@ def test_training_and_serving_read_the_same_times(basket: bool) -> None:
             at=histories.time[event : event + 1],
         )
         tokens = cut_tokens(served, basket=basket, max_length=1000)
-        assert (*tokens.times, tokens.asked[-1]) in wanted
-        np.testing.assert_array_equal(tokens.asked[:-1], tokens.times[1:])
+        assert (*tokens.times, *tokens.at) in wanted
 
 
 def test_a_log_without_times_has_batches_without() -> None:

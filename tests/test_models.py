@@ -30,7 +30,15 @@ MODELS: dict[str, tuple[type[SequenceModel], Settings]] = {
     "sasrec sliding with time": (SASRec, {"position": "relative", "max_length": 5, "time_bias": True}),
     "hstu sliding with time": (HSTU, {"heads": 3, "max_length": 5}),
     "hstu sliding": (HSTU, {"time_bias": False, "max_length": 5}),
+    "sasrec sliding with times": (
+        SASRec,
+        {"position": "relative", "max_length": 4, "time_features": True, "request_time": True},
+    ),
     "gru4rec": (GRU4Rec, {"width": 20, "hidden_size": 33, "layers": 2}),
+    "lstm": (GRU4Rec, {"width": 20, "hidden_size": 33, "layers": 2, "cell": "lstm", "tied": False}),
+    "rnn": (GRU4Rec, {"width": 20, "hidden_size": 31, "cell": "rnn"}),
+    "gru with times": (GRU4Rec, {"time_features": True, "timezone": "America/New_York"}),
+    "gru with the request": (GRU4Rec, {"request_time": True, "timezone": "America/New_York"}),
 }
 
 
@@ -52,7 +60,7 @@ SLIDING = [name for name in MODELS if "sliding" in name]
 def plain_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules call the references, in plain torch, instead of the kernels."""
     for module, name in (
-        ("gru", "gru"),
+        *((cell, cell) for cell in ("gru", "lstm", "rnn")),
         ("attention", "jagged_attention"),
         ("hstu", "jagged_attention"),
     ):
@@ -62,11 +70,14 @@ def plain_ops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sequences_of(tokens: Tokens) -> Sequences:
     """What the engine's program reads, as the torch model reads it."""
-    given = (tokens.bag_offsets, tokens.times, tokens.asked)
+    asked = np.append(tokens.times[1:], 0)
+    asked[tokens.offsets[1:] - 1] = tokens.at
     return Sequences(
         torch.from_numpy(tokens.items).long(),
         torch.from_numpy(tokens.offsets),
-        *(None if values is None else torch.from_numpy(values) for values in given),
+        None if tokens.bag_offsets is None else torch.from_numpy(tokens.bag_offsets),
+        torch.from_numpy(tokens.times),
+        torch.from_numpy(asked),
     )
 
 
@@ -76,7 +87,7 @@ def _scores(model: SequenceModel, tokens: Tokens, dtype: torch.dtype) -> Tensor:
     sequences = sequences_of(tokens)
     with torch.no_grad():
         states = twin(sequences)[sequences.offsets[1:] - 1]
-        scores = states @ twin.item_embedding.T
+        scores = states @ twin.output_table.T
         return scores if twin.item_bias is None else scores + twin.item_bias
 
 

@@ -22,7 +22,7 @@ from chronorec.training.comparison import compare
 from chronorec.training.config import ConfigError
 from chronorec.training.loop import learning_rate_share
 from chronorec.training.negatives import NegativeSampler
-from tests.support.logs import basket_log, cycle_log, gap_log, histories_of
+from tests.support.logs import basket_log, clock_log, cycle_log, gap_log, histories_of
 
 
 @pytest.fixture(autouse=True)
@@ -62,13 +62,45 @@ def test_learns_the_cycle(kind: str, loss: str) -> None:
     assert Engine(run.artifact).recommend(history, times=days, at="1970-01-19", k=1).items == ["item 6"]
 
 
-@pytest.mark.parametrize(("setting", "learns"), [("time_bias=true", True), ("time_bias=false", False)])
-def test_learns_from_gaps_of_time(setting: str, learns: bool) -> None:
+@pytest.mark.parametrize(
+    ("settings", "learns"),
+    [
+        (["model.kind=hstu", "model.time_bias=true"], True),
+        (["model.kind=hstu", "model.time_bias=false"], False),
+        (["model.kind=gru4rec", "model.time_features=true"], True),
+        (["model.kind=gru4rec"], False),
+    ],
+)
+def test_learns_from_gaps_of_time(settings: list[str], learns: bool) -> None:
     """Each item comes twice; how long after each other says what follows the second."""
     histories = histories_of(gap_log())
-    settings = ["model.kind=hstu", f"model.{setting}", "training.epochs=40", "training.learning_rate=0.01"]
-    run = train(config_of("model.dropout=0", "training.batch_tokens=512", *settings), histories, quiet=True)
+    common = ["model.dropout=0", "training.batch_tokens=512", "training.epochs=40"]
+    run = train(config_of(*common, "training.learning_rate=0.01", *settings), histories, quiet=True)
     assert (run.validation > 0.97) == learns
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
+@pytest.mark.parametrize("known", [True, False], ids=["request time", "no request time"])
+def test_learns_from_the_time_of_the_request(kind: str, known: bool) -> None:
+    histories = histories_of(clock_log())
+    common = ["model.dropout=0", "training.epochs=40", "training.learning_rate=0.01"]
+    settings = [*common, f"model.kind={kind}", f"model.request_time={str(known).lower()}"]
+    run = train(config_of(*settings), histories, quiet=True)
+    assert (run.validation > 0.97) == known
+    if known:
+        engine, quarters = Engine(run.artifact), [1, 3, 0, 2, 2, 1, 0, 3]
+        items = [f"item {4 + quarter}" for quarter in quarters]
+        times = [f"1970-02-{day + 1:02}T{6 * quarter:02}:00" for day, quarter in enumerate(quarters)]
+        asked = [f"1970-02-09T{hour:02}:00" for hour in (0, 6, 12, 18)]
+        answers = [engine.recommend(items, times=times, at=at, k=1).items for at in asked]
+        assert answers == [["item 4"], ["item 5"], ["item 6"], ["item 7"]]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_other_cells_learn_the_cycle(cell: str) -> None:
+    settings = [f"model.cell={cell}", "model.tied=false", "training.epochs=40", "training.learning_rate=0.01"]
+    run = train(config_of("model.kind=gru4rec", *settings), histories_of(cycle_log()), quiet=True)
+    assert run.validation > 0.95
 
 
 def test_time_options_need_times() -> None:
@@ -144,7 +176,7 @@ import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from chronorec.training import load_config, train
-from tests.support.logs import basket_log, cycle_log, gap_log, histories_of
+from tests.support.logs import basket_log, clock_log, cycle_log, gap_log, histories_of
 config = load_config(overrides={overrides!r})
 train(config, histories_of({log}), output=Path({output!r}), quiet=True)
 print("finished")

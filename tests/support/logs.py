@@ -68,6 +68,21 @@ def gap_log(users: int = 150, events: int = 20, items: int = 12, seed: int = 0) 
     return pa.table({"user_id": columns[0], "item_id": columns[1], "timestamp": times})
 
 
+def clock_log(users: int = 60, events: int = 30, seed: int = 0) -> pa.Table:
+    """What a user takes depends on the quarter of the day, which comes at random: only a request tells it."""
+    generator = np.random.default_rng(seed)
+    quarter = generator.integers(0, 4, (users, events))
+    day = np.arange(events) * DAY
+    item = quarter + 4 * (np.arange(users)[:, None] % 3)
+    return pa.table(
+        {
+            "user_id": np.repeat(np.arange(users), events),
+            "item_id": [f"item {code}" for code in item.reshape(-1)],
+            "timestamp": pa.array((day + quarter * (DAY // 4)).reshape(-1), pa.timestamp("us")),
+        }
+    )
+
+
 def histories_of(table: pa.Table) -> Histories:
     """The log as histories; a column ``basket_id`` becomes the session."""
     session = "basket_id" if "basket_id" in table.column_names else None

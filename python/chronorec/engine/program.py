@@ -10,12 +10,16 @@ import numpy.typing as npt
 
 from chronorec import _core
 from chronorec.artifact import Artifact, ArtifactError
+from chronorec.data.jagged import Int64s
 from chronorec.engine.history import Tokens
 
 Floats = npt.NDArray[np.float32]
 Registers = dict[str, Any]
 Step = Callable[[Tokens, Registers], None]
 
+#: Blocks of rows in a weight, and sums that a unit takes.
+_CELLS = {"gru": (3, 4), "lstm": (4, 4), "rnn": (1, 1)}
+_TIMES = {"gap": "gaps", "event": "moments", "wait": "waits", "request": "requests"}
 _ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4, "tanh": 5}
 
 
@@ -114,7 +118,8 @@ class _Maker:
             "embed": self.embed,
             "layer_norm": self.layer_norm,
             "dense": self.dense,
-            "gru": self.gru,
+            **dict.fromkeys(_CELLS, self.recurrent),
+            "add_time": self.add_time,
             "attention": self.attention,
             "multiply": self.multiply,
             "last": self.last,
@@ -216,28 +221,67 @@ class _Maker:
 
         return run
 
-    def gru(self) -> Step:
+    def recurrent(self) -> Step:
         source, (depth, _) = self.read("in", of_tokens=True)
+        kind: str = self.step["call"]
+        gates, slots = _CELLS[kind]
         hidden_size = self.weight("weight_hh", (None, None)).shape[1]
-        gates = 3 * hidden_size
-        weight_ih, weight_hh, bias = _pack_gru(
-            self.weight("weight_ih", (gates, depth)),
-            self.weight("weight_hh", (gates, hidden_size)),
-            self.weight("bias_ih", (gates,)),
-            self.weight("bias_hh", (gates,)),
+        layer = (
+            self.weight("weight_ih", (gates * hidden_size, depth)),
+            self.weight("weight_hh", (gates * hidden_size, hidden_size)),
+            self.weight("bias_ih", (gates * hidden_size,)),
+            self.weight("bias_hh", (gates * hidden_size,)),
         )
+        panels = -(-hidden_size // 16)
+        shapes = ((gates, depth, 16), (gates, hidden_size, 16), (slots, 16))
+        packed = tuple(np.empty((panels, *shape), np.float32) for shape in shapes)
+        getattr(_core, f"{kind}_pack")(*layer, *packed)
+        forward: Any = _core.rnn_tanh_forward if kind == "rnn" else getattr(_core, f"{kind}_forward")
+        needed = getattr(_core, f"{kind}_forward_scratch")
         out_name = self.write(hidden_size, per_token=True)
 
         def run(tokens: Tokens, registers: Registers) -> None:
             values, sequences = registers[source], len(tokens.offsets) - 1
             out = np.empty((len(values), hidden_size), np.float32)
-            final = np.empty((sequences, hidden_size), np.float32)
-            room = scratch(_core.gru_forward_scratch(sequences, len(values), hidden_size))
-            layer = (values, tokens.offsets, weight_ih, weight_hh, bias, None, None, None, None, False)
-            _core.gru_forward(*layer, out, final, None, None, room)
+            final, cell = np.empty((2, sequences, hidden_size), np.float32)
+            room = scratch(needed(sequences, len(values), hidden_size))
+            given = (values, tokens.offsets, *packed, *(None,) * 4, False)
+            forward(*given, out, final, cell if kind == "lstm" else None, None, room)
             registers[out_name] = out
 
         return run
+
+    def add_time(self) -> Step:
+        (source, register), of = self.read("in"), self.field("of")
+        table = self.weight("table", (None, register.width))
+        if of not in ("gap", "event", "wait", "request") or (of in ("gap", "event")) != register.per_token:
+            wanted = "gap or event for tokens, wait or request for histories"
+            raise ArtifactError(f"{self.where}: of: wanted {wanted}, got {of!r} for {_describe(register)}")
+        bucket = self._gap_bucket(len(table)) if of in ("gap", "wait") else self._calendar_bucket(len(table))
+        out_name = self.write(*register)
+
+        def run(tokens: Tokens, registers: Registers) -> None:
+            registers[out_name] = registers[source] + table[bucket(getattr(tokens, _TIMES[of])())]
+
+        return run
+
+    def _gap_bucket(self, rows: int) -> Callable[[Int64s], Int64s]:
+        boundaries = self.weight("boundaries", (rows - 1,))
+        return lambda gaps: np.searchsorted(boundaries, gaps.astype(np.float32), side="right")
+
+    def _calendar_bucket(self, rows: int) -> Callable[[Int64s], Int64s]:
+        period, zone = self.field("period"), self.field("zone")
+        if not isinstance(period, int) or period < 1:
+            raise ArtifactError(f"{self.where}: period: wanted microseconds, a whole number, got {period!r}")
+        starts = weight_of(self.artifact, f"{zone}_starts", (None,), np.int64)
+        shifts = weight_of(self.artifact, f"{zone}_shifts", (len(starts),), np.int64)
+
+        def bucket(moments: Int64s) -> Int64s:
+            local = moments + shifts[np.searchsorted(starts, moments, side="right") - 1]
+            place: Int64s = local % period * rows // period
+            return place
+
+        return bucket
 
     def attention(self) -> Step:
         source, (packed_width, _) = self.read("in", of_tokens=True)
@@ -302,14 +346,3 @@ class _Maker:
             registers[out_name] = out
 
         return run
-
-
-def _pack_gru(
-    weight_ih: Floats, weight_hh: Floats, bias_ih: Floats, bias_hh: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """The layer as ``_core.gru_forward`` takes it."""
-    panels = -(-weight_hh.shape[1] // 16)
-    shapes = ((3, weight_ih.shape[1], 16), (3, weight_hh.shape[1], 16), (4, 16))
-    packed_ih, packed_hh, bias = (np.empty((panels, *shape), np.float32) for shape in shapes)
-    _core.gru_pack(weight_ih, weight_hh, bias_ih, bias_hh, packed_ih, packed_hh, bias)
-    return packed_ih, packed_hh, bias

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chronorec.nn import GapBias
+from chronorec.nn.time_features import CALENDAR
 
 Step = dict[str, Any]
 
@@ -31,3 +32,19 @@ def attention_step(source: str, out: str, heads: int, bias: GapBias, weights: st
     tables = ("position", "time_table", "time_boundaries")
     named = {name: f"{weights}.{name}" for name in tables if getattr(bias, name) is not None}
     return {"call": "attention", "in": source, "heads": heads, **form, **named, "out": out}
+
+
+def time_steps(weights: str, source: str, out: str, *, gap: str, moment: str) -> list[Step]:
+    """A ``TimeTables`` named ``weights``, over a gap and a moment of the call ``add_time``."""
+    steps: list[Step] = [
+        {"of": gap, "table": f"{weights}.gap", "boundaries": f"{weights}.boundaries"},
+        *(
+            {"of": moment, "table": f"{weights}.{name}", "period": period, "zone": f"{weights}.zone"}
+            for name, (_, period) in CALENDAR.items()
+        ),
+    ]
+    sources = [source, *[out] * (len(steps) - 1)]
+    return [
+        {"call": "add_time", "in": read, **step, "out": out}
+        for read, step in zip(sources, steps, strict=True)
+    ]

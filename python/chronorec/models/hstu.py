@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from chronorec.models._steps import Step, attention_step, dense_step, multiply_step, norm_step
@@ -10,17 +12,16 @@ from chronorec.nn import HSTUBlock
 
 
 class HSTU(SequenceModel):
-    """Embedding -> HSTU blocks -> layer norm; position and time are in the attention alone.
+    """Embedding -> HSTU blocks -> layer norm; position is in the attention alone.
 
     Args:
         num_items: catalogue size.
         width: size of item embeddings and tokens.
         blocks: number of HSTU blocks.
         heads: attention heads of a block.
-        dropout: on embeddings and on the gated output of every block.
         max_length: how many tokens a token sees in a block.
         time_bias: whether attention knows the gaps of time; else those of position alone.
-        item_bias: whether items have a learned bias.
+        common: what every :class:`SequenceModel` takes.
     """
 
     name = "hstu"
@@ -32,28 +33,27 @@ class HSTU(SequenceModel):
         width: int = 64,
         blocks: int = 2,
         heads: int = 2,
-        dropout: float = 0.2,
         max_length: int = 200,
         time_bias: bool = True,
-        item_bias: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(num_items, width, receptive_length(max_length, blocks), dropout, item_bias)
-        self.needs_time = time_bias
+        longest = receptive_length(max_length, blocks, common)
+        super().__init__(num_items, width=width, max_length=longest, **common)
+        self.needs_time |= time_bias
         self.blocks = nn.ModuleList(
-            HSTUBlock(width, heads, window=max_length, time_bias=time_bias, dropout=dropout)
+            HSTUBlock(width, heads, window=max_length, time_bias=time_bias, dropout=self.dropout.p)
             for _ in range(blocks)
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, sequences: Sequences) -> Tensor:
-        tokens = self.dropout(self.embed(sequences))
+    def encode(self, tokens: Tensor, sequences: Sequences) -> Tensor:
         for block in self.blocks:
             tokens = block(tokens, sequences.offsets, sequences.times)
         normed: Tensor = self.norm(tokens)
         return normed
 
-    def program(self) -> list[Step]:
-        steps = self.embed_steps()
+    def encoder_steps(self) -> list[Step]:
+        steps: list[Step] = []
         for index, block in enumerate(self.blocks):
             assert isinstance(block, HSTUBlock)
             steps += _block_steps(f"blocks.{index}", block)

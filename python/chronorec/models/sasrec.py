@@ -22,14 +22,13 @@ class SASRec(SequenceModel):
         blocks: number of transformer blocks.
         heads: attention heads of a block.
         inner_factor: width of the feed-forward layer over the width of a token.
-        dropout: on embeddings and on every branch of a block.
         max_length: how many tokens a token sees in a block.
         block: preset of :class:`chronorec.nn.TransformerBlock`.
         position: ``"absolute"``: learned vectors for the places of the tokens, counted from the start of the
             history, which is cut to ``max_length``; ``"relative"``: learned biases of attention by gap of
             position, so that what was computed for a token stays true when the history grows.
         time_bias: whether attention knows the gaps of time.
-        item_bias: whether items have a learned bias.
+        common: what every :class:`SequenceModel` takes.
     """
 
     name = "sasrec"
@@ -43,17 +42,16 @@ class SASRec(SequenceModel):
         blocks: int = 2,
         heads: int = 2,
         inner_factor: int = 4,
-        dropout: float = 0.2,
         max_length: int = 200,
         block: Literal["sasrec", "swiglu", "ligr"] = "sasrec",
         position: Literal["absolute", "relative"] = "absolute",
         time_bias: bool = False,
-        item_bias: bool = False,
+        **common: Any,
     ) -> None:
         absolute = position == "absolute"
-        longest = max_length if absolute else receptive_length(max_length, blocks)
-        super().__init__(num_items, width, longest, dropout, item_bias)
-        self.needs_time = time_bias
+        longest = max_length if absolute else receptive_length(max_length, blocks, common)
+        super().__init__(num_items, width=width, max_length=longest, **common)
+        self.needs_time |= time_bias
         self.position = nn.Parameter(torch.empty(max_length, width)) if absolute else None
         if self.position is not None:
             nn.init.normal_(self.position, std=0.02)
@@ -61,26 +59,32 @@ class SASRec(SequenceModel):
         if not absolute:
             form |= {"window": max_length, "position_bias": True}
         self.blocks = nn.ModuleList(
-            TransformerBlock(width, inner_factor * width, dropout, SelfAttention(width, heads, **form), block)
+            TransformerBlock(
+                width, inner_factor * width, self.dropout.p, SelfAttention(width, heads, **form), block
+            )
             for _ in range(blocks)
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, sequences: Sequences) -> Tensor:
-        tokens = self.embed(sequences)
-        offsets = sequences.offsets
-        if self.position is not None:
-            places = torch.arange(tokens.shape[0]) - torch.repeat_interleave(offsets[:-1], offsets.diff())
-            # an indexed position table would add its gradient up in no fixed order
-            tokens = tokens + F.embedding(places, self.position)
-        tokens = self.dropout(tokens)
+    def embed(self, sequences: Sequences) -> Tensor:
+        tokens, offsets = super().embed(sequences), sequences.offsets
+        if self.position is None:
+            return tokens
+        places = torch.arange(tokens.shape[0]) - torch.repeat_interleave(offsets[:-1], offsets.diff())
+        # an indexed position table would add its gradient up in no fixed order
+        return tokens + F.embedding(places, self.position)
+
+    def encode(self, tokens: Tensor, sequences: Sequences) -> Tensor:
         for block in self.blocks:
-            tokens = block(tokens, offsets, sequences.times)
+            tokens = block(tokens, sequences.offsets, sequences.times)
         normed: Tensor = self.norm(tokens)
         return normed
 
-    def program(self) -> list[Step]:
-        steps = self.embed_steps(**({} if self.position is None else {"position": "position"}))
+    def embed_steps(self, **more: str) -> list[Step]:
+        return super().embed_steps(**more, **({} if self.position is None else {"position": "position"}))
+
+    def encoder_steps(self) -> list[Step]:
+        steps: list[Step] = []
         for index, block in enumerate(self.blocks):
             assert isinstance(block, TransformerBlock)
             steps += _block_steps(f"blocks.{index}", block)

@@ -8,16 +8,19 @@ from chronorec.nn.gru import GRU
 from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
 from chronorec.nn.rnn import RNN
+from chronorec.nn.time_features import EventTime, RequestTime
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "EventTime",
     "GapBias",
     "GraphAttention",
     "GraphConvolution",
     "HSTUBlock",
     "RecurrentBase",
+    "RequestTime",
     "SelfAttention",
     "TransformerBlock",
 ]

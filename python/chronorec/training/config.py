@@ -46,47 +46,53 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
-class SASRecConfig:
+class _SequenceConfig:
+    """What every :class:`chronorec.models.SequenceModel` takes; the zone of its calendar is that of the log.
+
+    ``time_features``, ``request_time`` and ``time_bias`` need a log with the time of every event.
+    """
+
+    width: int = _limited(64, 1)
+    max_length: int = _limited(200, 1)
+    dropout: float = _limited(0.2, 0, 0.99)
+    item_bias: bool = False
+    tied: bool = True
+    time_features: bool = False
+    request_time: bool = False
+
+
+@dataclass(frozen=True)
+class SASRecConfig(_SequenceConfig):
     """See :class:`chronorec.models.SASRec`."""
 
     kind: ClassVar[str] = "sasrec"
-    width: int = _limited(64, 1)
     blocks: int = _limited(2, 1)
     heads: int = _limited(2, 1)
     inner_factor: int = _limited(4, 1)
-    dropout: float = _limited(0.2, 0, 0.99)
-    max_length: int = _limited(200, 1)
     block: Literal["sasrec", "swiglu", "ligr"] = "sasrec"
     position: Literal["absolute", "relative"] = "absolute"
     time_bias: bool = False
-    item_bias: bool = False
 
 
 @dataclass(frozen=True)
-class GRU4RecConfig:
+class GRU4RecConfig(_SequenceConfig):
     """See :class:`chronorec.models.GRU4Rec`."""
 
     kind: ClassVar[str] = "gru4rec"
-    width: int = _limited(64, 1)
+    item_bias: bool = True
+    cell: Literal["gru", "lstm", "rnn"] = "gru"
     hidden_size: int = _limited(128, 1)
     layers: int = _limited(1, 1)
-    dropout: float = _limited(0.2, 0, 0.99)
-    max_length: int = _limited(200, 1)
-    item_bias: bool = True
 
 
 @dataclass(frozen=True)
-class HSTUConfig:
-    """See :class:`chronorec.models.HSTU`; ``time_bias`` needs a log with the time of every event."""
+class HSTUConfig(_SequenceConfig):
+    """See :class:`chronorec.models.HSTU`."""
 
     kind: ClassVar[str] = "hstu"
-    width: int = _limited(64, 1)
     blocks: int = _limited(2, 1)
     heads: int = _limited(2, 1)
-    dropout: float = _limited(0.2, 0, 0.99)
-    max_length: int = _limited(200, 1)
     time_bias: bool = True
-    item_bias: bool = False
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class Loop:
             target_offsets = torch.from_numpy(batch.target_offsets)
         with _autocast(self.config.precision):
             hidden = self.model(sequences_of(batch))
-        table: Tensor = self.model.item_embedding
+        table = self.model.output_table
         bias: Tensor | None = self.model.item_bias
         if self.config.precision == "bf16":
             hidden, table = hidden.bfloat16(), table.bfloat16()

@@ -241,7 +241,8 @@ def build_model(config: SequenceConfig, histories: Histories) -> SequenceModel:
         ConfigError: it needs times that the histories have not.
     """
     model: Any = _MODELS[type(config)]
-    built: SequenceModel = model(histories.num_items, **dataclasses.asdict(config))
+    settings = dataclasses.asdict(config) | {"timezone": histories.timezone}
+    built: SequenceModel = model(histories.num_items, **settings)
     if built.needs_time and not histories.has_time:
         raise ConfigError(
             f"model.kind = {config.kind!r} as configured needs the time of every event, which this log has "
