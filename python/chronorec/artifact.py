@@ -17,8 +17,19 @@ The program is a list of steps ``{"call": ..., "out": register, ...}`` run over 
 ``embed``             [out] = scale * table[item] (baskets: mean over the basket) + position
 ``layer_norm``        [out] = layer norm of [in]
 ``dense``             [out] = activation([in] weight^T + bias) + [residual]
-``gru``               [out] = GRU over each sequence of [in]
-``causal_attention``  [out] = causal self-attention; [in] is the packed query, key, value
+``gru, lstm, rnn``    [out] = recurrent layer over each sequence of [in]; an rnn's units are tanh
+``attention``         [out] = self-attention in ``heads``; [in] is the packed query, key, value. A token sees
+                      those up to itself unless ``causal`` is false, and only those less than ``window`` away.
+                      ``activation`` softmax, or silu with the sum over ``divisor``. Learned biases:
+                      ``position`` (by gap of position) and ``time_table`` (by gap of time, in buckets
+                      between ``time_boundaries``, microseconds)
+``add_time``          [out] = [in] + table[bucket of a time]. ``of`` a token, its time (``event``) or the time
+                      since the token before it (``gap``, endless for the first); ``of`` a history, the time
+                      of the request (``request``) or since its last token (``wait``). Lengths of time fall
+                      between ``boundaries`` (microseconds, one fewer than rows); for moments the rows share
+                      out a ``period`` of local time, which is UTC + shift: int64 weights ``<zone>_starts``
+                      and ``<zone>_shifts``, of which the last start <= time counts
+``multiply``          [out] = [in] * [by] + [residual]
 ``last``              [out] = the last token of each sequence (zeros for an empty one)
 ====================  ===========================================================================
 

@@ -71,8 +71,8 @@ def new_file(path: str | os.PathLike[str], draft: Path | None = None) -> Iterato
     """A fresh file that takes the place of ``path``, on disk, when the block ends without an error.
 
     Args:
-        draft: where it is written first, on the same file system; a kill may leave it, the next call overwrites
-            it. By default beside the file, under a name of its own.
+        draft: where it is written first, on the same file system; a kill may leave it, the next call
+            overwrites it. By default beside the file, under a name of its own.
     """
     target = Path(os.path.realpath(path))
     work = draft or target.with_name(f".{target.name}.{secrets.token_hex(6)}")

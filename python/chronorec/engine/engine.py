@@ -244,7 +244,7 @@ class Engine:
         """Scores float32 [Q, V] of every item; -inf for what leaves the candidates."""
         scores = np.empty((len(queries), self.num_items), np.float32)
         every = np.arange(self.num_items, dtype=np.int32)
-        self._vocabulary.check_same(histories)
+        self.vocabulary.check_same(histories)
         for rows in self._chunks(queries.end - queries.begin, self.num_items):
             batch = HistoryBatch.of_queries(histories, queries.select(rows))
             scores[rows] = self._score_codes(batch, every, exclude_seen)

@@ -6,7 +6,7 @@ from typing import Any
 
 from chronorec import _core
 from chronorec.artifact import WHOLE_HISTORY, Artifact
-from chronorec.engine.program import ACTIVATIONS, Floats, pack_gru, pack_panels, weight_of
+from chronorec.engine.program import ACTIVATIONS, Floats, pack_panels, pack_recurrent, weight_of
 
 
 def stream_program(artifact: Artifact) -> _core.Program | None:
@@ -58,7 +58,8 @@ class _Call:
 
     def gru(self) -> int:
         hidden_size = self.matrix("weight_hh").shape[1]
-        packed = pack_gru(
+        packed = pack_recurrent(
+            "gru",
             self.matrix("weight_ih"),
             self.matrix("weight_hh"),
             self.vector("bias_ih"),
