@@ -17,8 +17,19 @@ The program is a list of steps ``{"call": ..., "out": register, ...}`` run over 
 ``embed``             [out] = scale * table[item] (baskets: mean over the basket) + position
 ``layer_norm``        [out] = layer norm of [in]
 ``dense``             [out] = activation([in] weight^T + bias) + [residual]
-``gru``               [out] = GRU over each sequence of [in]
-``causal_attention``  [out] = causal self-attention; [in] is the packed query, key, value
+``gru, lstm, rnn``    [out] = recurrent layer over each sequence of [in]; an rnn's units are tanh
+``attention``         [out] = self-attention in ``heads``; [in] is the packed query, key, value. A token sees
+                      those up to itself unless ``causal`` is false, and only those less than ``window`` away.
+                      ``activation`` softmax, or silu with the sum over ``divisor``. Learned biases:
+                      ``position`` (by gap of position) and ``time_table`` (by gap of time, in buckets
+                      between ``time_boundaries``, microseconds)
+``add_time``          [out] = [in] + table[bucket of a time]. ``of`` a token, its time (``event``) or the time
+                      since the token before it (``gap``, endless for the first); ``of`` a history, the time
+                      of the request (``request``) or since its last token (``wait``). Lengths of time fall
+                      between ``boundaries`` (microseconds, one fewer than rows); for moments the rows share
+                      out a ``period`` of local time, which is UTC + shift: int64 weights ``<zone>_starts``
+                      and ``<zone>_shifts``, of which the last start <= time counts
+``multiply``          [out] = [in] * [by] + [residual]
 ``last``              [out] = the last token of each sequence (zeros for an empty one)
 ====================  ===========================================================================
 
@@ -55,6 +66,8 @@ from safetensors.numpy import save as save_safetensors
 from chronorec.atomic import new_folder, obstacle
 
 FORMAT = 1
+#: ``max_length`` of a program that reads every event, however many there are.
+WHOLE_HISTORY = 2**31 - 1
 KIND = "chronorec.model"
 HEADER = "model.json"
 LEDGER, LEDGER_DRAFT = "evaluations.json", "evaluations.json.draft"
@@ -78,7 +91,7 @@ class Artifact:
         bias: name of the fp32 [V] weight added to the scores, or None.
         adjustments: sparse additions, in order; see the module's text.
         basket: whether a token is a whole basket rather than one event.
-        max_length: how many of the last tokens the program sees.
+        max_length: how many of the last tokens the program sees; WHOLE_HISTORY: all of them.
         exclude_seen: whether items of the history leave the candidates unless a request says otherwise.
         needs_time: whether events and requests must carry times.
         provenance: where the model comes from: data and split hashes, seed, validation result, versions.

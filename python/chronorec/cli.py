@@ -1,4 +1,4 @@
-"""The command line: ``chronorec prepare | train | evaluate | recommend | demo | doctor``."""
+"""The command line: ``chronorec prepare | train | evaluate | recommend | serve | demo | doctor``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
-        extra = {"torch": "train", "tensorboard": "train", "matplotlib": "train"}.get(error.name or "")
+        extra = _EXTRAS.get(error.name or "")
         hint = f"; pip install 'chronorec[{extra}]'" if extra else ""
         print(f"chronorec {parsed.command}: {error}{hint}", file=sys.stderr)
         return 1
@@ -46,6 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+#: which extra brings a module that was not found
+_EXTRAS = dict.fromkeys(["torch", "tensorboard", "matplotlib"], "train") | dict.fromkeys(
+    ["starlette", "uvicorn", "msgspec", "prometheus_client"], "serve"
+)
 _RAW: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
 _TOUR = """\
 first steps:
@@ -54,6 +58,7 @@ first steps:
   chronorec train histories -o model --set model.kind=sasrec
   chronorec evaluate model --data histories
   chronorec recommend model --data histories --user 42
+  chronorec serve model
 """
 
 
@@ -340,6 +345,45 @@ def parse_id(text: str, arrow_type: Any) -> Any:
     return text
 
 
+# --- serve ------------------------------------------------------------------------------------------
+
+
+def _add_serve(commands: Any, name: str) -> None:
+    parser = _add(
+        commands,
+        name,
+        "Answer over HTTP: events in, recommendations out; see /openapi.json and /metrics.",
+        "  chronorec serve model --journal sessions\n"
+        '  curl -d \'{"events": [{"user": 42, "item": "espresso"}]}\' localhost:8000/v1/events\n'
+        '  curl -d \'{"user": 42, "k": 5}\' localhost:8000/v1/recommend\n'
+        "  chronorec serve new=model2 old=model --shares new=10,old=90 --exposures shown.arrows",
+    )
+    parser.add_argument("models", nargs="+", metavar="[NAME=]MODEL", help="model folders, named if several")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument("--journal", metavar="FOLDER", help="keep events and sessions there, over restarts")
+    parser.add_argument(
+        "--durability",
+        choices=["write", "fsync"],
+        default="write",
+        help="an acknowledged event survives the process (write) or the machine (fsync); default: write",
+    )
+    parser.add_argument("--fallback", metavar="MODEL", help="answers users of whom nothing is known")
+    parser.add_argument("--experiment", default="default", help="name that users are shared out under")
+    parser.add_argument("--shares", metavar="NAME=N,...", help="of the users; default: equal")
+    parser.add_argument("--exposures", metavar="FILE", help="note there (Arrow stream) who saw which model")
+    parser.add_argument("--memory", default="1G", help="bound for sessions, per model (default: %(default)s)")
+    parser.add_argument("--forget-after-days", type=float, metavar="DAYS", help="of silence, forget a user")
+    parser.add_argument("--precision", choices=["float32", "bfloat16", "int8"], default="float32")
+    parser.set_defaults(run=_run_serve)
+
+
+def _run_serve(arguments: argparse.Namespace) -> None:
+    from chronorec.serve import serve
+
+    serve(arguments)
+
+
 # --- demo and doctor --------------------------------------------------------------------------------
 
 
@@ -382,6 +426,7 @@ _COMMANDS = {
     "train": _add_train,
     "evaluate": _add_evaluate,
     "recommend": _add_recommend,
+    "serve": _add_serve,
     "demo": _add_demo,
     "doctor": _add_doctor,
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronorec.artifact import LEDGER, LEDGER_DRAFT, Artifact, ArtifactError
-from chronorec.atomic import replace_file
+from chronorec.atomic import new_file
 
 if TYPE_CHECKING:
     from chronorec.evaluation.protocols import EvaluationResult
@@ -139,7 +139,8 @@ def record(model: Artifact, result: EvaluationResult) -> None:
         entries = [asdict(known) for known in [*read_ledger(model.folder), entry]]
         content: dict[str, Any] = {"kind": KIND, "format": FORMAT, "evaluations": entries}
         text = json.dumps(content, indent=1, allow_nan=False)
-        replace_file(model.folder / LEDGER, text.encode(), draft=model.folder / LEDGER_DRAFT)
+        with new_file(model.folder / LEDGER, draft=model.folder / LEDGER_DRAFT) as file:
+            file.write(text.encode())
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Models: one family, one file; :mod:`chronorec.models.base` says what a model is."""
 
-from chronorec.models.base import CountingModel, SequenceModel
+from chronorec.models.base import CountingModel, SequenceModel, Sequences
 from chronorec.models.frequency import PersonalFrequency
 from chronorec.models.gru4rec import GRU4Rec
+from chronorec.models.hstu import HSTU
 from chronorec.models.markov import Markov
 from chronorec.models.neighbours import UserNeighbours
 from chronorec.models.popularity import Popularity
@@ -10,11 +11,13 @@ from chronorec.models.sasrec import SASRec
 
 __all__ = [
     "GRU4Rec",
+    "HSTU",
     "CountingModel",
     "Markov",
     "PersonalFrequency",
     "Popularity",
     "SASRec",
     "SequenceModel",
+    "Sequences",
     "UserNeighbours",
 ]

@@ -62,30 +62,53 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
-class SASRecConfig:
-    """See :class:`chronorec.models.SASRec`."""
+class _SequenceConfig:
+    """What every :class:`chronorec.models.SequenceModel` takes; the zone of its calendar is that of the log.
 
-    kind: ClassVar[str] = "sasrec"
+    ``time_features``, ``request_time`` and ``time_bias`` need a log with the time of every event.
+    """
+
     width: int = _limited(64, 1)
-    blocks: int = _limited(2, 1)
-    heads: int = _limited(2, 1)
-    inner_factor: int = _limited(4, 1)
-    dropout: float = _limited(0.2, 0, 0.99)
     max_length: int = _limited(200, 1)
+    dropout: float = _limited(0.2, 0, 0.99)
     item_bias: bool = False
+    tied: bool = True
+    time_features: bool = False
+    request_time: bool = False
 
 
 @dataclass(frozen=True)
-class GRU4RecConfig:
+class SASRecConfig(_SequenceConfig):
+    """See :class:`chronorec.models.SASRec`."""
+
+    kind: ClassVar[str] = "sasrec"
+    blocks: int = _limited(2, 1)
+    heads: int = _limited(2, 1)
+    inner_factor: int = _limited(4, 1)
+    block: Literal["sasrec", "swiglu", "ligr"] = "sasrec"
+    position: Literal["absolute", "relative"] = "absolute"
+    time_bias: bool = False
+
+
+@dataclass(frozen=True)
+class GRU4RecConfig(_SequenceConfig):
     """See :class:`chronorec.models.GRU4Rec`."""
 
     kind: ClassVar[str] = "gru4rec"
-    width: int = _limited(64, 1)
+    item_bias: bool = True
+    cell: Literal["gru", "lstm", "rnn"] = "gru"
     hidden_size: int = _limited(128, 1)
     layers: int = _limited(1, 1)
-    dropout: float = _limited(0.2, 0, 0.99)
-    max_length: int = _limited(200, 1)
-    item_bias: bool = True
+
+
+@dataclass(frozen=True)
+class HSTUConfig(_SequenceConfig):
+    """See :class:`chronorec.models.HSTU`."""
+
+    kind: ClassVar[str] = "hstu"
+    blocks: int = _limited(2, 1)
+    heads: int = _limited(2, 1)
+    time_bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,7 +147,7 @@ class UserNeighboursConfig:
     share: float = _limited(0.5, 0, 1)
 
 
-SequenceConfig = SASRecConfig | GRU4RecConfig
+SequenceConfig = SASRecConfig | GRU4RecConfig | HSTUConfig
 CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig | UserNeighboursConfig
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}
@@ -132,17 +155,20 @@ MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Softmax cross entropy over the catalogue.
+    """What training minimises; see :func:`chronorec.ops.item_cross_entropy`.
 
     Attributes:
-        kind: "full", or "sampled" with shared negatives drawn by popularity and the logQ correction.
-        negatives: negatives per batch of the sampled loss.
-        popularity_exponent: negatives are drawn with probability proportional to (count + 1) ** this.
+        kind: "full" cross entropy over the catalogue, or against negatives that a batch shares: "sampled"
+            cross entropy with the logQ correction, "gbce" or "bpr".
+        negatives: how many of them.
+        popularity_exponent: they are drawn with probability proportional to (count + 1) ** this.
+        calibration: of gbce.
     """
 
-    kind: Literal["full", "sampled"] = "full"
+    kind: Literal["full", "sampled", "gbce", "bpr"] = "full"
     negatives: int = _limited(1024, 1)
     popularity_exponent: float = _limited(0.75, 0, 2)
+    calibration: float = _limited(0.75, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from chronorec.data.splits import Split
 from chronorec.engine import Engine
 from chronorec.evaluation.protocols import evaluate_split
 from chronorec.models import (
+    HSTU,
     CountingModel,
     GRU4Rec,
     Markov,
@@ -32,8 +33,10 @@ from chronorec.models import (
 )
 from chronorec.training.config import (
     Config,
+    ConfigError,
     CountingConfig,
     GRU4RecConfig,
+    HSTUConfig,
     MarkovConfig,
     PopularityConfig,
     SASRecConfig,
@@ -88,7 +91,7 @@ def train(
     if output is not None:
         check_target(output).parent.mkdir(parents=True, exist_ok=True)
     split = split or make_split(config.split, histories)
-    if isinstance(config.model, SASRecConfig | GRU4RecConfig):
+    if isinstance(config.model, SequenceConfig):
         run = _train(config, config.model, histories, split, output, quiet)
     else:
         run = _count(config, config.model, histories, split)
@@ -156,7 +159,7 @@ def _fit(
     refit = epochs is not None
     end = split.refit_end if refit else split.train_end
     torch.manual_seed(config.training.seed)
-    model = build_model(model_config, histories.num_items)
+    model = build_model(model_config, histories)
     counts = event_counts(histories, split.begin, end)
     model.start_from_popularity(torch.from_numpy(counts))
 
@@ -171,7 +174,7 @@ def _fit(
         histories,
         split.begin,
         end,
-        max_length=model_config.max_length,
+        max_length=min(model.max_length, config.training.batch_tokens),
         batch_events=config.training.batch_tokens,
         seed=config.training.seed,
     )
@@ -192,10 +195,28 @@ def _fit(
     return loop.run(), model
 
 
-def build_model(config: SequenceConfig, num_items: int) -> SequenceModel:
-    """The untrained model that a configuration describes."""
-    make = GRU4Rec if isinstance(config, GRU4RecConfig) else SASRec
-    return make(num_items, **dataclasses.asdict(config))
+_MODELS: dict[type[SequenceConfig], type[SequenceModel]] = {
+    SASRecConfig: SASRec,
+    GRU4RecConfig: GRU4Rec,
+    HSTUConfig: HSTU,
+}
+
+
+def build_model(config: SequenceConfig, histories: Histories) -> SequenceModel:
+    """The untrained model that a configuration describes.
+
+    Raises:
+        ConfigError: it needs times that the histories have not.
+    """
+    model: Any = _MODELS[type(config)]
+    settings = dataclasses.asdict(config) | {"timezone": histories.timezone}
+    built: SequenceModel = model(histories.num_items, **settings)
+    if built.needs_time and not histories.has_time:
+        raise ConfigError(
+            f"model.kind = {config.kind!r} as configured needs the time of every event, which this log has "
+            "not; switch its time options off, such as --set model.time_bias=false"
+        )
+    return built
 
 
 def _build_counting(config: CountingConfig) -> CountingModel:
