@@ -12,7 +12,8 @@ The program is a list of steps ``{"call": ..., "out": register, ...}`` run over 
 (events, or whole baskets). Calls, with weights named by string and registers written in brackets:
 
 ====================  ===========================================================================
-``embed``             [out] = scale * table[item] (baskets: mean over the basket) + position
+``embed``             [out] = scale * table[item] (baskets: mean over the basket) + position. A ``query`` is
+                      the vector of one more token after each history, at the time of the request
 ``layer_norm``        [out] = layer norm of [in]
 ``dense``             [out] = activation([in] weight^T + bias) + [residual]
 ``gru, lstm, rnn``    [out] = recurrent layer over each sequence of [in]; an rnn's units are tanh

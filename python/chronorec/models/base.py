@@ -51,6 +51,20 @@ class Sequences(NamedTuple):
     asked: Tensor | None = None
 
 
+class Predictions(NamedTuple):
+    """States and the items that they should have put first.
+
+    Attributes:
+        states: [P, D].
+        targets: int64 [P], or where a target is a set of items [M].
+        target_offsets: int64 [P + 1] items of each target, or None where it is one item.
+    """
+
+    states: Tensor
+    targets: Tensor
+    target_offsets: Tensor | None
+
+
 class SequenceModel(nn.Module, ABC):
     """Item embedding -> encoder -> states, scored against the same item table or one of their own.
 
@@ -111,8 +125,23 @@ class SequenceModel(nn.Module, ABC):
         asked_for: Tensor = self.request_time(states, times, asked)
         return asked_for
 
+    def last_states(self, sequences: Sequences) -> Tensor:
+        """States [B, D] after the last token of each sequence, none of which may be empty."""
+        states: Tensor = self(sequences)[sequences.offsets[1:] - 1]
+        return states
+
+    def predictions(
+        self, sequences: Sequences, targets: Tensor, target_offsets: Tensor | None
+    ) -> Predictions:
+        """What training compares: the state after every token, and the targets of these tokens."""
+        return Predictions(self(sequences), targets, target_offsets)
+
     def embed(self, sequences: Sequences) -> Tensor:
-        """Tokens [N, D]: the item of each, or the mean over its bag, and when it happened."""
+        """Tokens [N, D]: what happened, and when."""
+        return self.place(self.embed_items(sequences), sequences)
+
+    def embed_items(self, sequences: Sequences) -> Tensor:
+        """The item of each token, or the mean over its bag: [N, D]."""
         items, bag_offsets = sequences.items, sequences.bag_offsets
         if bag_offsets is None:
             tokens = F.embedding(items, self.item_embedding)
@@ -120,7 +149,10 @@ class SequenceModel(nn.Module, ABC):
             tokens = F.embedding_bag(
                 items, self.item_embedding, bag_offsets, mode="mean", include_last_offset=True
             )
-        tokens = tokens * self.embedding_scale
+        return tokens * self.embedding_scale
+
+    def place(self, tokens: Tensor, sequences: Sequences) -> Tensor:
+        """Adds to tokens [N, D] when they happened."""
         if self.event_time is not None:
             tokens = self.event_time(tokens, sequences.offsets, _known(sequences.times, "times"))
         return tokens

@@ -75,6 +75,19 @@ class SASRecConfig(_SequenceConfig):
 
 
 @dataclass(frozen=True)
+class BERT4RecConfig(SASRecConfig):
+    """See :class:`chronorec.models.BERT4Rec`."""
+
+    kind: ClassVar[str] = "bert4rec"
+    position: Literal["absolute", "relative"] = "relative"
+    mask_share: float = _limited(0.3, 0, 1)
+
+    def __post_init__(self) -> None:
+        if self.request_time:
+            raise ConfigError("model.request_time: bert4rec knows it with model.time_features; set that")
+
+
+@dataclass(frozen=True)
 class GRU4RecConfig(_SequenceConfig):
     """See :class:`chronorec.models.GRU4Rec`."""
 
@@ -119,7 +132,7 @@ class MarkovConfig:
     max_successors: int = _limited(500, 1)
 
 
-SequenceConfig = SASRecConfig | GRU4RecConfig | HSTUConfig
+SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig
 CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}

@@ -153,7 +153,9 @@ class Loop:
         if isinstance(batch, BasketBatch):
             target_offsets = torch.from_numpy(batch.target_offsets)
         with _autocast(self.config.precision):
-            hidden = self.model(sequences_of(batch))
+            hidden, targets, target_offsets = self.model.predictions(
+                sequences_of(batch), torch.from_numpy(batch.targets).long(), target_offsets
+            )
         table = self.model.output_table
         bias: Tensor | None = self.model.item_bias
         if self.config.precision == "bf16":
@@ -162,7 +164,7 @@ class Loop:
         return item_cross_entropy(
             hidden,
             table,
-            torch.from_numpy(batch.targets).long(),
+            targets,
             target_offsets=target_offsets,
             bias=bias,
             **self._against(),
