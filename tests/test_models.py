@@ -42,6 +42,8 @@ MODELS: dict[str, tuple[type[SequenceModel], Settings]] = {
     "gru4rec": (GRU4Rec, {"width": 20, "hidden_size": 33, "layers": 2}),
     "lstm": (GRU4Rec, {"width": 20, "hidden_size": 33, "layers": 2, "cell": "lstm", "tied": False}),
     "rnn": (GRU4Rec, {"width": 20, "hidden_size": 31, "cell": "rnn"}),
+    "gru with copies": (GRU4Rec, {"copy": True}),
+    "gru with timed copies": (GRU4Rec, {"copy": True, "request_time": True, "tied": False}),
     "gru with times": (GRU4Rec, {"time_features": True, "timezone": "America/New_York"}),
     "gru with the request": (GRU4Rec, {"request_time": True, "timezone": "America/New_York"}),
 }
@@ -92,8 +94,7 @@ def _scores(model: SequenceModel, tokens: Tokens, dtype: torch.dtype) -> Tensor:
     twin = copy.deepcopy(model).to(dtype)
     sequences = sequences_of(tokens)
     with torch.no_grad():
-        scores = twin.last_states(sequences) @ twin.output_table.T
-        return scores if twin.item_bias is None else scores + twin.item_bias
+        return twin.scores(sequences)
 
 
 def _requests(name: str, basket: bool, bias: bool) -> tuple[Histories, SequenceModel, HistoryBatch]:

@@ -33,8 +33,10 @@ The program is a list of steps ``{"call": ..., "out": register, ...}`` run over 
 ====================  ===========================================================================
 
 Scores are ``state . table + bias[item] + adjustment(history)``. An adjustment is a sparse addition made from
-the history alone: ``frequency`` (time-decayed counts of the user's own items) or ``transition`` (a row of a
-CSR matrix for the last token's items). A model without a program has no state: bias and adjustments speak.
+the history alone: ``frequency`` (time-decayed counts of the user's own items), ``transition`` (a row of a
+CSR matrix for the last token's items) or ``copy`` (exp(score) of every item of the history grows by a weight
+from the state and from learned tables: :class:`chronorec.nn.CopyHead` says how, weights are ``<weights>.gap``
+and so on). A model without a program has no state: bias and adjustments speak.
 """
 
 from __future__ import annotations

@@ -68,8 +68,9 @@ def check_specs(artifact: Artifact) -> None:
                 raise ArtifactError(f"{artifact.name}: decay_days: wanted a number above 0, got {decay!r}")
         elif kind == "transition":
             _check_transition(artifact, spec.get("weights"))
-        else:
-            raise ArtifactError(f"{artifact.name}: wanted adjustments frequency or transition, got {kind!r}")
+        elif kind != "copy":  # checked where it is made
+            known = "frequency, transition or copy"
+            raise ArtifactError(f"{artifact.name}: wanted adjustments {known}, got {kind!r}")
 
 
 def _check_transition(artifact: Artifact, name: str | None) -> None:
@@ -88,7 +89,9 @@ def _check_transition(artifact: Artifact, name: str | None) -> None:
 def most_entries(artifact: Artifact) -> int:
     """The most entries that one item of a history can bring: the longest row of a transition."""
     rows = [
-        np.diff(artifact.weights[f"{s['weights']}_offsets"]) for s in artifact.adjustments if "weights" in s
+        np.diff(artifact.weights[f"{s['weights']}_offsets"])
+        for s in artifact.adjustments
+        if s["kind"] == "transition"
     ]
     return max((int(lengths.max(initial=0)) for lengths in rows), default=0)
 

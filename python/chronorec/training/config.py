@@ -59,6 +59,7 @@ class _SequenceConfig:
     tied: bool = True
     time_features: bool = False
     request_time: bool = False
+    copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class BERT4RecConfig(SASRecConfig):
     def __post_init__(self) -> None:
         if self.request_time:
             raise ConfigError("model.request_time: bert4rec knows it with model.time_features; set that")
+        if self.copy:
+            raise ConfigError("model.copy: bert4rec has none, since it sees the history as a whole")
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,8 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        if getattr(self.model, "copy", False) and self.loss.kind != "full":
+            raise ConfigError(f"loss.kind: wanted 'full' beside model.copy, got {self.loss.kind!r}")
         longest = getattr(self.model, "max_length", 1)
         if self.training.batch_tokens < longest:
             raise ConfigError(
