@@ -16,7 +16,7 @@ from chronorec.data import Histories
 from chronorec.data.jagged import offsets_of, ranges
 from chronorec.engine import Engine
 from chronorec.engine.history import HistoryBatch, Tokens, cut_tokens
-from chronorec.models import HSTU, GRU4Rec, SASRec, SequenceModel, Sequences
+from chronorec.models import HSTU, BERT4Rec, GRU4Rec, SASRec, SequenceModel, Sequences
 from tests.support.budget import assert_within_budget
 from tests.support.logs import DAY, basket_log, cycle_log, histories_of
 
@@ -34,9 +34,16 @@ MODELS: dict[str, tuple[type[SequenceModel], Settings]] = {
         SASRec,
         {"position": "relative", "max_length": 4, "time_features": True, "request_time": True},
     ),
+    "bert4rec": (BERT4Rec, {"block": "ligr", "position": "absolute"}),
+    "bert4rec with times": (
+        BERT4Rec,
+        {"time_bias": True, "time_features": True, "max_length": 6},
+    ),
     "gru4rec": (GRU4Rec, {"width": 20, "hidden_size": 33, "layers": 2}),
     "lstm": (GRU4Rec, {"width": 20, "hidden_size": 33, "layers": 2, "cell": "lstm", "tied": False}),
     "rnn": (GRU4Rec, {"width": 20, "hidden_size": 31, "cell": "rnn"}),
+    "gru with copies": (GRU4Rec, {"copy": True}),
+    "gru with timed copies": (GRU4Rec, {"copy": True, "request_time": True, "tied": False}),
     "gru with times": (GRU4Rec, {"time_features": True, "timezone": "America/New_York"}),
     "gru with the request": (GRU4Rec, {"request_time": True, "timezone": "America/New_York"}),
 }
@@ -52,6 +59,7 @@ def _model(name: str, items: int, bias: bool) -> SequenceModel:
     return model
 
 
+CAUSAL = [name for name, (kind, _) in MODELS.items() if kind is not BERT4Rec]
 #: Models whose states depend on a bounded number of tokens.
 SLIDING = [name for name in MODELS if "sliding" in name]
 
@@ -86,9 +94,7 @@ def _scores(model: SequenceModel, tokens: Tokens, dtype: torch.dtype) -> Tensor:
     twin = copy.deepcopy(model).to(dtype)
     sequences = sequences_of(tokens)
     with torch.no_grad():
-        states = twin(sequences)[sequences.offsets[1:] - 1]
-        scores = states @ twin.output_table.T
-        return scores if twin.item_bias is None else scores + twin.item_bias
+        return twin.scores(sequences)
 
 
 def _requests(name: str, basket: bool, bias: bool) -> tuple[Histories, SequenceModel, HistoryBatch]:
@@ -169,7 +175,7 @@ def test_cut_keeps_the_last_tokens() -> None:
     np.testing.assert_array_equal(tokens.items, np.concatenate([histories.item[2:5], histories.item[7:10]]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CAUSAL)
 def test_a_token_sees_nothing_after_it(name: str) -> None:
     """Neither a later item nor a later time; of the token after it only when it comes."""
     torch.manual_seed(0)
@@ -188,6 +194,29 @@ def test_a_token_sees_nothing_after_it(name: str) -> None:
     assert not torch.equal(before[5:], after[5:])
     assert torch.equal(before[:5], delayed[:5])
     assert torch.equal(before, delayed) == (not model.needs_time)
+
+
+@pytest.mark.parametrize("basket", [False, True], ids=["event", "basket"])
+def test_what_is_hidden_is_not_seen(basket: bool) -> None:
+    """Hiding everything, no state depends on the items; the targets are the items in the order of tokens."""
+    torch.manual_seed(0)
+    model = BERT4Rec(50, width=8, heads=2, max_length=9, mask_share=1.0).eval()
+    sizes = torch.tensor([2, 1, 3, 1, 2, 1] if basket else [1] * 6)
+    bags = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
+    items, others = torch.arange(10)[: int(bags[-1])], torch.arange(30, 40)[: int(bags[-1])]
+    given = torch.tensor([0, 2, 6]), bags if basket else None
+    targets, target_offsets = torch.arange(20, 20 + int(bags[-1])), bags if basket else None
+    with torch.no_grad():
+        one, other = (
+            model.predictions(Sequences(x, *given), targets, target_offsets) for x in (items, others)
+        )
+    assert torch.equal(one.states, other.states)
+    found = one.targets.tolist()
+    if basket:
+        assert found == [0, 1, 2, 22, 3, 4, 5, 6, 7, 8, 9, 29]
+        assert one.target_offsets.diff().tolist() == [2, 1, 1, 3, 1, 2, 1, 1]
+    else:
+        assert found == [0, 1, 21, 2, 3, 4, 5, 25]
 
 
 def test_width_must_be_a_multiple_of_heads() -> None:

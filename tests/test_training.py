@@ -48,12 +48,19 @@ def same_weights(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
-@pytest.mark.parametrize("loss", ["full", "sampled", "gbce", "bpr"])
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [
+        *(("sasrec", loss) for loss in ("full", "sampled")),
+        *(("gru4rec", loss) for loss in ("full", "sampled")),
+        *(("hstu", loss) for loss in ("full", "gbce", "bpr")),
+        ("bert4rec", "full"),
+    ],
+)
 def test_learns_the_cycle(kind: str, loss: str) -> None:
     histories = histories_of(cycle_log())
     settings = [f"loss.kind={loss}", "loss.negatives=8", "training.patience=40", "training.validate_every=5"]
-    settings.append(f"training.epochs={150 if loss == 'gbce' else 40}")
+    settings.append("training.epochs=80")
     config = config_of(f"model.kind={kind}", *settings)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, learning_rate=1e-2))
     run = train(config, histories, quiet=True)
@@ -113,7 +120,7 @@ def test_time_options_need_times() -> None:
     assert Engine(run.artifact).recommend(["item 3"]).items
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "bert4rec"])
 def test_learns_staples_of_baskets(kind: str) -> None:
     histories = histories_of(basket_log(users=80))
     config = config_of(*BASKETS, f"model.kind={kind}", "training.epochs=30", "training.learning_rate=0.01")

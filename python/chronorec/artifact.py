@@ -14,7 +14,8 @@ The program is a list of steps ``{"call": ..., "out": register, ...}`` run over 
 (events, or whole baskets). Calls, with weights named by string and registers written in brackets:
 
 ====================  ===========================================================================
-``embed``             [out] = scale * table[item] (baskets: mean over the basket) + position
+``embed``             [out] = scale * table[item] (baskets: mean over the basket) + position. A ``query`` is
+                      the vector of one more token after each history, at the time of the request
 ``layer_norm``        [out] = layer norm of [in]
 ``dense``             [out] = activation([in] weight^T + bias) + [residual]
 ``gru, lstm, rnn``    [out] = recurrent layer over each sequence of [in]; an rnn's units are tanh
@@ -45,6 +46,8 @@ program has no state: bias and adjustments speak. An adjustment is a sparse addi
   ``share`` times the mean of the rows (``W_offsets``, ``W_items``, ``W_rates``) of the ``count`` users whose
   similarity to the history is largest: a product with a CSR matrix of items by users (``W_item_offsets``,
   ``W_item_users``, ``W_item_similarities``).
+- ``copy``: exp(score) of every item of the history grows by a weight from the state and from learned tables:
+  :class:`chronorec.nn.CopyHead` says how; weights are ``<weights>.gap`` and so on.
 """
 
 from __future__ import annotations

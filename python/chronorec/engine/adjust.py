@@ -77,10 +77,9 @@ def check_specs(artifact: Artifact) -> None:
             _check_values(artifact, f"{spec.get('weights')}", "items", "shares")
         elif kind == "neighbours":
             _check_neighbours(artifact, spec)
-        else:
-            raise ArtifactError(
-                f"{artifact.name}: wanted adjustments frequency, transition or neighbours, got {kind!r}"
-            )
+        elif kind != "copy":  # checked where it is made
+            known = "frequency, transition, neighbours or copy"
+            raise ArtifactError(f"{artifact.name}: wanted adjustments {known}, got {kind!r}")
 
 
 def _check_numbers(artifact: Artifact, spec: dict[str, Any], **above_zero: bool) -> None:
@@ -135,7 +134,7 @@ def most_entries(artifact: Artifact) -> int:
 
 def reads_whole_history(artifact: Artifact) -> bool:
     """Whether an adjustment looks further back than the tokens of the program."""
-    return any(spec["kind"] != "transition" for spec in artifact.adjustments)
+    return any(spec["kind"] not in ("transition", "copy") for spec in artifact.adjustments)
 
 
 def from_model(

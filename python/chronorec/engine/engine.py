@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from chronorec import _core
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, offsets_of
 from chronorec.engine import adjust
+from chronorec.engine.copy import CopyHead
 from chronorec.engine.history import HistoryBatch, cut_tokens
 from chronorec.engine.item_table import ItemTable, Precision, make_item_table, topk
 from chronorec.engine.program import Floats, Program, scratch, weight_of
@@ -68,6 +70,11 @@ class Engine:
             raise ArtifactError(f"{artifact.name}: max_length: wanted at least 1, got {artifact.max_length}")
         self._program = Program(artifact)
         adjust.check_specs(artifact)
+        self._copy_heads = [
+            CopyHead(artifact, spec, self._program.width)
+            for spec in artifact.adjustments
+            if spec["kind"] == "copy"
+        ]
         self.vocabulary = Vocabulary(artifact.items.column("item"))
         table = artifact.weights[artifact.table] if artifact.table is not None else None
         rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
@@ -325,10 +332,18 @@ class Engine:
         if model.needs_time:
             batch.require_time(model.name)
         tokens = cut_tokens(batch, basket=model.basket, max_length=model.max_length)
-        additions = [adjust.from_model(spec, model.weights, batch, tokens) for spec in model.adjustments]
+        states = self._program.run(tokens)
+        additions = [
+            adjust.from_model(spec, model.weights, batch, tokens)
+            for spec in model.adjustments
+            if spec["kind"] != "copy"
+        ]
+        for head in self._copy_heads:
+            score = functools.partial(self._score_lists, states, None)
+            additions.append(adjust.Additions(*head.adjust(tokens, self.num_items, states, score)))
         if exclude_seen:
             additions.append(adjust.exclude_history(batch))
-        return self._program.run(tokens), adjust.combine(additions, batch.num_users, self.num_items)
+        return states, adjust.combine(additions, batch.num_users, self.num_items)
 
     def _bias_without(self, blocked: Int32s) -> Floats | None:
         """The bias that takes items out of every answer, shared by all requests."""
@@ -346,7 +361,15 @@ class Engine:
     def _score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
         """Scores [B, C] of the same items after every history."""
         states, adjustment = self._states(batch, exclude_seen)
-        scores = np.empty((batch.num_users, len(codes)), np.float32)
+        offsets = np.arange(batch.num_users + 1, dtype=np.int64) * len(codes)
+        scores = self._score_lists(states, adjustment, np.tile(codes, batch.num_users), offsets)
+        return scores.reshape(batch.num_users, len(codes))
+
+    def _score_lists(
+        self, states: Floats, adjustment: adjust.Adjustment | None, codes: Int32s, list_offsets: Int64s
+    ) -> Floats:
+        """Scores of a list of items per state, one after the other."""
+        scores = np.empty(len(codes), np.float32)
         offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
         _core.item_score(
             states,
@@ -357,9 +380,9 @@ class Engine:
             items,
             values,
             None,
-            np.tile(codes, batch.num_users),
-            np.arange(batch.num_users + 1, dtype=np.int64) * len(codes),
-            scores.reshape(-1),
+            codes,
+            list_offsets,
+            scores,
         )
         return scores
 

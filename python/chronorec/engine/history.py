@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,14 @@ class Tokens:
         filled = np.diff(self.offsets) > 0
         waits[filled] = self.requests()[filled] - self.moments()[self.offsets[1:][filled] - 1]
         return waits
+
+    def with_queries(self) -> Tokens:
+        """Offsets and times with one more token after each history, at the time of the request."""
+        offsets = self.offsets + np.arange(len(self.offsets))
+        times = None
+        if self.times is not None and self.at is not None:
+            times = np.insert(self.times, self.offsets[1:], self.at)
+        return dataclasses.replace(self, offsets=offsets, times=times)
 
     def last_items(self) -> tuple[Int32s, Int64s]:
         """Items of the last token of each history, and their offsets int64 [B + 1]."""

@@ -88,6 +88,7 @@ class Program:
     def __init__(self, artifact: Artifact) -> None:
         self.steps: list[Step] = []
         self.width = 0
+        self.asks = any("query" in step for step in artifact.program)
         if artifact.table is not None:
             self.width = weight_of(artifact, artifact.table, (artifact.num_items, None)).shape[1]
         registers: dict[str, Register] = {}
@@ -105,6 +106,8 @@ class Program:
         if not self.steps:
             return np.zeros((len(tokens.offsets) - 1, self.width), np.float32)
         registers: Registers = {}
+        if self.asks:
+            tokens = tokens.with_queries()
         for step in self.steps:
             step(tokens, registers)
         state: Floats = registers["x"]
@@ -184,18 +187,26 @@ class _Maker:
     def embed(self) -> Step:
         table = self.weight("table", (self.artifact.num_items, None))
         scale = self.number("scale")
+        query = self.optional("query", (table.shape[1],))
+        longest = self.artifact.max_length + (query is not None)
         position = self.optional("position", (None, table.shape[1]))
-        if position is not None and len(position) < self.artifact.max_length:
-            wanted = f"at least max_length = {self.artifact.max_length} rows"
+        if position is not None and len(position) < longest:
+            counted = "max_length" if query is None else "max_length + 1"
+            wanted = f"at least {counted} = {longest} rows"
             raise ArtifactError(
                 f"{self.where}: {self.step['position']}: wanted {wanted}, got {len(position)}"
             )
         out_name = self.write(table.shape[1], per_token=True)
 
         def run(tokens: Tokens, registers: Registers) -> None:
-            out = np.empty((int(tokens.offsets[-1]), table.shape[1]), np.float32)
-            offsets = tokens.offsets if position is not None else None
-            _core.embed(table, tokens.items, tokens.bag_offsets, scale, position, offsets, out)
+            offsets = tokens.offsets if query is None else tokens.offsets - np.arange(len(tokens.offsets))
+            out = np.empty((int(offsets[-1]), table.shape[1]), np.float32)
+            places = offsets if position is not None else None
+            _core.embed(table, tokens.items, tokens.bag_offsets, scale, position, places, out)
+            if query is not None:
+                lengths = np.diff(offsets)
+                placed = query if position is None else query + position[lengths]
+                out = np.insert(out, offsets[1:], placed, axis=0)
             registers[out_name] = out
 
         return run

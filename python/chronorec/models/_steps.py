@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chronorec.nn import GapBias
+from chronorec.nn import CopyHead, GapBias
 from chronorec.nn.time_features import CALENDAR
 
 Step = dict[str, Any]
@@ -48,3 +48,8 @@ def time_steps(weights: str, source: str, out: str, *, gap: str, moment: str) ->
         {"call": "add_time", "in": read, **step, "out": out}
         for read, step in zip(sources, steps, strict=True)
     ]
+
+
+def copy_adjustment(weights: str, head: CopyHead) -> dict[str, Any]:
+    """A ``CopyHead`` named ``weights`` as an adjustment of the scores."""
+    return {"kind": "copy", "weights": weights, "timed": head.timed}

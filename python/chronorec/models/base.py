@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chronorec.artifact import Artifact
-from chronorec.models._steps import Step, dense_step, time_steps
-from chronorec.nn import EventTime, RequestTime
+from chronorec.models._steps import Step, copy_adjustment, dense_step, time_steps
+from chronorec.nn import Candidates, CopyHead, EventTime, RequestTime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +51,20 @@ class Sequences(NamedTuple):
     asked: Tensor | None = None
 
 
+class Predictions(NamedTuple):
+    """States and the items that they should have put first.
+
+    Attributes:
+        states: [P, D].
+        targets: int64 [P], or where a target is a set of items [M].
+        target_offsets: int64 [P + 1] items of each target, or None where it is one item.
+    """
+
+    states: Tensor
+    targets: Tensor
+    target_offsets: Tensor | None
+
+
 class SequenceModel(nn.Module, ABC):
     """Item embedding -> encoder -> states, scored against the same item table or one of their own.
 
@@ -63,6 +77,8 @@ class SequenceModel(nn.Module, ABC):
         tied: whether scores are taken against the item embeddings of the input.
         time_features: whether tokens know when they happened and how long after the one before.
         request_time: whether states know when the answer is asked for.
+        copy: whether items of the history have a weight of their own, which knows times if the states do;
+            see :class:`chronorec.nn.CopyHead`.
         timezone: whose hours and weekdays these are; None is UTC.
     """
 
@@ -79,6 +95,7 @@ class SequenceModel(nn.Module, ABC):
         tied: bool = True,
         time_features: bool = False,
         request_time: bool = False,
+        copy: bool = False,
         timezone: str | None = None,
     ) -> None:
         super().__init__()
@@ -88,6 +105,7 @@ class SequenceModel(nn.Module, ABC):
         self.item_bias = nn.Parameter(torch.zeros(num_items)) if item_bias else None
         self.event_time = EventTime(width, timezone) if time_features else None
         self.request_time = RequestTime(width, timezone) if request_time else None
+        self.copy = CopyHead(num_items, width, timed=request_time) if copy else None
         #: Whether the states depend on the times of tokens or of requests.
         self.needs_time = time_features or request_time
         self.dropout = nn.Dropout(dropout)
@@ -116,8 +134,45 @@ class SequenceModel(nn.Module, ABC):
         asked_for: Tensor = self.request_time(states, times, asked)
         return asked_for
 
+    def last_states(self, sequences: Sequences) -> Tensor:
+        """States [B, D] after the last token of each sequence, none of which may be empty."""
+        states: Tensor = self(sequences)[sequences.offsets[1:] - 1]
+        return states
+
+    def candidates(self, sequences: Sequences, states: Tensor) -> Candidates | None:
+        """The items of each token's past and their weights, given the states [N, D]."""
+        if self.copy is None:
+            return None
+        found: Candidates = self.copy(states, *sequences)
+        return found
+
+    def scores(self, sequences: Sequences) -> Tensor:
+        """What the engine answers with: scores [B, V] after the last token of each sequence."""
+        states = self.last_states(sequences)
+        scores = states @ self.output_table.T
+        if self.item_bias is not None:
+            scores = scores + self.item_bias
+        last = sequences.offsets[1:] - 1
+        if self.copy is not None:
+            every = states.new_zeros(int(sequences.offsets[-1]), states.shape[1]).index_copy(0, last, states)
+            offsets, items, log_weights = self.copy(every, *sequences)
+            for row, token in enumerate(last.tolist()):
+                own = slice(int(offsets[token]), int(offsets[token + 1]))
+                scores[row, items[own]] = torch.logaddexp(scores[row, items[own]], log_weights[own])
+        return scores
+
+    def predictions(
+        self, sequences: Sequences, targets: Tensor, target_offsets: Tensor | None
+    ) -> Predictions:
+        """What training compares: the state after every token, and the targets of these tokens."""
+        return Predictions(self(sequences), targets, target_offsets)
+
     def embed(self, sequences: Sequences) -> Tensor:
-        """Tokens [N, D]: the item of each, or the mean over its bag, and when it happened."""
+        """Tokens [N, D]: what happened, and when."""
+        return self.place(self.embed_items(sequences), sequences)
+
+    def embed_items(self, sequences: Sequences) -> Tensor:
+        """The item of each token, or the mean over its bag: [N, D]."""
         items, bag_offsets = sequences.items, sequences.bag_offsets
         if bag_offsets is None:
             tokens = F.embedding(items, self.item_embedding)
@@ -125,7 +180,10 @@ class SequenceModel(nn.Module, ABC):
             tokens = F.embedding_bag(
                 items, self.item_embedding, bag_offsets, mode="mean", include_last_offset=True
             )
-        tokens = tokens * self.embedding_scale
+        return tokens * self.embedding_scale
+
+    def place(self, tokens: Tensor, sequences: Sequences) -> Tensor:
+        """Adds to tokens [N, D] when they happened."""
         if self.event_time is not None:
             tokens = self.event_time(tokens, sequences.offsets, _known(sequences.times, "times"))
         return tokens
@@ -186,6 +244,7 @@ class SequenceModel(nn.Module, ABC):
             bias="item_bias" if self.item_bias is not None else None,
             max_length=self.history_length,
             needs_time=self.needs_time,
+            adjustments=[] if self.copy is None else [copy_adjustment("copy", self.copy)],
             **fields,
         )
 

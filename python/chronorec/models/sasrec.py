@@ -66,8 +66,8 @@ class SASRec(SequenceModel):
         )
         self.norm = nn.LayerNorm(width)
 
-    def embed(self, sequences: Sequences) -> Tensor:
-        tokens, offsets = super().embed(sequences), sequences.offsets
+    def place(self, tokens: Tensor, sequences: Sequences) -> Tensor:
+        tokens, offsets = super().place(tokens, sequences), sequences.offsets
         if self.position is None:
             return tokens
         places = torch.arange(tokens.shape[0]) - torch.repeat_interleave(offsets[:-1], offsets.diff())

@@ -2,11 +2,13 @@
 
 from chronorec.nn._recurrent import RecurrentBase
 from chronorec.nn.attention import SelfAttention, TransformerBlock
+from chronorec.nn.copy import Candidates, CopyHead
 from chronorec.nn.gap_bias import GapBias
 from chronorec.nn.graph import GraphAttention, GraphConvolution
 from chronorec.nn.gru import GRU
 from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
+from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
 from chronorec.nn.rnn import RNN
 from chronorec.nn.time_features import EventTime, RequestTime
 
@@ -14,6 +16,8 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Candidates",
+    "CopyHead",
     "EventTime",
     "GapBias",
     "GraphAttention",
@@ -23,4 +27,5 @@ __all__ = [
     "RequestTime",
     "SelfAttention",
     "TransformerBlock",
+    "mixed_cross_entropy",
 ]

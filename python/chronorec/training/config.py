@@ -75,6 +75,7 @@ class _SequenceConfig:
     tied: bool = True
     time_features: bool = False
     request_time: bool = False
+    copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,21 @@ class SASRecConfig(_SequenceConfig):
     block: Literal["sasrec", "swiglu", "ligr"] = "sasrec"
     position: Literal["absolute", "relative"] = "absolute"
     time_bias: bool = False
+
+
+@dataclass(frozen=True)
+class BERT4RecConfig(SASRecConfig):
+    """See :class:`chronorec.models.BERT4Rec`."""
+
+    kind: ClassVar[str] = "bert4rec"
+    position: Literal["absolute", "relative"] = "relative"
+    mask_share: float = _limited(0.3, 0, 1)
+
+    def __post_init__(self) -> None:
+        if self.request_time:
+            raise ConfigError("model.request_time: bert4rec knows it with model.time_features; set that")
+        if self.copy:
+            raise ConfigError("model.copy: bert4rec has none, since it sees the history as a whole")
 
 
 @dataclass(frozen=True)
@@ -147,7 +163,7 @@ class UserNeighboursConfig:
     share: float = _limited(0.5, 0, 1)
 
 
-SequenceConfig = SASRecConfig | GRU4RecConfig | HSTUConfig
+SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig
 CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig | UserNeighboursConfig
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}
@@ -218,6 +234,8 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        if getattr(self.model, "copy", False) and self.loss.kind != "full":
+            raise ConfigError(f"loss.kind: wanted 'full' beside model.copy, got {self.loss.kind!r}")
         longest = getattr(self.model, "max_length", 1)
         if self.training.batch_tokens < longest:
             raise ConfigError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from chronorec.data.batches import BasketBatch, Batch
 from chronorec.models import SequenceModel, Sequences
-from chronorec.nn import RecurrentBase
+from chronorec.nn import RecurrentBase, mixed_cross_entropy
 from chronorec.ops.item_cross_entropy import item_cross_entropy
 from chronorec.progress import Progress, scaled
 from chronorec.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -153,16 +153,22 @@ class Loop:
         if isinstance(batch, BasketBatch):
             target_offsets = torch.from_numpy(batch.target_offsets)
         with _autocast(self.config.precision):
-            hidden = self.model(sequences_of(batch))
+            sequences = sequences_of(batch)
+            hidden, targets, target_offsets = self.model.predictions(
+                sequences, torch.from_numpy(batch.targets).long(), target_offsets
+            )
         table = self.model.output_table
         bias: Tensor | None = self.model.item_bias
+        candidates = self.model.candidates(sequences, hidden)
+        if candidates is not None:
+            return mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
         if self.config.precision == "bf16":
             hidden, table = hidden.bfloat16(), table.bfloat16()
             bias = None if bias is None else bias.bfloat16()
         return item_cross_entropy(
             hidden,
             table,
-            torch.from_numpy(batch.targets).long(),
+            targets,
             target_offsets=target_offsets,
             bias=bias,
             **self._against(),

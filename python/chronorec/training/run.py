@@ -22,6 +22,7 @@ from chronorec.engine import Engine
 from chronorec.evaluation.protocols import evaluate_split
 from chronorec.models import (
     HSTU,
+    BERT4Rec,
     CountingModel,
     GRU4Rec,
     Markov,
@@ -32,6 +33,7 @@ from chronorec.models import (
     UserNeighbours,
 )
 from chronorec.training.config import (
+    BERT4RecConfig,
     Config,
     ConfigError,
     CountingConfig,
@@ -197,6 +199,7 @@ def _fit(
 
 _MODELS: dict[type[SequenceConfig], type[SequenceModel]] = {
     SASRecConfig: SASRec,
+    BERT4RecConfig: BERT4Rec,
     GRU4RecConfig: GRU4Rec,
     HSTUConfig: HSTU,
 }
