@@ -49,7 +49,6 @@ def run(
     print(report.text())
     facts = report.to_dict()
     own = next(model for model in facts["models"] if not model["baseline"])
-    primary = facts["primary"]
     return {
         "row": row.name,
         "data": row.data,
@@ -64,7 +63,7 @@ def run(
         **cost,
         "total_seconds": time.monotonic() - started,
         "metrics": own["metrics"],
-        "baselines": {m["name"]: {primary: m["metrics"][primary]} for m in facts["models"] if m["baseline"]},
+        "baselines": {m["name"]: m["metrics"] for m in facts["models"] if m["baseline"]},
         "verdict": facts["verdict"],
         **_machine(),
     }
@@ -95,10 +94,14 @@ def _on_split(
 def _on_folds(
     row: Row, config: Config, histories: Histories, folder: Path, part: Any, again: bool
 ) -> tuple[Report, dict[str, Any]]:
-    report, _ = compare_on_folds(
+    report, curves = compare_on_folds(
         {row.name: config}, histories, row.folds, folder, part=part, ks=KS, again=again, quiet=False
     )
-    return report, {"folds": row.folds}
+    cost: dict[str, Any] = {"folds": row.folds}
+    if curves:
+        cost["training_seconds"] = sum(curve[-1]["seconds"] for curve in curves.values())
+        cost["seconds_per_epoch"] = cost["training_seconds"] / sum(map(len, curves.values()))
+    return report, cost
 
 
 def config_hash(config: Config) -> str:
