@@ -123,7 +123,7 @@ def irregular(days: np.ndarray) -> np.ndarray:
 @pytest.mark.usefixtures("plain_ops")
 def test_engine_scores_equal_torch(name: str, basket: bool, bias: bool) -> None:
     histories, model, batch = _requests(name, basket, bias)
-    tokens = cut_tokens(batch, basket=basket, max_length=model.max_length)
+    tokens = cut_tokens(batch, basket=basket, max_length=model.history_length)
     engine = Engine(model.export(histories.items, basket=basket))
     ids = np.array(histories.items.column("item").to_pylist())
     scores = [

@@ -237,7 +237,7 @@ def test_a_diverged_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         train(config_of(), histories_of(cycle_log()), quiet=True)
 
 
-@pytest.mark.parametrize("kind", ["popularity", "personal-frequency", "markov"])
+@pytest.mark.parametrize("kind", ["popularity", "personal-frequency", "markov", "user-neighbours"])
 def test_counting_models_train_by_the_same_door(tmp_path: Path, kind: str) -> None:
     histories = histories_of(basket_log())
     overrides = [*BASKETS[:3], f"model.kind={kind}"]

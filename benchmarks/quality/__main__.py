@@ -15,7 +15,7 @@ import pyarrow.dataset as ds
 from chronorec.data import EventLog, Histories
 from chronorec.training import load_config, train
 from chronorec.training.comparison import compare
-from chronorec.training.run import make_split
+from chronorec.training.splitting import make_split
 
 _EXAMPLE = """\
 example (MovieLens-1M as Parquet with columns user_id, item_id, position):

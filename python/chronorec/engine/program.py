@@ -20,7 +20,7 @@ Step = Callable[[Tokens, Registers], None]
 #: Blocks of rows in a weight, and sums that a unit takes.
 _CELLS = {"gru": (3, 4), "lstm": (4, 4), "rnn": (1, 1)}
 _TIMES = {"gap": "gaps", "event": "moments", "wait": "waits", "request": "requests"}
-_ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4, "tanh": 5}
+ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4, "tanh": 5}
 
 
 def scratch(size: int) -> npt.NDArray[np.uint8]:
@@ -35,6 +35,18 @@ def pack_panels(rows: Floats) -> Floats:
     packed = np.empty((-(-rows.shape[0] // 16), rows.shape[1], 16), np.float32)
     _core.pack_panels(np.ascontiguousarray(rows), packed)
     return packed
+
+
+def pack_recurrent(
+    kind: str, weight_ih: Floats, weight_hh: Floats, bias_ih: Floats, bias_hh: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """A recurrent layer as the core takes it; weights as torch has them."""
+    gates, slots = _CELLS[kind]
+    panels = -(-weight_hh.shape[1] // 16)
+    shapes = ((gates, weight_ih.shape[1], 16), (gates, weight_hh.shape[1], 16), (slots, 16))
+    packed_ih, packed_hh, bias = (np.empty((panels, *shape), np.float32) for shape in shapes)
+    getattr(_core, f"{kind}_pack")(weight_ih, weight_hh, bias_ih, bias_hh, packed_ih, packed_hh, bias)
+    return packed_ih, packed_hh, bias
 
 
 def weight_of(
@@ -218,8 +230,8 @@ class _Maker:
         width = len(weight)
         bias, packed = self.weight("bias", (width,)), pack_panels(weight)
         activation = self.step.get("activation", "none")
-        if activation not in _ACTIVATIONS:
-            raise ArtifactError(f"{self.where}: wanted one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
+        if activation not in ACTIVATIONS:
+            raise ArtifactError(f"{self.where}: wanted one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         added = self.residual(Register(width, per_token))
         out_name = self.write(width, per_token)
 
@@ -227,7 +239,7 @@ class _Maker:
             value = registers[source]
             out = np.empty((len(value), width), np.float32)
             residual = None if added is None else registers[added]
-            _core.dense(value, packed, bias, residual, _ACTIVATIONS[activation], out)
+            _core.dense(value, packed, bias, residual, ACTIVATIONS[activation], out)
             registers[out_name] = out
 
         return run
@@ -235,7 +247,7 @@ class _Maker:
     def recurrent(self) -> Step:
         source, (depth, _) = self.read("in", of_tokens=True)
         kind: str = self.step["call"]
-        gates, slots = _CELLS[kind]
+        gates, _ = _CELLS[kind]
         hidden_size = self.weight("weight_hh", (None, None)).shape[1]
         layer = (
             self.weight("weight_ih", (gates * hidden_size, depth)),
@@ -243,10 +255,7 @@ class _Maker:
             self.weight("bias_ih", (gates * hidden_size,)),
             self.weight("bias_hh", (gates * hidden_size,)),
         )
-        panels = -(-hidden_size // 16)
-        shapes = ((gates, depth, 16), (gates, hidden_size, 16), (slots, 16))
-        packed = tuple(np.empty((panels, *shape), np.float32) for shape in shapes)
-        getattr(_core, f"{kind}_pack")(*layer, *packed)
+        packed = pack_recurrent(kind, *layer)
         forward: Any = _core.rnn_tanh_forward if kind == "rnn" else getattr(_core, f"{kind}_forward")
         needed = getattr(_core, f"{kind}_forward_scratch")
         out_name = self.write(hidden_size, per_token=True)

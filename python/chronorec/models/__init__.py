@@ -6,6 +6,7 @@ from chronorec.models.frequency import PersonalFrequency
 from chronorec.models.gru4rec import GRU4Rec
 from chronorec.models.hstu import HSTU
 from chronorec.models.markov import Markov
+from chronorec.models.neighbours import UserNeighbours
 from chronorec.models.popularity import Popularity
 from chronorec.models.sasrec import SASRec
 
@@ -20,4 +21,5 @@ __all__ = [
     "SASRec",
     "SequenceModel",
     "Sequences",
+    "UserNeighbours",
 ]

@@ -111,6 +111,11 @@ class SequenceModel(nn.Module, ABC):
         self.dropout = nn.Dropout(dropout)
 
     @property
+    def history_length(self) -> int:
+        """How many of the last tokens the exported program reads."""
+        return self.max_length
+
+    @property
     def output_table(self) -> Tensor:
         """What scores are taken against, [V, D]."""
         return self.item_embedding if self.output_embedding is None else self.output_embedding
@@ -237,7 +242,7 @@ class SequenceModel(nn.Module, ABC):
             program=self.program(),
             table="item_embedding" if self.output_embedding is None else "output_embedding",
             bias="item_bias" if self.item_bias is not None else None,
-            max_length=self.max_length,
+            max_length=self.history_length,
             needs_time=self.needs_time,
             adjustments=[] if self.copy is None else [copy_adjustment("copy", self.copy)],
             **fields,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from chronorec.artifact import WHOLE_HISTORY
 from chronorec.models._steps import Step, dense_step
 from chronorec.models.base import SequenceModel, Sequences
 from chronorec.nn import GRU, LSTM, RNN, RecurrentBase
@@ -21,7 +22,7 @@ class GRU4Rec(SequenceModel):
         cell: kind of the layers.
         hidden_size: size of the recurrent state.
         layers: number of layers.
-        common: what every :class:`SequenceModel` takes.
+        common: what every :class:`SequenceModel` takes; what is exported reads histories of any length.
     """
 
     name = "gru4rec"
@@ -40,6 +41,11 @@ class GRU4Rec(SequenceModel):
         self.cell = cell
         self.encoder = _CELLS[cell](width, hidden_size, layers, self.dropout.p)
         self.projection = nn.Linear(hidden_size, width)
+
+    @property
+    def history_length(self) -> int:
+        """All of it: a state goes on from event to event, and has no start that could move."""
+        return WHOLE_HISTORY
 
     def encode(self, tokens: Tensor, sequences: Sequences) -> Tensor:
         states, _ = self.encoder(tokens, sequences.offsets)

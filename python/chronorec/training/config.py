@@ -33,16 +33,32 @@ class SplitConfig:
     """How events are held out.
 
     Attributes:
-        protocol: "leave-one-out", "temporal-event" (next event after a cut) or "temporal-basket".
-        cut: ISO date or time; events at or after it test. Temporal protocols only.
+        protocol: "leave-one-out", "temporal-event" (next event after a cut) or "temporal-basket",
+            "user-fold-event" or "user-fold-basket" (the last event or basket of held-out users), or
+            "given-users" (every event of the users whose ``split`` in the user table is "test").
+        cut: ISO date or time, or a share such as "90%" of all events in the order of time; events at or after
+            it test. Temporal protocols only.
         validation_cut: the same for validation; must lie before ``cut``.
+        end: the same; test targets lie before it. By default all after the cut.
         exclude_seen: whether a user's earlier items leave the candidates.
+        folds, fold, fold_seed: of user folds: how many, which one from 1, and the seed that draws them.
     """
 
-    protocol: Literal["leave-one-out", "temporal-event", "temporal-basket"] = "leave-one-out"
+    protocol: Literal[
+        "leave-one-out",
+        "temporal-event",
+        "temporal-basket",
+        "user-fold-event",
+        "user-fold-basket",
+        "given-users",
+    ] = "leave-one-out"
     cut: str = ""
     validation_cut: str = ""
+    end: str = ""
     exclude_seen: bool = False
+    folds: int = _limited(5, 3)
+    fold: int = _limited(1, 1)
+    fold_seed: int = _limited(0, 0)
 
 
 @dataclass(frozen=True)
@@ -121,10 +137,12 @@ class PopularityConfig:
 
 @dataclass(frozen=True)
 class PersonalFrequencyConfig:
-    """See :class:`chronorec.models.PersonalFrequency`; ``decay_days = 0`` weighs all events alike."""
+    """See :class:`chronorec.models.PersonalFrequency`; 0 days weigh all events alike, 0 hours all hours."""
 
     kind: ClassVar[str] = "personal-frequency"
     decay_days: float = _limited(0.0, 0)
+    hour_width: float = _limited(0.0, 0)
+    transition_weight: float = _limited(0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -135,8 +153,18 @@ class MarkovConfig:
     max_successors: int = _limited(500, 1)
 
 
+@dataclass(frozen=True)
+class UserNeighboursConfig:
+    """See :class:`chronorec.models.UserNeighbours`; ``decay_days = 0`` weighs all events alike."""
+
+    kind: ClassVar[str] = "user-neighbours"
+    decay_days: float = _limited(0.0, 0)
+    count: int = _limited(200, 1)
+    share: float = _limited(0.5, 0, 1)
+
+
 SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig
-CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig
+CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig | UserNeighboursConfig
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}
 

@@ -17,7 +17,7 @@ from chronorec.artifact import Artifact, check_target
 from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.counts import event_counts
 from chronorec.data.jagged import Int64s
-from chronorec.data.splits import Split, leave_one_out, temporal_basket, temporal_event
+from chronorec.data.splits import Split
 from chronorec.engine import Engine
 from chronorec.evaluation.protocols import evaluate_split
 from chronorec.models import (
@@ -30,6 +30,7 @@ from chronorec.models import (
     Popularity,
     SASRec,
     SequenceModel,
+    UserNeighbours,
 )
 from chronorec.training.config import (
     BERT4RecConfig,
@@ -42,10 +43,11 @@ from chronorec.training.config import (
     PopularityConfig,
     SASRecConfig,
     SequenceConfig,
-    SplitConfig,
+    UserNeighboursConfig,
     to_toml,
 )
 from chronorec.training.loop import Loop, LoopState
+from chronorec.training.splitting import make_split
 
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
@@ -68,41 +70,6 @@ class TrainingRun:
     validation: float
     seconds: float
     curve: list[dict[str, float]]
-
-
-def make_split(config: SplitConfig, histories: Histories) -> Split:
-    """The split that a configuration names.
-
-    Raises:
-        ConfigError: a cut is missing, or the split leaves nothing to train on, to validate on or to test on.
-    """
-    split = _make_split(config, histories)
-    where = f"under split.protocol = {config.protocol!r}"
-    if config.protocol != "leave-one-out":
-        where += f" with split.validation_cut = {config.validation_cut!r} and split.cut = {config.cut!r}"
-    if int((split.train_end - split.begin).max(initial=0)) < 2:
-        raise ConfigError(f"no user has two training events {where}")
-    for part, queries in (("validation", split.validation), ("test", split.test)):
-        if len(queries) == 0:
-            raise ConfigError(f"no user has both a past and a {part} target {where}")
-    return split
-
-
-def _make_split(config: SplitConfig, histories: Histories) -> Split:
-    if config.protocol == "leave-one-out":
-        return leave_one_out(histories, exclude_seen=config.exclude_seen)
-    if not config.cut or not config.validation_cut:
-        raise ConfigError(
-            f"split.protocol {config.protocol!r} needs split.cut and split.validation_cut, such as "
-            "--set split.cut=2017-12-01 --set split.validation_cut=2017-11-01"
-        )
-    if config.protocol == "temporal-event":
-        return temporal_event(
-            histories, config.cut, validation_cut=config.validation_cut, exclude_seen=config.exclude_seen
-        )
-    if config.exclude_seen:
-        raise ConfigError("split.exclude_seen: next baskets repeat earlier items; set it to false")
-    return temporal_basket(histories, config.cut, validation_cut=config.validation_cut)
 
 
 def train(
@@ -131,7 +98,8 @@ def train(
     else:
         run = _count(config, config.model, histories, split)
     if output is not None:
-        run.artifact.save(output)
+        folder = run.artifact.save(output)
+        run = dataclasses.replace(run, artifact=dataclasses.replace(run.artifact, folder=folder))
         for refit in (False, True):
             _checkpoint(output, refit).unlink(missing_ok=True)
     return run
@@ -259,7 +227,9 @@ def _build_counting(config: CountingConfig) -> CountingModel:
         return Popularity(config.days or None)
     if isinstance(config, MarkovConfig):
         return Markov(config.max_successors)
-    return PersonalFrequency(config.decay_days or None)
+    if isinstance(config, UserNeighboursConfig):
+        return UserNeighbours(config.decay_days or None, config.count, config.share)
+    return PersonalFrequency(config.decay_days or None, config.hour_width or None, config.transition_weight)
 
 
 def _export(
