@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from chronorec.nn import Candidates, CopyHead, mixed_cross_entropy
+from chronorec.nn.copy import SCALE
 from chronorec.training import load_config, train
 from tests.support.logs import basket_log, clock_log, histories_of
 
@@ -25,8 +26,12 @@ def head(timed: bool) -> CopyHead:
     made = CopyHead(8, 4, timed=timed).double()
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter.copy_(torch.randn_like(parameter))
+            parameter.copy_(torch.randn_like(parameter) / 4)
     return made
+
+
+def entry(table: Tensor, place: int) -> Tensor:
+    return SCALE * table[place, 0]
 
 
 def bucket(gap: int) -> int:
@@ -39,25 +44,25 @@ def by_hand(made: CopyHead, states: Tensor, row: int, begin: int) -> dict[int, T
     waits: dict[int, int] = {}
     for j in range(begin, row + 1):
         gap = int(ASKED[row] - TIMES[j])
-        value = made.rank[row - j, 0]
+        value = entry(made.rank, row - j)
         follows = int(j > begin and ITEMS[j - 1] == ITEMS[row])
         follows += int(follows and j - 1 > begin and ITEMS[j - 2] == ITEMS[row - 1])
-        value = value + made.follow[follows, 0]
+        value = value + entry(made.follow, follows)
         if made.timed:
             hours = gap // HOUR
             days = min(hours % 24, 24 - hours % 24)
             weeks = min(hours % 168, 168 - hours % 168)
-            value = value + made.gap[bucket(gap), 0] + made.daily[min(2 * days, 23), 0]
-            value = value + made.weekly[(weeks + 12) // 24, 0]
+            value = value + entry(made.gap, bucket(gap)) + entry(made.daily, min(2 * days, 23))
+            value = value + entry(made.weekly, (weeks + 12) // 24)
         sums.setdefault(int(ITEMS[j]), []).append(value)
         waits[int(ITEMS[j])] = gap
     gate = made.gate(states[row])[0]
     return {
         item: torch.stack(values).logsumexp(0)
         + gate
-        + made.item[item, 0]
-        + made.count[min(len(values) - 1, 15), 0]
-        + (made.recency[bucket(waits[item]), 0] if made.timed else 0)
+        + entry(made.item, item)
+        + entry(made.count, min(len(values) - 1, 15))
+        + (entry(made.recency, bucket(waits[item])) if made.timed else 0)
         for item, values in sums.items()
     }
 

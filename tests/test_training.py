@@ -141,7 +141,7 @@ WIDE = ["training.epochs=2", "training.batch_tokens=4096", "model.width=32", "mo
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
-@pytest.mark.parametrize("extra", [[], BASKETS], ids=["events", "baskets"])
+@pytest.mark.parametrize("extra", [[], BASKETS, ["model.copy=true"]], ids=["events", "baskets", "copies"])
 def test_a_seed_reproduces_a_run_bitwise(kind: str, extra: list[str]) -> None:
     """Batches are wide enough (over 32,768 elements) for torch to cut its work over threads."""
     histories = histories_of(basket_log(users=200) if extra else cycle_log(users=400))

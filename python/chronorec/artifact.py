@@ -46,8 +46,8 @@ program has no state: bias and adjustments speak. An adjustment is a sparse addi
   ``share`` times the mean of the rows (``W_offsets``, ``W_items``, ``W_rates``) of the ``count`` users whose
   similarity to the history is largest: a product with a CSR matrix of items by users (``W_item_offsets``,
   ``W_item_users``, ``W_item_similarities``).
-- ``copy``: exp(score) of every item of the history grows by a weight from the state and from learned tables:
-  :class:`chronorec.nn.CopyHead` says how; weights are ``<weights>.gap`` and so on.
+- ``copy``: exp(score) of every item among the tokens grows by the exp of a weight, made from the state and
+  learned tables; :class:`chronorec.engine.copy.CopyHead` says how. The weights are ``W.gap`` and so on.
 """
 
 from __future__ import annotations

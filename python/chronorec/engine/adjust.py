@@ -77,7 +77,7 @@ def check_specs(artifact: Artifact) -> None:
             _check_values(artifact, f"{spec.get('weights')}", "items", "shares")
         elif kind == "neighbours":
             _check_neighbours(artifact, spec)
-        elif kind != "copy":  # checked where it is made
+        elif kind != "copy":  # which is checked where it is made
             known = "frequency, transition, neighbours or copy"
             raise ArtifactError(f"{artifact.name}: wanted adjustments {known}, got {kind!r}")
 

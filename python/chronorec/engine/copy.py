@@ -34,8 +34,12 @@ class CopyHead:
         self.gate_bias = weight_of(artifact, f"{name}.gate.bias", (1,))[0]
         shapes: dict[str, int | None] = dict.fromkeys(_TABLES + (_TIMED if self.timed else ()))
         shapes |= {"item": artifact.num_items, "follow": 3}
+        scale = spec.get("scale")
+        if not isinstance(scale, (int, float)):
+            raise ArtifactError(f"{artifact.name}: {name}: scale: wanted a number, got {scale!r}")
         self.tables = {
-            table: weight_of(artifact, f"{name}.{table}", (size, 1))[:, 0] for table, size in shapes.items()
+            table: np.float32(scale) * weight_of(artifact, f"{name}.{table}", (size, 1))[:, 0]
+            for table, size in shapes.items()
         }
         if self.timed:
             gaps = len(self.tables["gap"])

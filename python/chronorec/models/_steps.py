@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chronorec.nn import CopyHead, GapBias
+from chronorec.nn.copy import SCALE
 from chronorec.nn.time_features import CALENDAR
 
 Step = dict[str, Any]
@@ -52,4 +53,4 @@ def time_steps(weights: str, source: str, out: str, *, gap: str, moment: str) ->
 
 def copy_adjustment(weights: str, head: CopyHead) -> dict[str, Any]:
     """A ``CopyHead`` named ``weights`` as an adjustment of the scores."""
-    return {"kind": "copy", "weights": weights, "timed": head.timed}
+    return {"kind": "copy", "weights": weights, "timed": head.timed, "scale": SCALE}

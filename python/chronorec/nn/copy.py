@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from chronorec.nn.gap_bias import gap_boundaries
 
 DAY = 86_400_000_000  # microseconds
+#: The factor on table entries: they have further to go than the weights of a network at the same rate.
+SCALE = 10.0
 #: Tokens back that are told apart.
 RANKS = 200
 
@@ -92,7 +94,10 @@ class CopyHead(nn.Module):
         sums = values.new_zeros(groups).index_add(0, pairs.group, values.exp())
         counts = torch.bincount(pairs.group, minlength=groups)
         row = torch.repeat_interleave(pairs.offsets.diff())
-        weights = sums.log() + self.gate(states)[row, 0] + self._entry("item", pairs.items)
+        # an indexed table would add its gradient up in no fixed order
+        weights = (
+            sums.log() + F.embedding(row, self.gate(states)).squeeze(-1) + self._entry("item", pairs.items)
+        )
         weights = weights + self._entry("count", (counts - 1).clamp(max=15))
         if gap is not None:
             latest = torch.full_like(pairs.items, torch.iinfo(torch.int64).max)
@@ -101,8 +106,7 @@ class CopyHead(nn.Module):
         return Candidates(pairs.offsets, pairs.items, weights)
 
     def _entry(self, table: str, places: Tensor) -> Tensor:
-        # an indexed table would add its gradient up in no fixed order
-        return F.embedding(places, self.get_parameter(table)).squeeze(-1)
+        return SCALE * F.embedding(places, self.get_parameter(table)).squeeze(-1)
 
     def _bucket(self, gaps: Tensor) -> Tensor:
         return torch.bucketize(gaps.float(), self.boundaries.float(), right=True)
