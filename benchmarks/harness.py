@@ -1,7 +1,9 @@
 """Times providers of the same work against each other, interleaved in one process.
 
 A machine's speed drifts by tens of percent within a minute, so a time alone says little: every round times
-each provider once, in turn, and the ratio of the medians is the result.
+each provider once, in turn, and the ratio of the medians is the result. Threads of a library go on looking for
+work for a while after a call, on the cores that the next provider would need: so each turn begins with a pause
+and a call that is not timed, and every provider is seen as in a program that uses it alone.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from chronorec import __version__, _core
 OURS = "chronorec"
 ROOT = Path(__file__).parent.parent
 SAMPLE_SECONDS = 2e-4  # shorter calls are timed several at a time
+PAUSE_SECONDS = 5e-3  # after which every library's idle threads sleep
 RIVALS = ("torch", "numpy", "onnxruntime", "openvino", "faiss-cpu", "torch_geometric", "polars")
 
 Provider = Callable[[], object]
@@ -97,7 +100,7 @@ def cases_of(op: str) -> list[Case]:
 
 
 def time_interleaved(providers: dict[str, Provider], seconds: float) -> dict[str, list[float]]:
-    """Seconds per call of every provider: as many samples as fit into ``seconds`` each, at least 5."""
+    """Seconds per call of every provider: as many rounds as fit into ``seconds`` each, at least 5."""
     repeats = {}
     for name, call in providers.items():
         call()
@@ -108,6 +111,8 @@ def time_interleaved(providers: dict[str, Provider], seconds: float) -> dict[str
     end = time.perf_counter() + seconds * len(providers)
     while time.perf_counter() < end or min(map(len, samples.values())) < 5:
         for name, call in providers.items():
+            time.sleep(PAUSE_SECONDS)
+            call()
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()
@@ -173,17 +178,19 @@ def probe() -> dict[str, float]:
     input = np.ones((size, size), np.float32)
     output, weight = np.empty_like(input), np.ones((size // 16, size, 16), np.float32)
     square, large = torch.ones(size, size), torch.ones(1 << 26)
-    narrow = square.bfloat16()
+    narrow, short = square.bfloat16(), square.to(torch.int8)
     calls: dict[str, Provider] = {
         OURS: lambda: _core.dense(input, weight, None, None, 0, output),
         "torch float32": lambda: square @ square,
         "torch bfloat16": lambda: narrow @ narrow,
+        "torch int8": lambda: torch._int_mm(short, short),
         "read": large.sum,
     }
     best = {name: min(times) for name, times in time_interleaved(calls, 0.2).items()}
     return {
         "GF/s float32": work / min(best[OURS], best["torch float32"]),
         "GF/s bfloat16": work / best["torch bfloat16"],
+        "GF/s int8": work / best["torch int8"],
         "GB/s": large.numel() * 4 / 1e9 / best["read"],
     }
 

@@ -9,6 +9,7 @@ namespace CHRONOREC_LEVEL {
 namespace {
 
 constexpr int64_t kRowsPerTask = 64;
+constexpr int64_t kWorkPerTask = 1 << 20;    // products: some ten microseconds, what waking a thread may cost
 constexpr int64_t kPackedPerTask = 1 << 16;  // elements: below, waking a thread costs more than it saves
 
 inline vf activate(vf x, Activation activation) {
@@ -68,19 +69,20 @@ void dense(const DenseArgs& args) {
   const float* bias = args.bias.as<float>();
   const float* residual = args.residual.as<float>();
   float* output = args.output.as<float>();
-  parallel_for((rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
-    const int64_t first = task * kRowsPerTask;
+  const int64_t size = kRowsPerTask * max64(1, kWorkPerTask / (kRowsPerTask * max64(1, depth * cols)));
+  parallel_for((rows + size - 1) / size, [&](int64_t task, int) {
+    const int64_t first = task * size;
     const float* input = args.input.as<float>() + first * args.input.stride[0];
-    gemm(product(input, args.input.stride[0], args.weight.as<float>(), min64(kRowsPerTask, rows - first),
-                 cols, depth),
-         [&](int64_t row, int64_t col, vf value) {
-           if (col >= cols) return;
-           const int64_t at = (first + row) * cols + col, left = cols - col;
-           if (bias != nullptr) value += load_some(bias + col, left);
-           value = activate(value, activation);
-           if (residual != nullptr) value += load_some(residual + at, left);
-           store_some(output + at, value, left);
-         });
+    gemm(
+        product(input, args.input.stride[0], args.weight.as<float>(), min64(size, rows - first), cols, depth),
+        [&](int64_t row, int64_t col, vf value) {
+          if (col >= cols) return;
+          const int64_t at = (first + row) * cols + col, left = cols - col;
+          if (bias != nullptr) value += load_some(bias + col, left);
+          value = activate(value, activation);
+          if (residual != nullptr) value += load_some(residual + at, left);
+          store_some(output + at, value, left);
+        });
   });
 }
 

@@ -78,7 +78,8 @@ inline void score_rows(const ItemScores& s, Rows<const T> table, int64_t query, 
 // offsets[b + 1]), or entry b where there are no offsets.
 template <typename Score>
 inline void for_each_stretch(const int64_t* offsets, int64_t queries, Score&& score) {
-  constexpr int64_t kPerTask = 128;  // a task takes this many list entries and finds their queries itself
+  // A task takes this many list entries, some ten microseconds of work, and finds their queries itself.
+  constexpr int64_t kPerTask = 512;
   const int64_t total = offsets == nullptr ? queries : offsets[queries];
   parallel_for(ceil_div(total, kPerTask), [&](int64_t task, int) {
     int64_t at = task * kPerTask;
