@@ -47,13 +47,13 @@ def by_hand(made: CopyHead, states: Tensor, row: int, begin: int) -> dict[int, T
         value = entry(made.rank, row - j)
         follows = int(j > begin and ITEMS[j - 1] == ITEMS[row])
         follows += int(follows and j - 1 > begin and ITEMS[j - 2] == ITEMS[row - 1])
-        value = value + entry(made.follow, follows)
         if made.timed:
             hours = gap // HOUR
             days = min(hours % 24, 24 - hours % 24)
-            weeks = min(hours % 168, 168 - hours % 168)
             value = value + entry(made.gap, bucket(gap)) + entry(made.daily, min(2 * days, 23))
-            value = value + entry(made.weekly, (weeks + 12) // 24)
+            value = value + entry(made.weekly, min(hours % 168, 168 - hours % 168))
+            follows = 57 * follows + bucket(int(ASKED[row] - TIMES[row]))
+        value = value + entry(made.follow, follows)
         sums.setdefault(int(ITEMS[j]), []).append(value)
         waits[int(ITEMS[j])] = gap
     gate = made.gate(states[row])[0]

@@ -13,7 +13,7 @@ from chronorec.data.jagged import Int32s, Int64s, offsets_of, ranges, row_of_val
 from chronorec.engine.history import Tokens
 from chronorec.engine.program import Floats, weight_of
 
-_DAY = 86_400_000_000  # microseconds
+_HOUR = 3_600_000_000  # microseconds
 _TABLES = ("item", "rank", "follow", "count")
 _TIMED = ("gap", "daily", "weekly", "recency")
 #: Scores of item lists: (items, offsets [B + 1]) -> float32, one per item.
@@ -33,7 +33,7 @@ class CopyHead:
         self.gate = weight_of(artifact, f"{name}.gate.weight", (1, width))[0]
         self.gate_bias = weight_of(artifact, f"{name}.gate.bias", (1,))[0]
         shapes: dict[str, int | None] = dict.fromkeys(_TABLES + (_TIMED if self.timed else ()))
-        shapes |= {"item": artifact.num_items, "follow": 3}
+        shapes["item"] = artifact.num_items
         scale = spec.get("scale")
         if not isinstance(scale, (int, float)):
             raise ArtifactError(f"{artifact.name}: {name}: scale: wanted a number, got {scale!r}")
@@ -43,8 +43,8 @@ class CopyHead:
         }
         if self.timed:
             gaps = len(self.tables["gap"])
-            if len(self.tables["recency"]) != gaps or len(self.tables["weekly"]) < 5:
-                raise ArtifactError(f"{artifact.name}: {name}: wanted {gaps} rows of recency and 5 of weekly")
+            for table, rows in (("recency", gaps), ("follow", 3 * gaps)):
+                weight_of(artifact, f"{name}.{table}", (rows, 1))
             self.boundaries = weight_of(artifact, f"{name}.boundaries", (gaps - 1,))
 
     def adjust(
@@ -77,12 +77,15 @@ class CopyHead:
             begin, items = tokens.offsets[:-1][rows], tokens.items
             one = (token > begin) & (items[token - 1] == items[last])
             two = one & (token - 1 > begin) & (items[np.maximum(token - 2, 0)] == items[last - 1])
-            values += self.tables["follow"][one.astype(np.int64) + two]
+            followed = one.astype(np.int64) + two
+            if self.timed:
+                followed = followed * len(self.tables["gap"]) + self._bucket(tokens.waits())[rows]
+            values += self.tables["follow"][followed]
         if self.timed:
             gap = self._gaps(tokens, token, rows)
             values += self._entry("gap", self._bucket(gap))
-            values += self._entry("daily", _distance(gap, _DAY) * 48 // _DAY)
-            values += self._entry("weekly", (_distance(gap, 7 * _DAY) + _DAY // 2) // _DAY)
+            values += self._entry("daily", _distance(gap, 24 * _HOUR) * 2 // _HOUR)
+            values += self._entry("weekly", (_distance(gap, 168 * _HOUR) + _HOUR // 2) // _HOUR)
         return values
 
     def _gaps(self, tokens: Tokens, token: Int64s, rows: Int64s) -> Int64s:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from chronorec.nn.gap_bias import gap_boundaries
 
-DAY = 86_400_000_000  # microseconds
+HOUR = 3_600_000_000  # microseconds
 #: The factor on table entries: they have further to go than the weights of a network at the same rate.
 SCALE = 10.0
 #: Tokens back that are told apart.
@@ -37,7 +37,8 @@ class CopyHead(nn.Module):
     Row t gives item v the log_weight gate(state_t) + item_v + recency + count + log sum_j exp(e_j), over the
     occurrences j of v up to t. ``e_j`` adds learned entries by how many tokens ago j was, by whether the one
     and the two tokens before j were the last ones now (a Markov chain of the user's own), and where times are
-    known by how long ago j was, how far that is from whole days and from whole weeks. ``recency`` is an entry
+    known by how long ago j was, how far that is from whole days and from whole weeks; the Markov chain then
+    also knows how long ago the last token was. ``recency`` is an entry
     by the time since v, ``count`` one by the number of occurrences. All start at zero: an item weighs its
     count.
 
@@ -58,7 +59,7 @@ class CopyHead(nn.Module):
         gaps = len(self.boundaries) + 1
         sizes = {"item": num_items, "rank": RANKS, "follow": 3, "count": 16}
         if timed:
-            sizes |= {"gap": gaps, "daily": 24, "weekly": 5, "recency": gaps}
+            sizes |= {"gap": gaps, "daily": 24, "weekly": 85, "recency": gaps, "follow": 3 * gaps}
         for name, size in sizes.items():
             self.register_parameter(name, nn.Parameter(torch.zeros(size, 1)))
 
@@ -80,16 +81,20 @@ class CopyHead(nn.Module):
         pairs = _pairs(items, offsets, bag_offsets)
         tokens = pairs.token_of[pairs.occurrence]
         values = self._entry("rank", (pairs.row - tokens).clamp(max=RANKS - 1))
-        if bag_offsets is None:
-            values = values + self._entry("follow", _followed(items, offsets, pairs.row, tokens))
         gap = None
         if self.timed:
             assert times is not None
             assert asked is not None
             gap = asked[pairs.row] - times[tokens]
             values = values + self._entry("gap", self._bucket(gap))
-            values = values + self._entry("daily", (_distance(gap, DAY) * 48 // DAY).clamp(max=23))
-            values = values + self._entry("weekly", (_distance(gap, 7 * DAY) + DAY // 2) // DAY)
+            values = values + self._entry("daily", (_distance(gap, 24 * HOUR) * 2 // HOUR).clamp(max=23))
+            values = values + self._entry("weekly", (_distance(gap, 168 * HOUR) + HOUR // 2) // HOUR)
+        if bag_offsets is None:
+            followed = _followed(items, offsets, pairs.row, tokens)
+            if times is not None and asked is not None and self.timed:
+                wait = self._bucket(asked - times)[pairs.row]
+                followed = followed * (len(self.boundaries) + 1) + wait
+            values = values + self._entry("follow", followed)
         groups = len(pairs.items)
         sums = values.new_zeros(groups).index_add(0, pairs.group, values.exp())
         counts = torch.bincount(pairs.group, minlength=groups)
