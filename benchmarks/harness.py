@@ -1,9 +1,9 @@
 """Times providers of the same work against each other, interleaved in one process.
 
 A machine's speed drifts by tens of percent within a minute, so a time alone says little: every round times
-each provider once, in turn, and the ratio of the medians is the result. Threads of a library go on looking for
-work for a while after a call, on the cores that the next provider would need: so each turn begins with a pause
-and a call that is not timed, and every provider is seen as in a program that uses it alone.
+each provider once, in turn, and the ratio of the medians is the result. Threads of a library go on looking
+for work for a while after a call, on the cores that the next provider would need: so each turn begins with a
+pause and a call that is not timed, and every provider is seen as in a program that uses it alone.
 """
 
 from __future__ import annotations
