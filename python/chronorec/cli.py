@@ -1,4 +1,4 @@
-"""The command line: ``chronorec prepare | train | evaluate | recommend | serve | demo | doctor``."""
+"""The command line: ``chronorec prepare | train | evaluate | recommend | serve | ...``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import chronorec
+from chronorec.serve_options import SERVE_EXAMPLES, add_serve_arguments, parse_shares
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -333,7 +334,7 @@ def parse_id(text: str, arrow_type: Any) -> Any:
     return text
 
 
-# --- serve ------------------------------------------------------------------------------------------
+# --- serve, experiment ------------------------------------------------------------------------------
 
 
 def _add_serve(commands: Any, name: str) -> None:
@@ -341,35 +342,49 @@ def _add_serve(commands: Any, name: str) -> None:
         commands,
         name,
         "Answer over HTTP: events in, recommendations out; see /openapi.json and /metrics.",
-        "  chronorec serve model --journal sessions\n"
-        '  curl -d \'{"events": [{"user": 42, "item": "espresso"}]}\' localhost:8000/v1/events\n'
-        '  curl -d \'{"user": 42, "k": 5}\' localhost:8000/v1/recommend\n'
-        "  chronorec serve new=model2 old=model --shares new=10,old=90 --exposures shown.arrows",
+        SERVE_EXAMPLES,
     )
-    parser.add_argument("models", nargs="+", metavar="[NAME=]MODEL", help="model folders, named if several")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
-    parser.add_argument("--journal", metavar="FOLDER", help="keep events and sessions there, over restarts")
-    parser.add_argument(
-        "--durability",
-        choices=["write", "fsync"],
-        default="write",
-        help="an acknowledged event survives the process (write) or the machine (fsync); default: write",
-    )
-    parser.add_argument("--fallback", metavar="MODEL", help="answers users of whom nothing is known")
-    parser.add_argument("--experiment", default="default", help="name that users are shared out under")
-    parser.add_argument("--shares", metavar="NAME=N,...", help="of the users; default: equal")
-    parser.add_argument("--exposures", metavar="FILE", help="note there (Arrow stream) who saw which model")
-    parser.add_argument("--memory", default="1G", help="bound for sessions, per model (default: %(default)s)")
-    parser.add_argument("--forget-after-days", type=float, metavar="DAYS", help="of silence, forget a user")
-    parser.add_argument("--precision", choices=["float32", "bfloat16", "int8"], default="float32")
+    add_serve_arguments(parser)
     parser.set_defaults(run=_run_serve)
 
 
 def _run_serve(arguments: argparse.Namespace) -> None:
-    from chronorec.serve import serve
+    from chronorec.server.command import serve
 
     serve(arguments)
+
+
+def _add_experiment(commands: Any, name: str) -> None:
+    parser = _add(
+        commands,
+        name,
+        "Compare the variants that `chronorec serve --exposures` showed: lift, interval, check of shares.",
+        "  chronorec experiment shown.arrows purchases.parquet --shares new=10,old=90 --control old",
+    )
+    parser.add_argument("exposures", help="the stream that the server wrote")
+    parser.add_argument("outcomes", help="Parquet: user (text), at (timestamp) and, if wanted, value")
+    parser.add_argument("--experiment", default="default", help="name given to serve (default: %(default)s)")
+    parser.add_argument("--shares", required=True, metavar="NAME=N,...", help="as given to serve")
+    parser.add_argument("--control", required=True, metavar="NAME", help="the variant to compare with")
+    parser.set_defaults(run=_run_experiment)
+
+
+def _run_experiment(arguments: argparse.Namespace) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from chronorec.evaluation.experiment import compare_variants
+
+    with pa.memory_map(arguments.exposures) as source:
+        exposures = pa.ipc.open_stream(source).read_all()
+    result = compare_variants(
+        exposures,
+        pq.read_table(arguments.outcomes),
+        experiment=arguments.experiment,
+        control=arguments.control,
+        shares=parse_shares(arguments.shares),
+    )
+    print(result.lines())
 
 
 # --- demo and doctor --------------------------------------------------------------------------------
@@ -415,6 +430,7 @@ _COMMANDS = {
     "evaluate": _add_evaluate,
     "recommend": _add_recommend,
     "serve": _add_serve,
+    "experiment": _add_experiment,
     "demo": _add_demo,
     "doctor": _add_doctor,
 }

@@ -9,14 +9,16 @@ from pathlib import Path
 import uvicorn
 
 from chronorec.engine.experiment import Experiment, ExposureLog
-from chronorec.server import Service, make_app
+from chronorec.serve_options import parse_shares
+from chronorec.server.app import make_app
 from chronorec.server.journal import Journal
+from chronorec.server.service import Service
 
 
 def serve(arguments: argparse.Namespace) -> None:
     """Runs until SIGINT or SIGTERM, then writes the sessions down."""
     models = _named(arguments.models)
-    shares = dict.fromkeys(models, 1.0) if arguments.shares is None else _shares(arguments.shares)
+    shares = dict.fromkeys(models, 1.0) if arguments.shares is None else parse_shares(arguments.shares)
     days = arguments.forget_after_days
     service = Service(
         models,
@@ -40,10 +42,3 @@ def _named(models: list[str]) -> dict[str, Path]:
     if len(named) != len(models) or not all(name.isidentifier() for name in named):
         raise ValueError(f"models: wanted NAME=MODEL, each name once, got {' '.join(models)}")
     return {name: Path(folder) for name, folder in named.items()}
-
-
-def _shares(text: str) -> dict[str, float]:
-    try:
-        return {name: float(share) for name, share in (part.split("=", 1) for part in text.split(","))}
-    except ValueError:
-        raise ValueError(f"shares: wanted NAME=NUMBER,NAME=NUMBER, got {text!r}") from None

@@ -1,0 +1,45 @@
+"""The command line of ``chronorec serve``, read without loading the server."""
+
+from __future__ import annotations
+
+import argparse
+
+SERVE_EXAMPLES = (
+    "  chronorec serve model --journal sessions\n"
+    '  curl -d \'{"events": [{"user": 42, "item": "espresso"}]}\' localhost:8000/v1/events\n'
+    '  curl -d \'{"user": 42, "k": 5}\' localhost:8000/v1/recommend\n'
+    "  chronorec serve new=model2 old=model --shares new=10,old=90 --exposures shown.arrows"
+)
+
+
+def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    """Models, address, journal, experiment and sessions."""
+    parser.add_argument("models", nargs="+", metavar="[NAME=]MODEL", help="model folders, named if several")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument("--journal", metavar="FOLDER", help="keep events and sessions there, over restarts")
+    parser.add_argument(
+        "--durability",
+        choices=["write", "fsync"],
+        default="write",
+        help="an acknowledged event survives the process (write) or the machine (fsync); default: write",
+    )
+    parser.add_argument("--fallback", metavar="MODEL", help="answers users of whom nothing is known")
+    parser.add_argument("--experiment", default="default", help="name that users are shared out under")
+    parser.add_argument("--shares", metavar="NAME=N,...", help="of the users; default: equal")
+    parser.add_argument("--exposures", metavar="FILE", help="note there (Arrow stream) who saw which model")
+    parser.add_argument("--memory", default="1G", help="bound for sessions, per model (default: %(default)s)")
+    parser.add_argument("--forget-after-days", type=float, metavar="DAYS", help="of silence, forget a user")
+    parser.add_argument("--precision", choices=["float32", "bfloat16", "int8"], default="float32")
+
+
+def parse_shares(text: str) -> dict[str, float]:
+    """``"new=10,old=90"`` -> numbers by name.
+
+    Raises:
+        ValueError: not of this form.
+    """
+    try:
+        return {name: float(share) for name, share in (part.split("=", 1) for part in text.split(","))}
+    except ValueError:
+        raise ValueError(f"shares: wanted NAME=NUMBER,NAME=NUMBER, got {text!r}") from None
