@@ -13,10 +13,11 @@ struct GruCell {
   static int64_t input_gate(int64_t slot) { return slot == 0 ? 2 : slot - 1; }
   static int64_t state_gate(int64_t slot) { return slot; }
 
+  template <typename T>
   static inline vf forward(const float* sums, vf before, vf&, vf* saved) {
-    const vf r = gate_sigmoid(load(sums + kPanel)), z = gate_sigmoid(load(sums + 2 * kPanel));
+    const vf r = gate_sigmoid<T>(load(sums + kPanel)), z = gate_sigmoid<T>(load(sums + 2 * kPanel));
     const vf recurrent = load(sums + 3 * kPanel);
-    const vf n = gate_tanh(fma(r, recurrent, load(sums)));
+    const vf n = gate_tanh<T>(fma(r, recurrent, load(sums)));
     saved[0] = n, saved[1] = r, saved[2] = z, saved[3] = recurrent;
     return fma(z, before - n, n);
   }

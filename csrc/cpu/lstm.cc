@@ -12,18 +12,19 @@ struct LstmCell {
   static int64_t input_gate(int64_t slot) { return slot; }
   static int64_t state_gate(int64_t slot) { return slot; }
 
+  template <typename T>
   static inline vf forward(const float* sums, vf, vf& cell, vf* saved) {
-    const vf i = gate_sigmoid(load(sums)), f = gate_sigmoid(load(sums + kPanel));
-    const vf g = gate_tanh(load(sums + 2 * kPanel)), o = gate_sigmoid(load(sums + 3 * kPanel));
+    const vf i = gate_sigmoid<T>(load(sums)), f = gate_sigmoid<T>(load(sums + kPanel));
+    const vf g = gate_tanh<T>(load(sums + 2 * kPanel)), o = gate_sigmoid<T>(load(sums + 3 * kPanel));
     cell = fma(f, cell, i * g);
     saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = o, saved[4] = cell;
-    return o * gate_tanh(cell);
+    return o * gate_tanh<T>(cell);
   }
 
   static inline vf backward(const float* saved, vf, vf d_state, vf cell, vf& d_cell, vf* grads) {
     const vf i = load(saved), f = load(saved + kPanel), g = load(saved + 2 * kPanel);
     const vf o = load(saved + 3 * kPanel), one = splat(1);
-    const vf t = gate_tanh(fma(f, cell, i * g));
+    const vf t = gate_tanh<float>(fma(f, cell, i * g));
     const vf d = fma(d_state * o, one - t * t, d_cell);
     grads[0] = d * g * i * (one - i);
     grads[1] = d * cell * f * (one - f);

@@ -4,8 +4,8 @@
 // the sums of a panel of units their new state.
 //
 // A cell has: kKind, its RecurrentKind; kStateSlot, the first slot that the state feeds; kUnitPanels, panels
-// of units taken together; and forward(sums, state, cell, saved): the new state of kLanes units, where sums
-// points to the first slot of the unit panel's sums.
+// of units taken together; and forward<T>(sums, state, cell, saved): the new state of kLanes units, where
+// sums points to the first slot of the unit panel's sums; T is the type of the output.
 #pragma once
 #include "core/parallel.h"
 #include "cpu/gate_math.h"
@@ -83,7 +83,7 @@ inline void step_unit(const Layer<Cell, W>& layer, const StepRows<T>& step, int6
   vf cell = splat(0), saved[kSaved];
   if constexpr (Cell::kKind.cell) cell = load(step.cell + at);
   const vf cell_before = cell;
-  vf state = Cell::forward(sums, before, cell, saved);
+  vf state = Cell::template forward<T>(sums, before, cell, saved);
   if (step.zoneout) {
     const vf keep = load_some(step.zoneout_mask[row] + unit, left), change = splat(1) - keep;
     state = fma(keep, before, change * state);
@@ -91,7 +91,8 @@ inline void step_unit(const Layer<Cell, W>& layer, const StepRows<T>& step, int6
   }
   if constexpr (Cell::kKind.cell) store(step.cell + at, cell);
   store(step.state + at, state);
-  store_some(step.output[row] + unit, state, left);
+  left < kLanes ? store_some(step.output[row] + unit, state, left)
+                : store_rounded(step.output[row] + unit, state);
   if (step.save) {
     float* target = step.saved[row] + unit / kPanel * kPanel * kSaved + unit % kPanel;
     for (int s = 0; s < kSaved; ++s) store(target + s * kPanel, saved[s]);

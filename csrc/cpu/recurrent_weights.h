@@ -80,6 +80,7 @@ class Multiplier<float> {
   }
 };
 
+inline void store_rounded(float* p, vf v) { store(p, v); }
 // Rounded to nearest even; what is below the smallest normal number may become zero, as in the product.
 inline void store_rounded(bf16* p, vf v) {
 #if defined(__AVX512BF16__)

@@ -13,7 +13,10 @@ struct TanhCell {
   static int64_t input_gate(int64_t) { return 0; }
   static int64_t state_gate(int64_t) { return 0; }
 
-  static inline vf forward(const float* sums, vf, vf&, vf* saved) { return saved[0] = gate_tanh(load(sums)); }
+  template <typename T>
+  static inline vf forward(const float* sums, vf, vf&, vf* saved) {
+    return saved[0] = gate_tanh<T>(load(sums));
+  }
 
   static inline vf backward(const float* saved, vf, vf d_state, vf, vf&, vf* grads) {
     const vf state = load(saved);
@@ -23,6 +26,7 @@ struct TanhCell {
 };
 
 struct ReluCell : TanhCell {
+  template <typename T>
   static inline vf forward(const float* sums, vf, vf&, vf* saved) {
     const vf sum = load(sums);
     return saved[0] = sum < splat(0) ? splat(0) : sum;  // NaN stays
