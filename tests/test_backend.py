@@ -11,7 +11,16 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from chronorec.ops import _backend, _check, graph_aggregate, make_graph
+from chronorec.ops import (
+    _backend,
+    _check,
+    graph_aggregate,
+    item_rank,
+    item_topk,
+    jagged_attention,
+    make_graph,
+    pack_items,
+)
 from chronorec.ops._graph import Graph
 from tests.support.graphs import random_graph
 
@@ -54,3 +63,27 @@ def test_functions_take_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> N
     assert backend.graph_scratch(1, 2, 3) == 6
     backend.graph_sum("x", None)
     assert calls == [(torch.device("cuda:0"),), ("x", None, 7)]
+
+
+def test_attention_and_items_take_cuda_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_check, "HAS_TRITON", True)
+    with FakeTensorMode():
+        query = torch.empty(9, 2, 8, device="cuda")
+        offsets = torch.empty(3, dtype=torch.int64, device="cuda")
+        assert jagged_attention(query, query, query, offsets).device.type == "cuda"
+        queries, table = torch.empty(5, 8, device="cuda"), torch.empty(30, 8, device="cuda")
+        assert item_topk(queries, table, 4).items.shape == (5, 4)
+        assert item_rank(queries, table, offsets.new_empty(5)).greater.device.type == "cuda"
+        with pytest.raises(NotImplementedError, match="precision: wanted 'float32' on cuda:0, got 'int8'"):
+            pack_items(table, precision="int8")
+
+
+def test_attention_and_items_are_refused_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_check, "HAS_TRITON", False)
+    with FakeTensorMode():
+        query = torch.empty(9, 2, 8, device="cuda")
+        offsets = torch.empty(3, dtype=torch.int64, device="cuda")
+        with pytest.raises(NotImplementedError, match="query: device cuda:0 has no kernel in this build"):
+            jagged_attention(query, query, query, offsets)
+        with pytest.raises(NotImplementedError, match="table: device cuda:0 has no kernel in this build"):
+            item_topk(torch.empty(5, 8), torch.empty(30, 8, device="cuda"), 4)

@@ -14,7 +14,7 @@ from chronorec.data.folds import user_folds
 from chronorec.data.splits import Split, leave_one_out, temporal_basket, temporal_event
 from chronorec.engine import Engine
 from chronorec.engine.adjust import OTHER_HOURS
-from chronorec.models import PersonalFrequency, UserNeighbours
+from chronorec.models import CountingModel, PersonalFrequency, UserNeighbours
 from chronorec.training.baselines import fit_baselines
 from tests.support.logs import DAY, basket_log, cycle_log, histories_of
 
@@ -145,13 +145,19 @@ def test_user_neighbours(tmp_path: Path, settings: tuple[float | None, int, floa
     np.testing.assert_allclose(nobody.scores, np.sort(artifact.weights["filler"])[::-1][:3])
 
 
-def test_neighbours_one_by_one_and_together_agree() -> None:
-    histories = histories_of(basket_log(users=30))
-    split = temporal_basket(histories, 10 * DAY, validation_cut=9 * DAY)
-    artifact = UserNeighbours(5.0, 7, 0.5).fit(histories, split.refit_end, basket=True, exclude_seen=False)
+@pytest.mark.parametrize("basket", [False, True])
+def test_one_by_one_and_together_agree(at_hours: Histories, basket: bool) -> None:
+    if basket:
+        histories = histories_of(basket_log(users=30))
+        split = temporal_basket(histories, 10 * DAY, validation_cut=9 * DAY)
+        model: CountingModel = UserNeighbours(5.0, 7, 0.5)
+    else:
+        histories, split = at_hours, temporal_event(at_hours, 50 * DAY, validation_cut=40 * DAY)
+        model = PersonalFrequency(20.0, 1.5, 3.0)
+    artifact = model.fit(histories, split.refit_end, basket=basket, exclude_seen=False)
     engine = Engine(artifact)
     greater, equal, items = engine.rank_and_topk(histories, split.test, 5, False)
-    for q in (0, 11, 29):
+    for q in range(len(split.test)):
         alone = split.test.select(slice(q, q + 1))
         one_greater, one_equal, one_items = engine.rank_and_topk(histories, alone, 5, False)
         targets = slice(*split.test.target_offsets[q : q + 2].tolist())

@@ -77,7 +77,7 @@ def test_shows_calibration_and_how_often_the_test_events_were_read() -> None:
         calibrations={"A": bins},
     )
     _, words = page_of(report)
-    for wanted in ("A, calibration error 0.100", "how often it was next", "A 2; B not recorded"):
+    for wanted in ("A, calibration error 0.100", "how often it was next", "A: 2; B: not recorded"):
         assert wanted in words
     assert report.to_dict()["calibrations"]["A"]["observed"] == [0.2, 0.4]
 

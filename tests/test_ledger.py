@@ -42,13 +42,13 @@ def markov(histories: Histories, folder: Path, successors: int = 500) -> Artifac
 def test_a_second_test_evaluation_must_be_asked_for(tmp_path: Path, histories: Histories) -> None:
     model = markov(histories, tmp_path / "model")
     report = compare({"m": model}, histories)
-    assert "on the test events, this one included: markov 1." in re.sub(r"\s+", " ", report.text())
+    assert "on the test events, this one included: markov: 1." in re.sub(r"\s+", " ", report.text())
     with pytest.raises(
         AlreadyTested, match=r"m: its test events were read once already, last on 20.*--again"
     ):
         compare({"m": Artifact.load(tmp_path / "model")}, histories)
     again = compare({"m": Artifact.load(tmp_path / "model")}, histories, again=True)
-    assert "markov 2." in again.markdown()
+    assert "markov: 2." in again.markdown()
     assert [row["tested"] for row in again.to_dict()["models"] if row["name"] == "markov"] == [
         [{"own": 2, "earlier": 0}]
     ]
@@ -79,13 +79,13 @@ def test_the_same_model_trained_again_is_the_same_model(tmp_path: Path, historie
         compare({"m": markov(histories, folder)}, histories)
     other = markov(histories, folder, successors=3)
     report = compare({"m": other}, histories)
-    assert "markov 1 (earlier models of its folder: 1)." in re.sub(r"\s+", " ", report.text())
+    assert "markov: 1 (earlier models of its folder: 1)." in re.sub(r"\s+", " ", report.text())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
 def test_a_model_in_no_folder_is_not_recorded(histories: Histories, tmp_path: Path) -> None:
     model = dataclasses.replace(markov(histories, tmp_path / "model"), folder=None)
-    assert "markov not recorded." in compare({"m": model}, histories).text()
+    assert "markov: not recorded." in compare({"m": model}, histories).text()
     assert count_tests(model) is None
 
 
@@ -182,4 +182,4 @@ def test_command_line(tmp_path: Path, histories: Histories, capsys: pytest.Captu
     assert main([*command, "--part", "validation"]) == 1  # a counted model is counted over validation too
     capsys.readouterr()
     assert main([*command, "--again"]) == 0
-    assert "markov 2." in re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "markov: 2." in re.sub(r"\s+", " ", capsys.readouterr().out)

@@ -16,34 +16,52 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chronorec.engine import Engine, Sessions
-from chronorec.models import GRU4Rec, PersonalFrequency, SASRec
+from chronorec.models import HSTU, GRU4Rec, PersonalFrequency, SASRec, SequenceModel
 from tests.support.logs import cycle_log, histories_of
 
 ITEMS = 40
 MICROS = 1_000_000
 
 
+#: Those of the first group keep a state from event to event.
+STREAMING: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
+    "gru": (GRU4Rec, {"hidden_size": 24, "layers": 2}),
+    "lstm": (GRU4Rec, {"hidden_size": 17, "cell": "lstm", "tied": False, "time_features": True}),
+    "rnn": (GRU4Rec, {"cell": "rnn", "request_time": True, "timezone": "America/New_York"}),
+    "sasrec": (SASRec, {"position": "relative", "block": "ligr", "max_length": 5}),
+    "sasrec with times": (
+        SASRec,
+        {"position": "relative", "max_length": 4, "time_features": True, "request_time": True},
+    ),
+    "hstu": (HSTU, {"max_length": 5, "time_bias": False}),
+    "hstu with times": (HSTU, {"max_length": 3, "blocks": 3}),
+}
+OTHERS = {"absolute": (SASRec, {"max_length": 5})}
+
+
 def make_engine(kind: str, seed: int = 0) -> Engine:
     torch.manual_seed(seed)
     histories = histories_of(cycle_log(items=ITEMS, events=30))
-    if kind == "gru4rec":
-        model = GRU4Rec(histories.num_items, width=16, hidden_size=24, layers=2, max_length=1000).eval()
-        return Engine(model.export(histories.items))
-    if kind == "sasrec":
-        return Engine(SASRec(histories.num_items, width=16, max_length=10).eval().export(histories.items))
-    counted = PersonalFrequency(1.0).fit(histories, histories.offsets[1:], basket=False, exclude_seen=False)
-    return Engine(counted)
+    if kind == "frequency":
+        end = histories.offsets[1:]
+        return Engine(PersonalFrequency(1.0).fit(histories, end, basket=False, exclude_seen=False))
+    model, options = (STREAMING | OTHERS)[kind]
+    built = model(histories.num_items, width=16, **options).eval()
+    with torch.no_grad():  # make every weight matter
+        for parameter in built.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return Engine(built.export(histories.items))
 
 
-ENGINES = {kind: make_engine(kind) for kind in ("gru4rec", "sasrec", "frequency")}
+ENGINES = {kind: make_engine(kind) for kind in (*STREAMING, *OTHERS, "frequency")}
 EVENTS = st.lists(
     st.tuples(
-        st.integers(0, 3),  # user
+        st.integers(0, 2),  # user
         st.integers(0, ITEMS),  # item; the last one is unknown
         st.integers(0, 20),  # time
         st.sampled_from(["append", "recommend", "past", "forget"]),
     ),
-    max_size=40,
+    max_size=60,
 )
 
 
@@ -62,7 +80,7 @@ def assert_same(found: Any, wanted: Any) -> None:
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("forgetful", [False, True])
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(story=EVENTS)
 def test_answers_are_those_of_whole_histories(
     kind: str, forgetful: bool, story: list[tuple[int, int, int, str]]
@@ -87,8 +105,26 @@ def test_answers_are_those_of_whole_histories(
             assert_same(sessions.recommend(user, at=asked, **how), expected(engine, events, asked, **how))
 
 
+@pytest.mark.parametrize("kind", STREAMING)
+def test_long_sessions(kind: str) -> None:
+    """Windows slide, and what is kept of them moves to the front of its room, many times."""
+    engine, sessions = ENGINES[kind], Sessions(ENGINES[kind])
+    rng = np.random.default_rng(0)
+    events: list[tuple[int, str]] = []
+    at = 0
+    for step in range(150):
+        at += int(rng.choice([1, 60, 5000])) * MICROS
+        item = f"item {rng.integers(ITEMS)}"
+        sessions.append("u", item, at=at)
+        events.append((at, item))
+        if step % 7 == 0:
+            asked = at + 3600 * MICROS
+            found = sessions.recommend("u", at=asked, k=ITEMS)
+            assert_same(found, expected(engine, events, asked, k=ITEMS))
+
+
 def test_filters_are_those_of_the_engine() -> None:
-    engine = ENGINES["gru4rec"]
+    engine = ENGINES["gru"]
     sessions = Sessions(engine)
     sessions.extend(7, ["item 3", "item 4"], [1, 2])
     everything = engine.recommend(["item 3", "item 4"], k=ITEMS)
@@ -106,15 +142,12 @@ def test_filters_are_those_of_the_engine() -> None:
 
 
 def test_which_models_stream() -> None:
-    assert {kind: Sessions(engine).streams for kind, engine in ENGINES.items()} == {
-        "gru4rec": True,
-        "sasrec": False,
-        "frequency": False,
-    }
+    for kind, engine in ENGINES.items():
+        assert Sessions(engine).streams == (kind in STREAMING), kind
 
 
 def test_users_are_texts_or_numbers_and_never_mixed() -> None:
-    sessions = Sessions(ENGINES["gru4rec"])
+    sessions = Sessions(ENGINES["gru"])
     sessions.append(7, "item 1", at=1)
     sessions.append("7", "item 2", at=1)
     sessions.append("", "item 3", at=1)
@@ -129,7 +162,7 @@ def test_users_are_texts_or_numbers_and_never_mixed() -> None:
 
 
 def test_memory_is_bounded_and_states_go_first() -> None:
-    sessions = Sessions(ENGINES["gru4rec"], memory="64K")
+    sessions = Sessions(ENGINES["gru"], memory="64K")
     for user in range(400):
         sessions.append(user, "item 1", at=1)
         sessions.recommend(user)
@@ -147,7 +180,7 @@ def test_memory_is_bounded_and_states_go_first() -> None:
 
 
 def test_idle_sessions_are_forgotten() -> None:
-    sessions = Sessions(ENGINES["gru4rec"], forget_after=datetime.timedelta(seconds=1))
+    sessions = Sessions(ENGINES["gru"], forget_after=datetime.timedelta(seconds=1))
     sessions.append("early", "item 1")
     deadline = time.time() + 10
     while sessions.counts()["dropped_sessions"] == 0 and time.time() < deadline:
@@ -156,15 +189,15 @@ def test_idle_sessions_are_forgotten() -> None:
     assert sessions.history("early")[0] == []
     assert len(sessions) == 1
     with pytest.raises(ValueError, match="forget_after: wanted at least a second"):
-        Sessions(ENGINES["gru4rec"], forget_after=datetime.timedelta(0))
+        Sessions(ENGINES["gru"], forget_after=datetime.timedelta(0))
 
 
 def test_snapshot_and_restore(tmp_path: Path) -> None:
-    sessions = Sessions(ENGINES["gru4rec"])
+    sessions = Sessions(ENGINES["gru"])
     for user in (1, "1", "ü", 2**40):
         sessions.extend(user, [f"item {i}" for i in range(9)], list(range(9)))
     assert sessions.snapshot(tmp_path / "sessions.arrow") == 4
-    again = Sessions(ENGINES["gru4rec"])
+    again = Sessions(ENGINES["gru"])
     assert again.restore(tmp_path / "sessions.arrow") == 4
     for user in (1, "1", "ü", 2**40):
         items, times = again.history(user)
@@ -175,7 +208,7 @@ def test_snapshot_and_restore(tmp_path: Path) -> None:
 
 
 def test_snapshot_that_is_none_is_refused(tmp_path: Path) -> None:
-    sessions = Sessions(ENGINES["gru4rec"])
+    sessions = Sessions(ENGINES["gru"])
     sessions.append(1, "item 1")
     sessions.snapshot(tmp_path / "good")
     content = (tmp_path / "good").read_bytes()
@@ -190,17 +223,17 @@ def test_snapshot_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_reload_keeps_events_and_never_mixes_states() -> None:
-    sessions = Sessions(ENGINES["gru4rec"])
+    sessions = Sessions(ENGINES["gru"])
     sessions.extend("u", ["item 3", "item 4"], [1, 2])
     before = sessions.recommend("u")
-    other = make_engine("gru4rec", seed=1)
+    other = make_engine("gru", seed=1)
     sessions.reload(other)
     assert_same(sessions.recommend("u"), other.recommend(["item 3", "item 4"]))
     assert sessions.recommend("u").scores[0] != before.scores[0]
 
 
 def test_threads_side_by_side() -> None:
-    engine = ENGINES["gru4rec"]
+    engine = ENGINES["gru"]
     sessions = Sessions(engine, memory="2M")
     errors: list[BaseException] = []
 

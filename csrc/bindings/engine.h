@@ -187,12 +187,38 @@ inline void define_engine(py::module_& module) {
              return self.program.dense(in, self.weights.view(packed), self.weights.view(bias), residual,
                                        activation);
            })
-      .def("gru",
-           [](P& self, int64_t in, const py::object& weight_ih, const py::object& weight_hh,
-              const py::object& bias, int64_t hidden_size) {
-             return self.program.gru(in, self.weights.view(weight_ih), self.weights.view(weight_hh),
-                                     self.weights.view(bias), hidden_size);
+      .def("recurrent",
+           [](P& self, const std::string& kind, int64_t in, const py::object& weight_ih,
+              const py::object& weight_hh, const py::object& bias, int64_t hidden_size) {
+             return self.program.recurrent(kind, in, self.weights.view(weight_ih),
+                                           self.weights.view(weight_hh), self.weights.view(bias),
+                                           hidden_size);
            })
+      .def("attention",
+           [](P& self, int64_t in, int64_t heads, int64_t window, double scale, bool silu, double divisor,
+              const py::object& position, const py::object& time_boundaries, const py::object& time_table) {
+             return self.program.attention(
+                 in, {heads, window, scale, silu, divisor, self.weights.view(position),
+                      self.weights.view(time_boundaries), self.weights.view(time_table)});
+           })
+      .def("multiply", [](P& self, int64_t in, int64_t by,
+                          int64_t residual) { return self.program.multiply(in, by, residual); })
+      .def("add_gap",
+           [](P& self, int64_t in, const py::object& table, const py::object& boundaries) {
+             return self.program.add_time(
+                 in, {true, self.weights.view(table), self.weights.view(boundaries), 0, {}, {}});
+           })
+      .def("add_moment",
+           [](P& self, int64_t in, const py::object& table, int64_t period, const py::object& starts,
+              const py::object& shifts) {
+             return self.program.add_time(in, {false,
+                                               self.weights.view(table),
+                                               {},
+                                               period,
+                                               self.weights.view(starts),
+                                               self.weights.view(shifts)});
+           })
+      .def("width_of", [](P& self, int64_t in) { return self.program.width_of(in); })
       .def("last", [](P& self, int64_t in) { return self.program.last(in); });
 
   py::class_<Sessions>(module, "Sessions")

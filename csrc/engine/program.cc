@@ -1,93 +1,15 @@
 #include "engine/program.h"
 
 #include <cstdlib>
-#include <cstring>
 #include <new>
 
 #include "core/check.h"
-#include "core/parallel.h"
-#include "ops.h"
+#include "engine/calls.h"
 
 namespace chronorec {
 namespace {
 
-constexpr int64_t kAlignment = 64, kLineFloats = 16;
-
-TensorView row_at(const float* rows, const Register& reg) {
-  return view_of(rows + reg.place, DType::f32, {1, reg.width});
-}
-
-class Embed final : public Call {
- public:
-  Embed(const TensorView& table, double scale, const Register& out)
-      : table_(table), scale_(static_cast<float>(scale)), out_(out) {}
-  void run(const Moment& moment, float* rows, float*, Workspace&) const override {
-    const float* row = table_.as<const float>() + moment.item * table_.stride[0];
-    for (int64_t j = 0; j < out_.width; ++j) rows[out_.place + j] = scale_ * row[j];
-  }
-
- private:
-  TensorView table_;
-  float scale_;
-  Register out_;
-};
-
-class LayerNorm final : public Call {
- public:
-  LayerNorm(const Register& in, const TensorView& weight, const TensorView& bias, double epsilon,
-            const Register& out)
-      : in_(in), out_(out), weight_(weight), bias_(bias), epsilon_(epsilon) {}
-  void run(const Moment&, float* rows, float*, Workspace&) const override {
-    chronorec::layer_norm({row_at(rows, in_), weight_, bias_, epsilon_, row_at(rows, out_)});
-  }
-
- private:
-  Register in_, out_;
-  TensorView weight_, bias_;
-  double epsilon_;
-};
-
-class Dense final : public Call {
- public:
-  Dense(const Register& in, const TensorView& packed, const TensorView& bias, const Register* residual,
-        int64_t activation, const Register& out)
-      : in_(in), out_(out), packed_(packed), bias_(bias), activation_(activation) {
-    if (residual != nullptr) residual_ = *residual;
-  }
-  void run(const Moment&, float* rows, float*, Workspace&) const override {
-    const TensorView residual = residual_.width == 0 ? TensorView{} : row_at(rows, residual_);
-    chronorec::dense({row_at(rows, in_), packed_, bias_, residual, activation_, row_at(rows, out_)});
-  }
-
- private:
-  Register in_, out_, residual_ = {0, 0};
-  TensorView packed_, bias_;
-  int64_t activation_;
-};
-
-class Gru final : public Call {
- public:
-  Gru(const Register& in, const TensorView& weight_ih, const TensorView& weight_hh, const TensorView& bias,
-      const Register& out)
-      : in_(in), out_(out), weight_ih_(weight_ih), weight_hh_(weight_hh), bias_(bias) {}
-  void run(const Moment&, float* rows, float* state, Workspace& work) const override {
-    const TensorView before = view_of(state, DType::f32, {1, out_.width}), after = row_at(rows, out_);
-    gru_step({row_at(rows, in_),
-              before,
-              {},
-              weight_ih_,
-              weight_hh_,
-              bias_,
-              after,
-              {},
-              work.scratch(gru_step_scratch(out_.width))});
-    std::memcpy(state, after.data, static_cast<size_t>(out_.width) * sizeof(float));
-  }
-
- private:
-  Register in_, out_;
-  TensorView weight_ih_, weight_hh_, bias_;
-};
+constexpr int64_t kAlignment = 64, kLineFloats = 16, kMostWindow = 1 << 24;
 
 }  // namespace
 
@@ -166,14 +88,52 @@ int64_t Program::dense(int64_t in, const TensorView& packed, const TensorView& b
       out);
 }
 
-int64_t Program::gru(int64_t in, const TensorView& weight_ih, const TensorView& weight_hh,
-                     const TensorView& bias, int64_t hidden_size) {
+int64_t Program::recurrent(const std::string& kind, int64_t in, const TensorView& weight_ih,
+                           const TensorView& weight_hh, const TensorView& bias, int64_t hidden_size) {
+  const RecurrentKernel* kernel = nullptr;
+  for (const RecurrentKernel& one : kRecurrent)
+    if (kind == one.name) kernel = &one;
+  expect_that(kernel != nullptr, "kind", "gru, lstm or rnn", kind);
+  expect_that(hidden_size > 0, "hidden_size", "at least 1", hidden_size);
   const Register from = at(in), out = next(hidden_size);
   const int64_t panels = (hidden_size + 15) / 16;
-  expect_packed(weight_ih, "weight_ih", DType::f32, {panels, 3, from.width, 16});
-  expect_packed(weight_hh, "weight_hh", DType::f32, {panels, 3, hidden_size, 16});
-  expect_packed(bias, "bias", DType::f32, {panels, 4, 16});
-  return add(std::make_unique<Gru>(from, weight_ih, weight_hh, bias, out), out, hidden_size);
+  expect_packed(weight_ih, "weight_ih", DType::f32, {panels, kernel->gates, from.width, 16});
+  expect_packed(weight_hh, "weight_hh", DType::f32, {panels, kernel->gates, hidden_size, 16});
+  expect_packed(bias, "bias", DType::f32, {panels, kernel->slots, 16});
+  return add(std::make_unique<Recurrent>(*kernel, from, weight_ih, weight_hh, bias, out), out,
+             hidden_size * (kernel->cell ? 2 : 1));
+}
+
+int64_t Program::attention(int64_t in, const AttentionForm& form) {
+  const Register from = at(in);
+  expect_that(form.heads > 0 && from.width % (3 * form.heads) == 0, "heads", "a third of the width's divisor",
+              form.heads);
+  expect_that(form.window > 0 && form.window < kMostWindow, "window", "a whole number from 1 to 2^24",
+              form.window);
+  const Register out = next(from.width / 3);
+  return add(std::make_unique<Attention>(form, from, out), out, 2 * out.width * Attention::room(form.window));
+}
+
+int64_t Program::multiply(int64_t in, int64_t by, int64_t residual) {
+  const Register from = at(in), out = next(from.width);
+  expect_that(at(by).width == from.width, "by", from.width, at(by).width);
+  if (residual >= 0) expect_that(at(residual).width == out.width, "residual", out.width, at(residual).width);
+  return add(std::make_unique<Multiply>(from, at(by), residual < 0 ? nullptr : &at(residual), out), out);
+}
+
+int64_t Program::add_time(int64_t in, const TimeBuckets& buckets) {
+  const Register from = at(in), out = next(from.width);
+  expect(buckets.table, "table", DType::f32, {kAnySize, from.width});
+  const int64_t rows = buckets.table.shape[0];
+  if (buckets.gap) {
+    expect_packed(buckets.boundaries, "boundaries", DType::f32, {rows - 1});
+  } else {
+    expect_packed(buckets.starts, "starts", DType::i64, {kAnySize});
+    expect_packed(buckets.shifts, "shifts", DType::i64, {buckets.starts.shape[0]});
+    expect_that(buckets.starts.shape[0] > 0, "starts", "at least one", "none");
+    expect_that(buckets.period > 0, "period", "at least 1", buckets.period);
+  }
+  return add(std::make_unique<AddTime>(buckets, from, out), out);
 }
 
 int64_t Program::last(int64_t in) {

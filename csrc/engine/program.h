@@ -7,6 +7,7 @@
 
 #include <initializer_list>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/tensor_view.h"
@@ -19,8 +20,28 @@ TensorView view_of(const void* data, DType dtype, std::initializer_list<int64_t>
 // One event of a session, or the time of a request.
 struct Moment {
   int32_t item;
-  int64_t time;   // microseconds, 0 where unknown
-  int64_t taken;  // events that the state has seen before this one
+  int64_t time;          // microseconds
+  int64_t taken;         // events that the state has seen before this one
+  const int64_t* times;  // of those, and of this one
+};
+
+// Causal self-attention in a window; tables are none where there is no such bias, as in
+// JaggedAttentionStepArgs.
+struct AttentionForm {
+  int64_t heads, window;
+  double scale;
+  bool silu;
+  double divisor;
+  TensorView position, time_boundaries, time_table;
+};
+
+// Rows of a table by the time since the event before (`gap`: between boundaries), or by where a moment falls
+// in a period of local time: `shifts` are added from the times `starts` on.
+struct TimeBuckets {
+  bool gap;
+  TensorView table, boundaries;
+  int64_t period;
+  TensorView starts, shifts;
 };
 
 // A number per thread of a row of floats each, and scratch for calls: made once, on the first use.
@@ -63,8 +84,11 @@ class Program {
   int64_t layer_norm(int64_t in, const TensorView& weight, const TensorView& bias, double epsilon);
   int64_t dense(int64_t in, const TensorView& packed, const TensorView& bias, int64_t residual,
                 int64_t activation);
-  int64_t gru(int64_t in, const TensorView& weight_ih, const TensorView& weight_hh, const TensorView& bias,
-              int64_t hidden_size);
+  int64_t recurrent(const std::string& kind, int64_t in, const TensorView& weight_ih,
+                    const TensorView& weight_hh, const TensorView& bias, int64_t hidden_size);
+  int64_t attention(int64_t in, const AttentionForm& form);
+  int64_t multiply(int64_t in, int64_t by, int64_t residual);
+  int64_t add_time(int64_t in, const TimeBuckets& buckets);
   int64_t last(int64_t in);
 
   int64_t width_of(int64_t reg) const { return at(reg).width; }

@@ -140,7 +140,7 @@ class SessionStore::Shard {
 
   void replay(const Session& session, uint32_t begin, uint32_t end, float* state) const {
     for (uint32_t i = begin; i < end; ++i)
-      program_->append({session.items()[i], session.times()[i], i}, state, workspace());
+      program_->append({session.items()[i], session.times()[i], i, session.times()}, state, workspace());
   }
 
   void drop_state(uint32_t n) {
@@ -337,8 +337,10 @@ int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t
   const uint32_t n = shard.find(user, static_cast<uint32_t>(hash));
   uint32_t used = 0;
   const float* state = nullptr;
+  const int64_t* times = nullptr;
   if (n != kNone) {
     const Session& session = shard.at(n);
+    times = session.times();
     used = static_cast<uint32_t>(std::lower_bound(session.times(), session.times() + session.count, end) -
                                  session.times());
     if (used == session.count) state = shard.updated_state(n);
@@ -349,7 +351,7 @@ int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t
     if (used > 0) shard.replay(shard.at(n), 0, used, other.data());
     state = other.data();
   }
-  const float* answer = program_.answer({-1, at, used}, state, workspace());
+  const float* answer = program_.answer({-1, at, used, times}, state, workspace());
   std::memcpy(query, answer, static_cast<size_t>(program_.answer_width()) * sizeof(float));
   if (n != kNone) shard.touch(n, now), shard.tidy(n, now);
   return used;

@@ -236,24 +236,12 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
 def _evaluate_folds(
     arguments: argparse.Namespace, histories: Any, settings: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    from chronorec.artifact import Artifact
-    from chronorec.training import load_config
-    from chronorec.training.config import config_from_text
-    from chronorec.training.folds import compare_on_folds
+    from chronorec.training.folds import compare_on_folds, read_configs
 
     if not arguments.output:
         raise ValueError("--folds needs --output, the folder for the models of the folds")
-    configs = {
-        Path(name).stem: load_config(name)
-        if name.endswith(".toml")
-        else config_from_text(Artifact.load(name).config, name)
-        for name in arguments.models
-    }
-    if len(configs) < len(arguments.models):
-        raise ValueError(f"--folds: two models are of one name: {', '.join(arguments.models)}")
-    return compare_on_folds(
-        configs, histories, arguments.folds, Path(arguments.output), quiet=False, **settings
-    )
+    configs, output = read_configs(arguments.models), Path(arguments.output)
+    return compare_on_folds(configs, histories, arguments.folds, output, quiet=False, **settings)
 
 
 # --- recommend --------------------------------------------------------------------------------------

@@ -165,7 +165,8 @@ def evaluate_split(
 ) -> EvaluationResult:
     """:func:`evaluate` on the validation or test queries of a split, under the split's own rules.
 
-    Popularity, for novelty, counts the events before the targets of that part.
+    Popularity, for novelty, counts the events before the targets of that part. Nothing is recorded here:
+    :func:`chronorec.training.comparison.compare` does that for models in folders.
     """
     if part not in ("validation", "test"):
         raise ValueError(f"part: wanted 'validation' or 'test', got {part!r}")

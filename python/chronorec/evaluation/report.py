@@ -286,7 +286,7 @@ class Report:
         if not self.tested:
             return []
         found = [
-            f"{name} {', '.join('not recorded' if count is None else str(count) for count in counts)}"
+            f"{name}: {', '.join('not recorded' if count is None else str(count) for count in counts)}"
             for name, counts in self.tested.items()
         ]
         now = ", this one included" if self.part == "test" else ""

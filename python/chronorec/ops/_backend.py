@@ -1,4 +1,4 @@
-"""Which compiled module runs an op: ``_core`` for the CPU, ``_cuda`` for a GPU, where it was built."""
+"""What runs an op: ``_core`` for the CPU; for a GPU ``_cuda``, where it was built, or kernels in Triton."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ from chronorec import _core
 
 # Looked up once, and imported with the first CUDA tensor.
 HAS_CUDA = importlib.util.find_spec("chronorec._cuda") is not None
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def in_triton(module: str, name: str) -> Callable[..., Any]:
+    """The function of ``chronorec.ops.triton.<module>``, which is imported with the first call."""
+
+    def call(*arguments: Any) -> Any:
+        return getattr(importlib.import_module(f"chronorec.ops.triton.{module}"), name)(*arguments)
+
+    return call
 
 
 def backend(tensor: Tensor) -> Any:

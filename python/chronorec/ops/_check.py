@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chronorec.ops._backend import HAS_CUDA
+from chronorec.ops._backend import HAS_CUDA, HAS_TRITON
 
 FLOATS = (torch.float32, torch.bfloat16)
 
@@ -52,15 +52,20 @@ def check_same_device(**tensors: Tensor | None) -> torch.device:
     Raises:
         NotImplementedError: a device for which there is no kernel.
     """
-    return _check_device(tensors, has_cuda=False)
+    return _check_device(tensors, on_gpu=False)
 
 
 def check_same_device_or_cuda(**tensors: Tensor | None) -> torch.device:
     """As :func:`check_same_device`, for an op with a CUDA kernel, in builds that have the module."""
-    return _check_device(tensors, has_cuda=True)
+    return _check_device(tensors, on_gpu=HAS_CUDA)
 
 
-def _check_device(tensors: dict[str, Tensor | None], has_cuda: bool) -> torch.device:
+def check_same_device_or_triton(**tensors: Tensor | None) -> torch.device:
+    """As :func:`check_same_device`, for an op whose GPU path is Triton, where that is installed."""
+    return _check_device(tensors, on_gpu=HAS_TRITON)
+
+
+def _check_device(tensors: dict[str, Tensor | None], on_gpu: bool) -> torch.device:
     first_name, first = "", None
     for name, tensor in tensors.items():
         if tensor is None:
@@ -70,6 +75,6 @@ def _check_device(tensors: dict[str, Tensor | None], has_cuda: bool) -> torch.de
         elif tensor.device != first:
             raise ValueError(f"{name}: wanted device {first} like {first_name}, got {tensor.device}")
     assert first is not None, "no tensor to compare"
-    if first.type in ("cpu", "meta") or (has_cuda and first.type == "cuda" and HAS_CUDA):
+    if first.type in ("cpu", "meta") or (on_gpu and first.type == "cuda"):
         return first
     raise NotImplementedError(f"{first_name}: device {first} has no kernel in this build")

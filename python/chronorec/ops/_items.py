@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chronorec import _core
-from chronorec.ops._check import FLOATS, check_same_device, check_tensor
+from chronorec.ops._check import FLOATS, check_same_device_or_triton, check_tensor
 from chronorec.ops._register import define_op
 from chronorec.ops.reference.item_score import ItemAdjustment
 
@@ -34,7 +34,7 @@ class PackedItems(NamedTuple):
     """An item table in the layout of the kernels, made once by :func:`pack_items`.
 
     Attributes:
-        panels: float32 [ceil(V / 16), D, 16], zero padded.
+        panels: float32 [ceil(V / 16), D, 16], zero padded; on a GPU the table itself, [V, D, 1].
         num_items: V.
         codes: the table in 8 or 16 bits, which ``item_topk`` reads first, in the order of this machine's
             instruction set; None where the precision is float32.
@@ -61,6 +61,17 @@ def _pack_codes_cpu(table: Tensor, int8: bool) -> tuple[Tensor, Tensor]:
     return codes, facts
 
 
+def _pack_cuda(table: Tensor) -> Tensor:
+    """Rows are what the kernels of a GPU read; in bfloat16 half of it."""
+    return table[:, :, None].clone(memory_format=torch.contiguous_format)
+
+
+def _fake_pack(table: Tensor) -> Tensor:
+    if table.is_cuda:
+        return table.new_empty((*table.shape, 1))
+    return table.new_empty(_panels_shape(table), dtype=torch.float32)
+
+
 def _panels_shape(table: Tensor) -> tuple[int, int, int]:
     return (table.shape[0] + _PANEL - 1) // _PANEL, table.shape[1], _PANEL
 
@@ -76,7 +87,8 @@ def _fake_codes(table: Tensor, int8: bool) -> tuple[Tensor, Tensor]:
 _pack = define_op(
     "pack_items(Tensor table) -> Tensor",
     cpu=_pack_cpu,
-    fake=lambda table: table.new_empty(_panels_shape(table), dtype=torch.float32),
+    cuda=_pack_cuda,
+    fake=_fake_pack,
 )
 _pack_codes = define_op(
     "pack_item_codes(Tensor table, bool int8) -> (Tensor, Tensor)", cpu=_pack_codes_cpu, fake=_fake_codes
@@ -98,11 +110,14 @@ def pack_items(table: Float[Tensor, "V D"], *, precision: Precision = "float32")
 
     Raises:
         TypeError: wrong dtype. ValueError: not a matrix, or another precision.
+        NotImplementedError: another precision than float32 on a GPU.
     """
     check_tensor(table, "table", ("V", "D"), FLOATS)
-    check_same_device(table=table)
+    check_same_device_or_triton(table=table)
     if precision not in ("float32", "bfloat16", "int8"):
         raise ValueError(f"precision: wanted 'float32', 'bfloat16' or 'int8', got {precision!r}")
+    if table.is_cuda and precision != "float32":
+        raise NotImplementedError(f"precision: wanted 'float32' on {table.device}, got {precision!r}")
     table = table.detach()
     codes = (None, None) if precision == "float32" else _pack_codes(table, precision == "int8")
     return PackedItems(_pack(table), table.shape[0], *codes)
@@ -130,7 +145,7 @@ def check_scoring(
     if allow is not None:
         per_query = (queries.shape[0],) if isinstance(allow, Tensor) and allow.ndim == 2 else ()
         check_tensor(allow, "allow", (*per_query, num_items), torch.bool)
-    check_same_device(queries=queries, table=rows, bias=bias, allow=allow)
+    check_same_device_or_triton(queries=queries, table=rows, bias=bias, allow=allow)
     fixed = queries.detach(), rows, num_items, _plain(bias)
     if adjust is None:
         return *fixed, None, None, None, allow
@@ -138,7 +153,9 @@ def check_scoring(
     check_tensor(adjust.items, "adjust.items", ("N",), _IDS)
     if adjust.values is not None:
         check_tensor(adjust.values, "adjust.values", (adjust.items.shape[0],), FLOATS)
-    check_same_device(queries=queries, **{f"adjust.{name}": t for name, t in adjust._asdict().items()})
+    check_same_device_or_triton(
+        queries=queries, **{f"adjust.{name}": t for name, t in adjust._asdict().items()}
+    )
     return *fixed, adjust.offsets, adjust.items, _plain(adjust.values), allow
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _LIBRARY = torch.library.Library("chronorec", "DEF")
+CUDA_KERNELS: dict[str, Callable[..., Any]] = {}  # by name of the op; the tests run them on CPU tensors
 
 
 def define_op(
@@ -30,6 +31,7 @@ def define_op(
     _LIBRARY.impl(name, cpu, "CPU")
     if cuda is not None:
         _LIBRARY.impl(name, cuda, "CUDA")
+        CUDA_KERNELS[name] = cuda
     torch.library.register_fake(f"chronorec::{name}", fake, lib=_LIBRARY)
     return getattr(torch.ops.chronorec, name).default
 

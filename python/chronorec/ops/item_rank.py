@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from chronorec import _core
+from chronorec.ops._backend import in_triton
 from chronorec.ops._items import (
     SCORING_SCHEMA,
     PackedItems,
@@ -42,6 +43,7 @@ def _fake(*args: Any) -> tuple[Tensor, Tensor]:
 _item_rank = define_op(
     f"item_rank({SCORING_SCHEMA}, Tensor targets, Tensor? target_offsets) -> (Tensor, Tensor)",
     cpu=_cpu,
+    cuda=in_triton("item_rank", "rank"),
     fake=_fake,
 )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from chronorec import _core
+from chronorec.ops._backend import in_triton
 from chronorec.ops._items import SCORING_SCHEMA, PackedItems, check_scoring, core_arguments, packed
 from chronorec.ops._memory import scratch
 from chronorec.ops._register import define_op
@@ -39,6 +40,7 @@ def _fake(*args: Any) -> tuple[Tensor, Tensor]:
 _item_topk = define_op(
     f"item_topk({SCORING_SCHEMA}, Tensor? codes, Tensor? code_facts, SymInt k) -> (Tensor, Tensor)",
     cpu=_cpu,
+    cuda=in_triton("item_topk", "topk"),
     fake=_fake,
 )
 

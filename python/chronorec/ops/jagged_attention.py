@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from chronorec import _core
-from chronorec.ops._check import FLOATS, check_same_device, check_tensor
+from chronorec.ops._backend import in_triton
+from chronorec.ops._check import FLOATS, check_same_device, check_same_device_or_triton, check_tensor
 from chronorec.ops._memory import rows, scratch
 from chronorec.ops._register import define_gradient, define_op, runs_eagerly
 from chronorec.ops.reference.jagged_attention import EARTH_RADIUS, AttentionBias
@@ -71,7 +72,7 @@ def jagged_attention(
     check_tensor(key, "key", tuple(query.shape), query.dtype)
     check_tensor(value, "value", tuple(query.shape), query.dtype)
     check_tensor(offsets, "offsets", ("B+1",), torch.int64)
-    check_same_device(query=query, key=key, value=value, offsets=offsets)
+    check_same_device_or_triton(query=query, key=key, value=value, offsets=offsets)
     form = _form(query, scale, causal, window, activation, divisor)
     output: Tensor = _forward(query, key, value, offsets, *form, *_tables(bias, key))[0]
     return output
@@ -166,7 +167,7 @@ def _tables(bias: AttentionBias | None, key: Tensor) -> tuple[Tensor | None, ...
     if bias is None:
         return _NO_TABLES
     (events, heads), given = key.shape[:2], bias._asdict()
-    check_same_device(key=key, **{f"bias.{name}": tensor for name, tensor in given.items()})
+    check_same_device_or_triton(key=key, **{f"bias.{name}": tensor for name, tensor in given.items()})
     for names in _BIASES:
         for name in names:
             if given[name] is None and any(given[other] is not None for other in names):
@@ -315,12 +316,16 @@ _FORM = (
 )
 _INPUTS = f"Tensor query, Tensor key, Tensor value, {_FORM}"
 _forward = define_op(
-    f"jagged_attention_forward({_INPUTS}) -> (Tensor, Tensor)", cpu=_forward_cpu, fake=_forward_fake
+    f"jagged_attention_forward({_INPUTS}) -> (Tensor, Tensor)",
+    cpu=_forward_cpu,
+    fake=_forward_fake,
+    cuda=in_triton("jagged_attention", "forward"),
 )
 _backward = define_op(
     f"jagged_attention_backward(Tensor grad_output, {_INPUTS}, Tensor output, Tensor lse)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_backward_cpu,
+    cuda=in_triton("jagged_attention_backward", "backward"),
     fake=_backward_fake,
 )
 _step = define_op(

@@ -91,12 +91,14 @@ def compare(
 def _calibrations(
     models: Mapping[str, Artifact], histories: Histories, split: Split, part: str
 ) -> dict[str, Calibration]:
-    """Of every model with a program; a basket has no one next event."""
+    """Of every model trained by cross entropy; other scores are no logits, and a basket is no one event."""
     queries = split.test if part == "test" else split.validation
     return {
         label: best_item_calibration(Engine(model), histories, queries, exclude_seen=split.exclude_seen)
         for label, model in models.items()
-        if model.program and not split.basket
+        if model.program
+        and not split.basket
+        and config_from_text(model.config, label).loss.kind in ("full", "sampled")
     }
 
 

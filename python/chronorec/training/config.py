@@ -256,13 +256,19 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             values = _parse_toml(Path(path).read_text(encoding="utf-8"), str(path))
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    return config_from(with_overrides(values, overrides))
+
+
+def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Nested plain values with ``section.key=value`` texts put into them."""
+    values = {name: dict(inside) if isinstance(inside, dict) else inside for name, inside in values.items()}
     for override in overrides:
         key, equals, text = override.partition("=")
         section, dot, name = key.strip().partition(".")
         if not equals or not dot:
             raise ConfigError(f"--set {override}: wanted section.key=value, such as training.epochs=3")
         values.setdefault(section, {})[name] = _parse_value(text.strip())
-    return config_from(values)
+    return values
 
 
 def config_from_text(text: str, name: str) -> Config:

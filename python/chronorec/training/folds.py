@@ -15,13 +15,30 @@ from chronorec.evaluation.report import Report
 from chronorec.evaluation.slices import fold_slicing, slice_folds
 from chronorec.training.baselines import fit_baselines
 from chronorec.training.comparison import check_model
-from chronorec.training.config import Config, ConfigError, to_toml
+from chronorec.training.config import Config, ConfigError, config_from_text, load_config, to_toml
 from chronorec.training.run import train
 from chronorec.training.splitting import fold_configs, make_split
 
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
     from chronorec.data.splits import Split
+
+
+def read_configs(paths: Sequence[str]) -> dict[str, Config]:
+    """Configurations by the names of their files: TOML, or model folders, which hold theirs.
+
+    Raises:
+        ConfigError: two are of one name, or a file is not a configuration.
+    """
+    configs = {
+        Path(path).stem: load_config(path)
+        if path.endswith(".toml")
+        else config_from_text(Artifact.load(path).config, path)
+        for path in paths
+    }
+    if len(configs) < len(paths):
+        raise ConfigError(f"wanted models of different names, got two of one name: {', '.join(paths)}")
+    return configs
 
 
 def compare_on_folds(

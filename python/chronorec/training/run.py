@@ -91,7 +91,7 @@ def train(
         quiet: print no progress.
     """
     if output is not None:
-        check_target(output)
+        check_target(output).parent.mkdir(parents=True, exist_ok=True)
     split = split or make_split(config.split, histories)
     if isinstance(config.model, SequenceConfig):
         run = _train(config, config.model, histories, split, output, quiet)
