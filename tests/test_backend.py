@@ -15,6 +15,7 @@ from chronorec.ops import (
     _backend,
     _check,
     graph_aggregate,
+    item_cross_entropy,
     item_rank,
     item_topk,
     jagged_attention,
@@ -74,6 +75,10 @@ def test_attention_and_items_take_cuda_tensors(monkeypatch: pytest.MonkeyPatch) 
         queries, table = torch.empty(5, 8, device="cuda"), torch.empty(30, 8, device="cuda")
         assert item_topk(queries, table, 4).items.shape == (5, 4)
         assert item_rank(queries, table, offsets.new_empty(5)).greater.device.type == "cuda"
+        targets = offsets.new_empty(5)
+        assert item_cross_entropy(queries, table, targets).shape == ()
+        negatives = offsets.new_empty(5, 7)
+        assert item_cross_entropy(queries, table, targets, negatives=negatives, loss="bpr").shape == ()
         with pytest.raises(NotImplementedError, match="precision: wanted 'float32' on cuda:0, got 'int8'"):
             pack_items(table, precision="int8")
 

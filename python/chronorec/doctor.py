@@ -59,8 +59,8 @@ def _package(name: str, missing: str) -> str:
 
 def _triton() -> str:
     if importlib.util.find_spec("triton") is None:
-        return "not installed; this version has no Triton kernels, so nothing is lost"
-    return f"{importlib.metadata.version('triton')}, not used: this version has no Triton kernels"
+        return "not installed; attention and items need it on a GPU: pip install 'chronorec[gpu]'"
+    return f"{importlib.metadata.version('triton')}, for CUDA tensors; its kernels were only ever run in the interpreter"
 
 
 def _cuda() -> str:

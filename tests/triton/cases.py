@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from chronorec.ops._item_sampled_loss import KINDS
+
 Kernels = dict[str, Callable[..., Any]]
 
 _EVENTS, _HEADS = 256, 2
@@ -45,6 +47,22 @@ def _topk(kernels: Kernels, width: int, dtype: torch.dtype, full: bool) -> None:
     kernels["item_topk"](*_scoring(width, dtype, full), None, None, 10)
 
 
+def _loss(kernels: Kernels, width: int, dtype: torch.dtype, kind: str) -> None:
+    hidden, table = torch.zeros(64, width, dtype=dtype), torch.zeros(1024, width, dtype=dtype)
+    full = kind == "full"
+    places, drawn, numbers = torch.arange(64), torch.arange(96), torch.zeros(96)
+    inputs = hidden, table, places, torch.arange(65) if full else None, table[:, 0].contiguous()
+    wanted = True, True, True
+    if kind in ("full", "shared"):
+        sample = (None, None, None) if full else (drawn, numbers, numbers[:64])
+        kernels["item_cross_entropy"](*inputs, *sample, None, 1.0, 0.1 if full else 0.0, -100, *wanted)
+        return
+    number = KINDS.index(kind)
+    log_q = (numbers.expand(64, 96), numbers[:64]) if number == 0 else (None, None)
+    sample = drawn.expand(64, 96), *log_q
+    kernels["item_sampled_loss"](*inputs, *sample, None, 1.0, number, 0.75, -100, *wanted)
+
+
 CASES: dict[str, Callable[[Kernels], None]] = {
     f"jagged_attention {name} D{width} {label}": partial(
         _attention, width=width, dtype=dtype, kinds=kinds, causal=causal, silu=silu
@@ -66,4 +84,10 @@ CASES |= {
     for name, dtype in _DTYPES.items()
     for width in (32, 64, 128)
     for full in (False, True)
+}
+CASES |= {
+    f"item_cross_entropy {name} D{width} {kind}": partial(_loss, width=width, dtype=dtype, kind=kind)
+    for name, dtype in _DTYPES.items()
+    for width in (32, 64, 128)
+    for kind in ("full", "shared", *KINDS)
 }

@@ -25,7 +25,6 @@ from triton.runtime.jit import JITFunction
 from chronorec.ops._register import CUDA_KERNELS
 from tests.triton.cases import CASES
 
-TARGETS = ["sm_80", "sm_90", "sm_100", "sm_120"]
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 _MATRIX = re.compile(r"\b(wgmma\.mma_async|tcgen05\.mma|mma\.sync)\b")
 
@@ -46,25 +45,21 @@ class _Driver:
         return GPUTarget("cuda", self._capability, 32)
 
 
-def usage(compiled: Any) -> dict[str, Any]:
-    """What one kernel needs."""
+def usage(compiled: Any) -> list[Any]:
+    """Registers, bytes spilled, bytes of shared memory and matrix instructions of one kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         command = [str(_TOOLS / "cuobjdump"), "-res-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
-    return {
-        "registers": found["REG"],
-        "spilled": found["STACK"] + found["LOCAL"],
-        "shared": compiled.metadata.shared,
-        "matrix": sorted(set(_MATRIX.findall(compiled.asm["ptx"]))),
-    }
+    instructions = " ".join(sorted(set(_MATRIX.findall(compiled.asm["ptx"]))))
+    return [found["REG"], found["STACK"] + found["LOCAL"], compiled.metadata.shared, instructions]
 
 
-def compile_case(case: Callable[[dict[str, Any]], object]) -> dict[str, dict[str, Any]]:
+def compile_case(case: Callable[[dict[str, Any]], object]) -> dict[str, list[Any]]:
     """What the kernels need that this case would launch, by name."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, list[Any]] = {}
 
     def compile_instead(kernel: Any, grid: tuple[int, ...]) -> Callable[..., None]:
         def call(*arguments: Any, **constants: Any) -> None:

@@ -66,8 +66,9 @@ def define_loss_gradient(op: Any, fields: tuple[str, ...]) -> None:
         if torch.is_grad_enabled():
             raise RuntimeError("item_cross_entropy: double backward (create_graph=True) is not supported")
         gradients = list(ctx.saved_tensors)
-        # A plain tensor is not being traced: its value may be looked at. It is 1 in `loss.backward()`.
-        if type(grad_loss) is not Tensor or grad_loss.item() != 1:
+        # A plain tensor is not being traced: its value may be looked at. It is 1 in `loss.backward()`. On a
+        # GPU a look would wait for the device.
+        if type(grad_loss) is not Tensor or not grad_loss.is_cpu or grad_loss.item() != 1:
             gradients = [(g * grad_loss).to(g.dtype) for g in gradients]
         of = {
             name: g if wanted else None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from chronorec import _core
+from chronorec.ops._backend import in_triton
 from chronorec.ops._item_loss import (
     Outputs,
     counted_targets,
@@ -21,7 +22,7 @@ from chronorec.ops.reference.item_cross_entropy import gbce_exponent
 KINDS = ("softmax", "gbce", "bpr")  # in the order of the core's numbers
 
 
-class _Inputs(NamedTuple):
+class Inputs(NamedTuple):
     """What the op takes, in the order of its schema."""
 
     hidden: Tensor
@@ -43,12 +44,12 @@ class _Inputs(NamedTuple):
 
 
 def _cpu(*arguments: Any) -> Outputs:
-    x = _Inputs(*arguments)
+    x = Inputs(*arguments)
     outputs = _fake(*arguments)
     targets, offsets, target_log_q = counted_targets(
         x.targets, x.target_offsets, x.target_log_q, x.ignore_index
     )
-    items, negatives = x.table.shape[0], _by_row(x.negatives, x.hidden)
+    items, negatives = x.table.shape[0], by_row(x.negatives, x.hidden)
     count = negatives.shape[1]
     scatters = x.table_grad or x.bias_grad
     size = _core.item_sampled_loss_scratch(
@@ -61,7 +62,7 @@ def _cpu(*arguments: Any) -> Outputs:
         offsets,
         packed(x.bias),
         negatives,
-        None if x.negative_log_q is None else _by_row(x.negative_log_q, x.hidden),
+        None if x.negative_log_q is None else by_row(x.negative_log_q, x.hidden),
         target_log_q,
         packed(x.weights),
         x.temperature,
@@ -74,13 +75,13 @@ def _cpu(*arguments: Any) -> Outputs:
     return outputs
 
 
-def _by_row(value: Tensor, hidden: Tensor) -> Tensor:
+def by_row(value: Tensor, hidden: Tensor) -> Tensor:
     """One row per row of ``hidden``; what all rows share stays where it is."""
     return rows(value) if value.dim() == 2 else value.detach().contiguous().expand(len(hidden), -1)
 
 
 def _fake(*arguments: Any) -> Outputs:
-    x = _Inputs(*arguments)
+    x = Inputs(*arguments)
     return loss_outputs(x.hidden, x.table, x.bias, *x[-3:])
 
 
@@ -90,6 +91,7 @@ sampled_loss = define_op(
     "int kind, float calibration, int ignore_index, bool hidden_grad, bool table_grad, bool bias_grad) "
     "-> (Tensor loss, Tensor grad_hidden, Tensor grad_table, Tensor grad_bias)",
     cpu=_cpu,
+    cuda=in_triton("item_sampled_loss", "sampled_loss"),
     fake=_fake,
 )
-define_loss_gradient(sampled_loss, _Inputs._fields)
+define_loss_gradient(sampled_loss, Inputs._fields)

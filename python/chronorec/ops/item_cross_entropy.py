@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from chronorec import _core
-from chronorec.ops._check import FLOATS, check_same_device, check_tensor
+from chronorec.ops._backend import in_triton
+from chronorec.ops._check import FLOATS, check_same_device_or_triton, check_tensor
 from chronorec.ops._item_loss import (
     Outputs,
     counted_targets,
@@ -144,7 +145,7 @@ def _check_tensors(
         check_tensor(value, name, like, torch.float32)
         if value.requires_grad:
             raise ValueError(f"{name}: wanted a constant, got a tensor that requires a gradient")
-    check_same_device(
+    check_same_device_or_triton(
         hidden=hidden,
         table=table,
         targets=targets,
@@ -256,6 +257,7 @@ _softmax_loss = define_op(
     "float label_smoothing, int ignore_index, bool hidden_grad, bool table_grad, bool bias_grad) "
     "-> (Tensor loss, Tensor grad_hidden, Tensor grad_table, Tensor grad_bias)",
     cpu=_cpu,
+    cuda=in_triton("item_cross_entropy", "softmax_loss"),
     fake=_fake,
 )
 define_loss_gradient(_softmax_loss, _Inputs._fields)

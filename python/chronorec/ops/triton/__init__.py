@@ -5,4 +5,12 @@ can be captured in a CUDA graph. What the CPU checks by value (ids, offsets) is 
 it is the caller's to keep. Sums go in an order that depends on shapes alone, so runs agree bitwise.
 """
 
-OPS = ("jagged_attention_forward", "jagged_attention_backward", "pack_items", "item_rank", "item_topk")
+OPS = (
+    "jagged_attention_forward",
+    "jagged_attention_backward",
+    "pack_items",
+    "item_rank",
+    "item_topk",
+    "item_cross_entropy",
+    "item_sampled_loss",
+)

@@ -76,16 +76,15 @@ def strided(*tensors: Tensor) -> tuple[Any, ...]:
     return tuple((x, x.stride(0), x.stride(1)) for x in map(rows, tensors))
 
 
-def tiling(width: int, dtype: torch.dtype, *, heavy: bool) -> tuple[int, int, int]:
-    """Events of a tile, warps and stages: as much as registers hold on every target without spilling.
+def tiling(width: int, dtype: torch.dtype, *, heavy: bool) -> tuple[int, int]:
+    """Events of a tile, and stages: as much as four warps hold on every target without spilling.
 
     Args:
         heavy: backward, or with a bias, whose bisections need registers for an address per pair.
     """
     if dtype == torch.float32:  # one tile for both ways: backward's scores are forward's, to the last bit
-        return 32, 4, 1
-    tile = 64 if not heavy and padded_width(width) <= 128 else 32
-    return tile, 4, 1 if heavy else 2
+        return 16, 1
+    return (32, 1) if heavy or padded_width(width) > 128 else (64, 2)
 
 
 @triton.jit
@@ -160,7 +159,8 @@ def pair_gradients(scores, seen, products, lse, delta, inverse_divisor, SILU: tl
     if SILU:
         gate = 1 / (1 + tl.exp(-scores))
         weights = tl.where(seen, scores * gate * inverse_divisor, 0.0)
-        slope = gate * (1 + scores * (1 - gate)) * inverse_divisor
-        return weights, tl.where(seen, products * slope, 0.0)
-    weights = tl.where(seen, tl.exp(scores - lse[:, None]), 0.0)
-    return weights, weights * (products - delta[:, None])
+        change = products * gate * (1 + scores * (1 - gate)) * inverse_divisor
+    else:
+        weights = tl.where(seen, tl.exp(scores - lse[:, None]), 0.0)
+        change = weights * (products - delta[:, None])
+    return weights, tl.where(seen, change, 0.0)

@@ -15,7 +15,7 @@ from chronorec.ops._memory import rows
 from chronorec.ops.triton._tiles import bisection_steps, product
 
 QUERIES, ITEMS = 32, 128  # of a tile
-CONFIG = {"num_warps": 4, "num_stages": 2}
+CONFIG = {"num_warps": 8, "num_stages": 2}
 
 
 class Scoring(NamedTuple):
@@ -76,7 +76,9 @@ def plain_scores(
             mask=kept_queries[None, :] & inside[:, None],
             other=0.0,
         )
-        scores = product(rows.to(tl.float32), vectors.to(tl.float32), scores)
+        if rows.dtype != vectors.dtype:
+            rows, vectors = rows.to(tl.float32), vectors.to(tl.float32)
+        scores = product(rows, vectors, scores)
     if bias is not None:
         scores += tl.load(bias + items, mask=kept_items, other=0.0).to(tl.float32)[:, None]
     return scores

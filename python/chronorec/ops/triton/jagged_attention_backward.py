@@ -35,19 +35,18 @@ def backward(
     *form, output, lse = rest
     shape = Form(*form)
     events, heads, width = query.shape
-    tile, warps, stages = tiling(width, query.dtype, heavy=True)
+    tile, stages = tiling(width, query.dtype, heavy=True)
     tiles = triton.cdiv(events, tile)
     grads = [torch.empty(query.shape, dtype=query.dtype, device=query.device) for _ in range(3)]
     delta = torch.empty_like(lse)
     partial = _partial_sums(shape, tiles, tile, heads, query)
     inputs = (*strided(query, key, value, grad_output), lse, delta, shape.sequences(), shape.bias())
     numbers = (events, *shape.pairs(events))
-    constants = {**shape.constants(width, tile), "num_warps": warps, "num_stages": stages}
+    constants = {**shape.constants(width, tile), "num_stages": stages}
     of_query, *of_key_value = strided(*grads)
-    launch(
-        _by_rows, (tiles, heads), query, *inputs, *strided(output), of_query, partial, *numbers, **constants
-    )
-    launch(_by_keys, (tiles, heads), query, *inputs, *of_key_value, *numbers, **constants)
+    by_rows = (*inputs, *strided(output), of_query, partial, *numbers)
+    launch(_by_rows, (tiles, heads), query, *by_rows, num_warps=8, **constants)
+    launch(_by_keys, (tiles, heads), query, *inputs, *of_key_value, *numbers, num_warps=4, **constants)
     return (*grads, *_table_gradients(shape, partial, tile, query))
 
 
