@@ -11,6 +11,7 @@ import pytest
 
 from chronorec.data.batches import BasketBatch, BasketBatches, Batch, EventBatches
 from chronorec.data.splits import leave_one_out, temporal_basket
+from chronorec.engine.history import HistoryBatch, cut_tokens
 from tests.support.histories import make_histories, random_histories
 
 
@@ -170,3 +171,42 @@ def test_an_epoch_of_a_million_events_costs_little() -> None:
     started = clock.perf_counter()
     assert sum(len(batch.items) for batch in batches.epoch(0)) == batches.num_targets
     assert clock.perf_counter() - started < 1.0
+
+
+@pytest.mark.parametrize("basket", [False, True])
+def test_training_and_serving_read_the_same_times(basket: bool) -> None:
+    """The last token's answer is asked for at its target's time; before it, when the next token happened."""
+    histories = random_histories(4, users=12, baskets=True)
+    begin, end = whole(histories)
+    maker = BasketBatches if basket else EventBatches
+    (batch,) = maker(histories, begin, end, max_length=1000, batch_events=5000).epoch(0)
+    index = histories.baskets
+    starts = histories.time[index.event_offsets[:-1]] if basket else histories.time
+    offsets = index.offsets if basket else histories.offsets
+    wanted = {tuple(starts[a:b]) for a, b in pairwise(offsets) if b - a > 1}
+    rows = [slice(a, b) for a, b in pairwise(batch.offsets)]
+    assert {(*batch.times[row], batch.asked[row][-1]) for row in rows} == wanted
+    assert all(np.array_equal(batch.asked[row][:-1], batch.times[row][1:]) for row in rows)
+
+    for user, (first, last) in enumerate(pairwise(offsets)):
+        if last - first < 2:
+            continue
+        event = int(index.event_offsets[last - 1]) if basket else int(last - 1)
+        past = slice(int(histories.offsets[user]), event)
+        served = HistoryBatch(
+            histories.item[past],
+            np.array([0, event - past.start]),
+            histories.num_items,
+            histories.time[past],
+            {"session": histories.columns["session"][past]},
+            at=histories.time[event : event + 1],
+        )
+        tokens = cut_tokens(served, basket=basket, max_length=1000)
+        assert (*tokens.times, *tokens.at) in wanted
+
+
+def test_a_log_without_times_has_batches_without() -> None:
+    histories = make_histories([[0, 1, 2], [2, 1]])
+    (batch,) = EventBatches(histories, *whole(histories), max_length=5, batch_events=9).epoch(0)
+    assert batch.times is None
+    assert batch.asked is None

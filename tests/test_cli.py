@@ -31,7 +31,8 @@ def test_from_log_to_recommendation(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "next: chronorec evaluate" in capsys.readouterr().out
     page, result = str(tmp_path / "r.html"), str(tmp_path / "r.json")
     assert main(["evaluate", model, "--data", histories, "--slices", "--html", page, "--json", result]) == 0
-    assert "Learning curves" in Path(page).read_text()
+    for picture in ("Learning curves", "Calibration", "how often it was next"):
+        assert picture in Path(page).read_text()
     table = capsys.readouterr().out
     assert "markov (baseline)" in table
     assert {m["name"] for m in json.loads((tmp_path / "r.json").read_text())["models"]} >= {

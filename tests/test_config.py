@@ -37,7 +37,7 @@ def test_file_and_override(tmp_path: Path) -> None:
         ({"training": {"epochs": "three"}}, "training.epochs: wanted int, got 'three'"),
         ({"training": {"epochs": True}}, "training.epochs: wanted int"),
         ({"training": {"precision": "fp16"}}, "wanted one of 'fp32', 'bf16'"),
-        ({"model": {"kind": "sasrek"}}, "model.kind: wanted one of sasrec, gru4rec, popularity"),
+        ({"model": {"kind": "sasrek"}}, "model.kind: wanted one of sasrec, bert4rec"),
         ({"model": {"kind": "gru4rec", "heads": 2}}, r"unknown key in \[model\] 'heads'"),
         ({"loss": 3}, "loss: wanted a section"),
         ({"training": {"epochs": 0}}, r"training\.epochs: wanted at least 1, got 0"),

@@ -29,7 +29,7 @@ def test_demo_runs_and_its_next_commands_work(
     assert "1,469,307 events of 2,469 users" in printed
     for row in ("gru4rec", "sasrec", "markov (baseline)", "popularity, 7 days (baseline)"):
         assert f"\n{row}" in printed
-    assert "personal frequency, 180 days (baseline) wins on ndcg@10" in printed
+    assert "user neighbours, 180 days, 200 x 0.5 (baseline) wins on ndcg@10" in printed
     commands = [line.strip() for line in printed.splitlines() if line.startswith("  chronorec ")]
     assert len(commands) == 3
     assert main(shlex.split(commands[0])[1:]) == 0

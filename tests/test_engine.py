@@ -268,9 +268,9 @@ _WRONG_WEIGHTS = {
     "blocks.0.expand.weight": ("sasrec", (64, 15), r"expand.weight': wanted float32 \[any, 16\]"),
     "blocks.0.expand.bias": ("sasrec", (63,), r"expand.bias': wanted float32 \[64\]"),
     "blocks.0.attention.query_key_value.weight": ("sasrec", (47, 16), r"query_key_value.bias': wanted"),
-    "gru.weight_ih_l0": ("gru4rec", (63, 16), r"weight_ih_l0': wanted float32 \[60, 16\], got"),
-    "gru.weight_hh_l0": ("gru4rec", (60, 19), r"weight_ih_l0': wanted float32 \[57, 16\], got"),
-    "gru.bias_hh_l0": ("gru4rec", (20,), r"bias_hh_l0': wanted float32 \[60\]"),
+    "encoder.weight_ih_l0": ("gru4rec", (63, 16), r"weight_ih_l0': wanted float32 \[60, 16\], got"),
+    "encoder.weight_hh_l0": ("gru4rec", (60, 19), r"weight_ih_l0': wanted float32 \[57, 16\], got"),
+    "encoder.bias_hh_l0": ("gru4rec", (20,), r"bias_hh_l0': wanted float32 \[60\]"),
     "projection.weight": ("gru4rec", (17, 20), r"projection.bias': wanted float32 \[17\]"),
     "filler": ("markov", (3,), r"'filler': wanted float32 \[12\]"),
     "successor_offsets": ("markov", (12,), r"'successor_offsets': wanted int64 \[13\], got int64 \[12\]"),
@@ -339,7 +339,7 @@ def test_adjustments_that_cannot_be_made_are_refused() -> None:
     with pytest.raises(ArtifactError, match="successor_offsets: wanted an ascent from 0 to 12"):
         Engine(artifact)
     artifact.adjustments[0]["kind"] = "miracle"
-    with pytest.raises(ArtifactError, match="wanted adjustments frequency or transition, got 'miracle'"):
+    with pytest.raises(ArtifactError, match="transition, neighbours or copy, got 'miracle'"):
         Engine(artifact)
 
 

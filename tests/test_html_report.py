@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 
 from chronorec.evaluation import Report, Slicing
+from chronorec.evaluation.head_metrics import Calibration
 from chronorec.evaluation.html import html_report
+from chronorec.evaluation.ledger import ReadCount
 from tests.test_report import result
 
 VOID = {"meta", "br", "link"}
@@ -65,6 +67,19 @@ def test_holds_tables_slices_and_curves() -> None:
         assert wanted in words
     assert '<td class="best">0.3000</td>' in text
     assert not re.search(r'(src|href)="(?!#)', text.replace('xlink:href="#', ""))
+
+
+def test_shows_calibration_and_how_often_the_test_events_were_read() -> None:
+    bins = Calibration(np.array([0.1, 0.5]), np.array([0.2, 0.4]), np.array([30, 10]))
+    report = Report(
+        [result("A", 0.3), result("B", 0.2)],
+        tested={"A": [ReadCount(2, 0)], "B": [None]},
+        calibrations={"A": bins},
+    )
+    _, words = page_of(report)
+    for wanted in ("A, calibration error 0.100", "how often it was next", "A: 2; B: not recorded"):
+        assert wanted in words
+    assert report.to_dict()["calibrations"]["A"]["observed"] == [0.2, 0.4]
 
 
 def test_is_the_same_twice() -> None:

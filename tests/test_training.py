@@ -9,17 +9,20 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from chronorec.data import EventLog
 from chronorec.engine import Engine
 from chronorec.models import SequenceModel
 from chronorec.training import Config, load_config, train
 from chronorec.training.checkpoint import CheckpointError
 from chronorec.training.comparison import compare
+from chronorec.training.config import ConfigError
 from chronorec.training.loop import learning_rate_share
 from chronorec.training.negatives import NegativeSampler
-from tests.support.logs import basket_log, cycle_log, histories_of
+from tests.support.logs import basket_log, clock_log, cycle_log, gap_log, histories_of
 
 
 @pytest.fixture(autouse=True)
@@ -45,18 +48,79 @@ def same_weights(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
-@pytest.mark.parametrize("loss", ["full", "sampled"])
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [
+        *(("sasrec", loss) for loss in ("full", "sampled")),
+        *(("gru4rec", loss) for loss in ("full", "sampled")),
+        *(("hstu", loss) for loss in ("full", "gbce", "bpr")),
+        ("bert4rec", "full"),
+    ],
+)
 def test_learns_the_cycle(kind: str, loss: str) -> None:
     histories = histories_of(cycle_log())
-    config = config_of(f"model.kind={kind}", f"loss.kind={loss}", "loss.negatives=32", "training.epochs=40")
+    settings = [f"loss.kind={loss}", "loss.negatives=8", "training.patience=40", "training.validate_every=5"]
+    settings.append("training.epochs=80")
+    config = config_of(f"model.kind={kind}", *settings)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, learning_rate=1e-2))
     run = train(config, histories, quiet=True)
     assert run.validation > 0.95
-    assert Engine(run.artifact).recommend(["item 3", "item 4", "item 5"], k=1).items == ["item 6"]
+    history, days = [f"item {day % 12}" for day in range(18)], [f"1970-01-{day:02}" for day in range(1, 19)]
+    assert Engine(run.artifact).recommend(history, times=days, at="1970-01-19", k=1).items == ["item 6"]
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize(
+    ("settings", "learns"),
+    [
+        (["model.kind=hstu", "model.time_bias=true"], True),
+        (["model.kind=hstu", "model.time_bias=false"], False),
+        (["model.kind=gru4rec", "model.time_features=true"], True),
+        (["model.kind=gru4rec"], False),
+    ],
+)
+def test_learns_from_gaps_of_time(settings: list[str], learns: bool) -> None:
+    """Each item comes twice; how long after each other says what follows the second."""
+    histories = histories_of(gap_log())
+    common = ["model.dropout=0", "training.batch_tokens=512", "training.epochs=40"]
+    run = train(config_of(*common, "training.learning_rate=0.01", *settings), histories, quiet=True)
+    assert (run.validation > 0.97) == learns
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "hstu"])
+@pytest.mark.parametrize("known", [True, False], ids=["request time", "no request time"])
+def test_learns_from_the_time_of_the_request(kind: str, known: bool) -> None:
+    histories = histories_of(clock_log())
+    common = ["model.dropout=0", "training.epochs=40", "training.learning_rate=0.01"]
+    settings = [*common, f"model.kind={kind}", f"model.request_time={str(known).lower()}"]
+    run = train(config_of(*settings), histories, quiet=True)
+    assert (run.validation > 0.97) == known
+    if known:
+        engine, quarters = Engine(run.artifact), [1, 3, 0, 2, 2, 1, 0, 3]
+        items = [f"item {4 + quarter}" for quarter in quarters]
+        times = [f"1970-02-{day + 1:02}T{6 * quarter:02}:00" for day, quarter in enumerate(quarters)]
+        asked = [f"1970-02-09T{hour:02}:00" for hour in (0, 6, 12, 18)]
+        answers = [engine.recommend(items, times=times, at=at, k=1).items for at in asked]
+        assert answers == [["item 4"], ["item 5"], ["item 6"], ["item 7"]]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+def test_other_cells_learn_the_cycle(cell: str) -> None:
+    settings = [f"model.cell={cell}", "model.tied=false", "training.epochs=40", "training.learning_rate=0.01"]
+    run = train(config_of("model.kind=gru4rec", *settings), histories_of(cycle_log()), quiet=True)
+    assert run.validation > 0.95
+
+
+def test_time_options_need_times() -> None:
+    days = cycle_log().drop_columns("timestamp").append_column("position", pa.array(range(60 * 20)))
+    histories = EventLog.read(days, order="position").histories()
+    with pytest.raises(ConfigError, match="as configured needs the time of every event"):
+        train(config_of("model.kind=hstu"), histories, quiet=True)
+    run = train(config_of("model.kind=hstu", "model.time_bias=false"), histories, quiet=True)
+    assert not run.artifact.needs_time
+    assert Engine(run.artifact).recommend(["item 3"]).items
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec", "bert4rec"])
 def test_learns_staples_of_baskets(kind: str) -> None:
     histories = histories_of(basket_log(users=80))
     config = config_of(*BASKETS, f"model.kind={kind}", "training.epochs=30", "training.learning_rate=0.01")
@@ -77,7 +141,7 @@ WIDE = ["training.epochs=2", "training.batch_tokens=4096", "model.width=32", "mo
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
-@pytest.mark.parametrize("extra", [[], BASKETS], ids=["events", "baskets"])
+@pytest.mark.parametrize("extra", [[], BASKETS, ["model.copy=true"]], ids=["events", "baskets", "copies"])
 def test_a_seed_reproduces_a_run_bitwise(kind: str, extra: list[str]) -> None:
     """Batches are wide enough (over 32,768 elements) for torch to cut its work over threads."""
     histories = histories_of(basket_log(users=200) if extra else cycle_log(users=400))
@@ -119,7 +183,7 @@ import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from chronorec.training import load_config, train
-from tests.support.logs import basket_log, cycle_log, histories_of
+from tests.support.logs import basket_log, clock_log, cycle_log, gap_log, histories_of
 config = load_config(overrides={overrides!r})
 train(config, histories_of({log}), output=Path({output!r}), quiet=True)
 print("finished")
@@ -173,7 +237,7 @@ def test_a_diverged_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         train(config_of(), histories_of(cycle_log()), quiet=True)
 
 
-@pytest.mark.parametrize("kind", ["popularity", "personal-frequency", "markov"])
+@pytest.mark.parametrize("kind", ["popularity", "personal-frequency", "markov", "user-neighbours"])
 def test_counting_models_train_by_the_same_door(tmp_path: Path, kind: str) -> None:
     histories = histories_of(basket_log())
     overrides = [*BASKETS[:3], f"model.kind={kind}"]

@@ -189,19 +189,22 @@ def exported_providers(
     return found
 
 
-def step_providers(kind: Recurrent, sequences: int, inputs: int, hidden: int) -> dict[str, Provider]:
-    """One step with weights packed once: the core on numpy arrays, as a service runs it, and its rivals."""
+def step_providers(
+    kind: Recurrent, sequences: int, inputs: int, hidden: int, precision: str
+) -> dict[str, Provider]:
+    """One step with weights packed once: the core on numpy arrays, as a service runs it, and its rivals in
+    float32."""
     torch.manual_seed(0)
     layer, cell = kind.layer(inputs, hidden), kind.torch_cell(inputs, hidden)
     values = torch.randn(sequences, inputs)
     states = [torch.randn(sequences, hidden) for _ in range(kind.states)]
-    packed = getattr(ops, f"pack_{kind.op}_weights")(*layer.parameters())
+    packed = getattr(ops, f"pack_{kind.op}_weights")(*layer.parameters(), precision=precision)
     arrays = [None if x is None else x.numpy() for x in (*states, None)][:2]
     new = [None if x is None else np.empty_like(x) for x in arrays]
     scratch = np.empty(getattr(_core, f"{kind.op}_step_scratch")(hidden) + 64, np.uint8)
     start = -scratch.ctypes.data % 64
     step = getattr(_core, "rnn_tanh_step" if kind.op == "rnn" else f"{kind.op}_step")
-    weights = [x.numpy() for x in packed[:3]]
+    weights = [(x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy() for x in packed[:3]]
     arguments = (values.numpy(), *arrays, *weights, *new, scratch[start:])
 
     def torch_cell() -> object:
@@ -239,15 +242,16 @@ def layer_cases(kind: Recurrent, name: str, lengths: list[int], inputs: int, hid
     return cases
 
 
-def step_case(kind: Recurrent, sequences: int, inputs: int, hidden: int) -> Case:
+def step_case(kind: Recurrent, sequences: int, inputs: int, hidden: int, precision: str = "float32") -> Case:
+    weights = "" if precision == "float32" else f" {precision} weights"
     return Case(
         op=kind.op,
-        name=f"B{sequences} I{inputs} H{hidden}",
+        name=f"B{sequences} I{inputs} H{hidden}{weights}",
         mode="step",
         dtype="float32",
         work=work_of(kind, sequences, inputs, hidden, False),
         unit="GF/s",
-        setup=lambda: step_providers(kind, sequences, inputs, hidden),
+        setup=lambda: step_providers(kind, sequences, inputs, hidden, precision),
     )
 
 
@@ -259,4 +263,5 @@ def cases(kind: Recurrent) -> list[Case]:
         found += layer_cases(kind, name, [steps] * sequences, inputs, hidden)
     found += layer_cases(kind, "B128 MovieLens I64 H128", movielens_lengths(128), 64, 128)
     found += layer_cases(kind, "B8 T50 I64 H128", [50] * 8, 64, 128)
-    return [*found, step_case(kind, 1, 128, 128), step_case(kind, 64, 128, 128)]
+    found += [step_case(kind, 1, 128, 128, precision) for precision in ("float32", "bfloat16", "int8")]
+    return [*found, step_case(kind, 64, 128, 128)]

@@ -10,7 +10,9 @@ softmax; batches of 128 users as RecTools pads them.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -18,6 +20,9 @@ from pytorch_lightning import Callback, Trainer
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.memory import peak_above, resident
 
 
 class EpochClock(Callback):
@@ -39,6 +44,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--min-item-events", type=int, default=5)
     arguments = parser.parse_args()
+    imports = resident()
 
     log = pd.read_parquet(arguments.data, columns=["user_id", "item_id", arguments.order])
     log = log[log.groupby("item_id")["user_id"].transform("size") >= arguments.min_item_events]
@@ -68,6 +74,7 @@ def main() -> None:
         ),
     )
     model.fit(Dataset.construct(log))
+    print(f"peak memory above imports: {peak_above(imports):.0f} MiB")
 
 
 if __name__ == "__main__":

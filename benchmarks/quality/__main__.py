@@ -1,88 +1,136 @@
-"""``python -m benchmarks.quality``: train on a public log and compare with the baselines."""
+"""Runs a row of the table of quality, or prints the table: see ``python -m benchmarks.quality --help``."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
-import tempfile
-import time
+import sys
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
+from benchmarks.quality.rows import HERE, Row, read_row
+from benchmarks.quality.table import read_records, table, tested
 
-from chronorec.data import EventLog, Histories
-from chronorec.training import load_config, train
-from chronorec.training.comparison import compare
-from chronorec.training.run import make_split
+EXAMPLES = """examples (ROW is a file such as benchmarks/quality/ml1m_sasrec.toml; FOLDER holds the folders
+that data.toml names, each with interactions.parquet):
+  python -m benchmarks.quality ROW --data FOLDER --part validation --set training.epochs=3
+  python -m benchmarks.quality ROW --data FOLDER
+  python -m benchmarks.quality ROW --data FOLDER --peer rectools=peer/bin/python
+  python -m benchmarks.quality --table
 
-_EXAMPLE = """\
-example (MovieLens-1M as Parquet with columns user_id, item_id, position):
-  python -m benchmarks.quality benchmarks/quality/ml1m_sasrec.toml --data ml-1m/interactions.parquet \\
-      --order position --min-item-events 5 --peer peer/bin/python
-"""
-
-
-def read_histories(path: Path, order: str | None, min_item_events: int) -> Histories:
-    """The log without items of fewer than ``min_item_events`` events, as published protocols cut it."""
-    table = ds.dataset(path).to_table()
-    counts = table.group_by("item_id").aggregate([("item_id", "count")])
-    kept = counts.filter(pc.greater_equal(counts["item_id_count"], min_item_events))["item_id"]
-    table = table.filter(pc.is_in(table["item_id"], value_set=kept.combine_chunks()))
-    time_unit = "s" if "timestamp" in table.column_names else None
-    return EventLog.read(table, user="user_id", item="item_id", order=order, time_unit=time_unit).histories()
+A run trains every seed of the row in a process of its own, evaluates it and appends a record, one JSON object
+a line. Settings are chosen with --part validation; the test events are read once for each configuration and
+seed, and again only with --again."""
+RECORDS = HERE / "records.jsonl"
 
 
-def main() -> None:
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.quality",
+        description="Train a model on a public log and put it beside baselines and published figures.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", type=Path, help="TOML configuration of the run")
-    parser.add_argument("--data", type=Path, required=True, help="Parquet event log")
-    parser.add_argument("--order", help="order column, where times are not known for all events")
-    parser.add_argument("--min-item-events", type=int, default=1, help="drop rarer items")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--output", type=Path, help="keep the model, and its checkpoints, here")
+    parser.add_argument("row", nargs="?", type=Path, help="TOML file of the row")
+    parser.add_argument("--table", action="store_true", help="print all records")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the public logs are")
+    parser.add_argument("--seed", type=int, action="append", help="instead of the seeds of the row")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    parser.add_argument("--part", choices=("test", "validation"), default="test")
+    parser.add_argument("--again", action="store_true", help="read the test events once more")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep models and checkpoints here")
     parser.add_argument(
-        "--peer", metavar="PYTHON", help="also time an epoch of RecTools with this interpreter"
+        "--records", type=Path, default=RECORDS, help="default: records.jsonl beside the rows"
     )
-    parser.add_argument("--validation-only", action="store_true", help="leave the test split unread")
-    arguments = parser.parse_args()
-
-    started = time.monotonic()
-    histories = read_histories(arguments.data, arguments.order, arguments.min_item_events)
-    config = load_config(arguments.config, arguments.set)
-    split = make_split(config.split, histories)
-    print(f"{histories.num_users} users, {histories.num_items} items, {histories.num_events} events")
-    print(split.describe())
-    with tempfile.TemporaryDirectory() as folder:
-        run = train(config, histories, split=split, output=arguments.output or Path(folder) / "model")
-    epoch = run.curve[-1]["seconds"] / len(run.curve)
-    print(f"best epoch {run.best_epoch}, validation ndcg@10 {run.validation:.4f}, {epoch:.1f} s an epoch")
-    if not arguments.validation_only:
-        print(compare({config.model.kind: run.artifact}, histories).text())
-    print(f"{time.monotonic() - started:.0f} s in all, trained on {run.artifact.provenance['trained_on']}")
-    if arguments.peer:
-        peer = peer_epoch(arguments.peer, arguments)
-        print(f"an epoch of RecTools takes {peer:.1f} s: {peer / epoch:.1f} times as long")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="only time an epoch of benchmarks/peers/NAME_MODEL.py with this interpreter, and record it",
+    )
+    options = parser.parse_args(arguments)
+    if (options.row is None) != options.table:
+        parser.error("wanted either the TOML file of a row or --table")
+    return options
 
 
-def peer_epoch(python: str, arguments: argparse.Namespace) -> float:
-    """Seconds of one epoch of RecTools' SASRec on the same log, in its own environment."""
-    script = Path(__file__).parents[1] / "peers" / "rectools_sasrec.py"
-    command = [python, str(script), "--data", str(arguments.data), "--epochs", "1"]
-    command += [
-        "--order",
-        arguments.order or "timestamp",
-        "--min-item-events",
-        str(arguments.min_item_events),
-    ]
+def main(arguments: list[str]) -> int:
+    """Returns the exit status."""
+    options = parse(arguments)
+    if options.table:
+        print(table(read_records(options.records)), end="")
+        return 0
+    row = read_row(options.row, options.set)
+    if options.peer:
+        for peer in options.peer:
+            name, _, python = peer.partition("=")
+            _append(options.records, time_peer(name, python, row, options.data))
+        return 0
+    seeds = options.seed or row.seeds
+    if len(seeds) > 1:
+        for seed in seeds:
+            alone = [*_without_seeds(arguments), "--seed", str(seed)]
+            command = [sys.executable, "-m", "benchmarks.quality", *alone]
+            subprocess.run(command, check=True)
+        return 0
+    return _run(options, row, seeds[0])
+
+
+def _without_seeds(arguments: list[str]) -> list[str]:
+    rest = iter(arguments)
+    kept = [argument for argument in rest if argument != "--seed" or not next(rest)]
+    return [argument for argument in kept if not argument.startswith("--seed=")]
+
+
+def _run(options: argparse.Namespace, row: Row, seed: int) -> int:
+    from benchmarks.quality.measure import config_hash, run
+
+    times = tested(read_records(options.records), row.name, config_hash(row.config), seed)
+    if options.part == "test" and times and not options.again:
+        print(
+            f"{row.name}, seed {seed}: its test events were read {times} times already; choose with "
+            "--part validation, or read them once more with --again",
+            file=sys.stderr,
+        )
+        return 1
+    record = run(row, seed, options.data, options.output, part=options.part, again=options.again)
+    _append(options.records, record)
+    return 0
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def time_peer(name: str, python: str, row: Row, data: Path | None) -> dict[str, Any]:
+    """Seconds and memory of one epoch of another library's model of the same kind, in its own environment."""
+    script = HERE.parent / "peers" / f"{name}_{row.config.model.kind}.py"
+    if data is None or "folder" not in row.log or not script.exists():
+        raise SystemExit(f"--peer {name}: needs --data and {script.name}")
+    folder = data / row.log["folder"] if (data / row.log["folder"]).is_dir() else data
+    command = [python, str(script), "--data", str(folder / "interactions.parquet"), "--epochs", "1"]
+    command += ["--order", row.log.get("order", "timestamp")]
+    command += ["--min-item-events", str(row.log.get("min_item_events", 1))]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = re.search(r"epoch 1: ([\d.]+) s", printed)
-    assert found, f"no epoch in what the peer printed: {printed}"
-    return float(found[1])
+    print(printed, end="")
+    seconds = re.search(r"epoch 1: ([\d.]+) s", printed)
+    peak = re.search(r"peak memory above imports: ([\d.]+) MiB", printed)
+    if not seconds or not peak:
+        raise SystemExit(f"--peer {name}: it printed no time or no memory")
+    return {
+        "row": row.name,
+        "peer": name,
+        "seconds_per_epoch": float(seconds[1]),
+        "peak_mib": float(peak[1]),
+        "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

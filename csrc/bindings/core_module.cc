@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "bindings/call.h"
+#include "bindings/engine.h"
 #include "bindings/id_encoder.h"
 #include "core/cpu_isa.h"
 #include "events/events.h"
@@ -104,6 +105,7 @@ PYBIND11_MODULE(_core, m) {
   // item_sampled_loss
   define(m, "item_sampled_loss", item_sampled_loss);
   m.def("item_sampled_loss_scratch", &item_sampled_loss_scratch);
+  define_engine(m);
 }
 
 }  // namespace chronorec

@@ -59,6 +59,8 @@ struct PairProduct {
   const bf16* b;
   int64_t b_panel;  // from one panel to the next
   int64_t rows, cols, depth;
+  bool padded = false;  // A may be read in full tiles: rows up to a multiple of 16, and zeros in depths up to
+                        // one of 32
 };
 
 inline PairProduct pair_product(const bf16* a, int64_t lda, const bf16* packed, int64_t rows, int64_t cols,
@@ -129,19 +131,22 @@ inline __attribute__((always_inline)) void pair_tile(const PairProduct& p, int64
     for (int v = 0; v < kVecs; ++v) sink(row + i, panel * kPairPanel + v * kLanes, acc[i][v]);
 }
 
-template <int Panels, typename Sink>
-inline void pair_columns(const PairProduct& p, int64_t panel, Sink&& sink) {
-  int64_t row = 0;
-  for (; row + kPairRows <= p.rows; row += kPairRows) pair_tile<kPairRows, Panels>(p, row, panel, sink);
-  for (; row < p.rows; ++row) pair_tile<1, Panels>(p, row, panel, sink);
+// What is left of the rows in blocks of half the size, and so on: B is read once for each.
+template <int Panels, int Rows, typename Sink>
+inline void pair_rows(const PairProduct& p, int64_t row, int64_t panel, Sink&& sink) {
+  for (; row + Rows <= p.rows; row += Rows) pair_tile<Rows, Panels>(p, row, panel, sink);
+  if constexpr (Rows > 1) pair_rows<Panels, Rows / 2>(p, row, panel, sink);
 }
 
 template <typename Sink>
 inline void multiply_pairs(const PairProduct& p, Sink&& sink) {
   const int64_t panels = (p.cols + kPairPanel - 1) / kPairPanel;
   int64_t panel = 0;
-  for (; panel + kPairPanels <= panels; panel += kPairPanels) pair_columns<kPairPanels>(p, panel, sink);
-  for (; panel < panels; ++panel) pair_columns<1>(p, panel, sink);
+  if (kLanes == 16 && p.rows <= 2)  // many sums at once hide the latency
+    for (; panel + 4 <= panels; panel += 4) pair_rows<4, 2>(p, 0, panel, sink);
+  for (; panel + kPairPanels <= panels; panel += kPairPanels)
+    pair_rows<kPairPanels, kPairRows>(p, 0, panel, sink);
+  for (; panel < panels; ++panel) pair_rows<1, kPairRows>(p, 0, panel, sink);
 }
 
 // ---- on tiles ---------------------------------------------------------------------------------------
@@ -179,46 +184,48 @@ inline void copy_edge(const bf16* a, int64_t a_row, int64_t count, int64_t left,
                         i < count ? _mm512_maskz_loadu_epi16(lanes, a + i * a_row) : _mm512_setzero_si512());
 }
 
-// RowTiles x Panels tiles of C, at most 2 x 2: tiles 0 to 3 hold C, 4 and 5 A, 6 and 7 B.
+template <int I>
+struct Index {
+  static constexpr int value = I;
+};
+
+// f(Index<0>{}), ... f(Index<Count - 1>{})
+template <int Count, typename F>
+inline __attribute__((always_inline)) void unrolled(F&& f) {
+  if constexpr (Count > 0) {
+    unrolled<Count - 1>(f);
+    f(Index<Count - 1>{});
+  }
+}
+
+// RowTiles x Panels tiles of C, at most 2 x 2 or 1 x 4: tiles 0 to 3 hold C, 4 and 5 A, 6 and 7 B.
 template <int RowTiles, int Panels, typename Sink>
 inline __attribute__((always_inline)) void amx_block(const PairProduct& p, int64_t row, int64_t panel,
                                                      Sink&& sink) {
   alignas(64) bf16 edge[2 * kPairPanel * kRun];
-  alignas(64) float result[RowTiles * kPairPanel][Panels * kPairPanel];
+  alignas(64) float result[RowTiles * Panels][kPairPanel][kPairPanel];
   const int64_t count = min64(RowTiles * kPairPanel, p.rows - row);
-  zero_tile<0>();
-  if constexpr (Panels == 2) zero_tile<1>();
-  if constexpr (RowTiles == 2) zero_tile<2>();
-  if constexpr (RowTiles == 2 && Panels == 2) zero_tile<3>();
+  unrolled<RowTiles * Panels>([](auto tile) { zero_tile<tile.value>(); });
   for (int64_t k = 0; k < p.depth; k += kRun) {
     const bf16* a = p.a + k / kRun * p.a_run + row * p.a_row;
     const bf16* b = p.b + panel * p.b_panel + k * kPairPanel;
     int64_t a_row = p.a_row;
-    if (count < RowTiles * kPairPanel || k + kRun > p.depth) {
+    if (!p.padded && (count < RowTiles * kPairPanel || k + kRun > p.depth)) {
       copy_edge(a, a_row, count, p.depth - k, edge);
       a = edge, a_row = kRun;
     }
-    load_tile<4>(a, a_row * 2);
-    load_tile<6>(b, 4 * kPairPanel);
-    multiply_tiles<0, 4, 6>();
-    if constexpr (Panels == 2) {
-      load_tile<7>(b + p.b_panel, 4 * kPairPanel);
-      multiply_tiles<1, 4, 7>();
-    }
-    if constexpr (RowTiles == 2) {
-      load_tile<5>(a + kPairPanel * a_row, a_row * 2);
-      multiply_tiles<2, 5, 6>();
-    }
-    if constexpr (RowTiles == 2 && Panels == 2) multiply_tiles<3, 5, 7>();
+    unrolled<RowTiles>([&](auto i) { load_tile<4 + i.value>(a + i.value * kPairPanel * a_row, a_row * 2); });
+    unrolled<Panels>([&](auto j) {
+      constexpr int kRight = 6 + j.value % 2;
+      load_tile<kRight>(b + j.value * p.b_panel, 4 * kPairPanel);
+      multiply_tiles<j.value, 4, kRight>();
+      if constexpr (RowTiles == 2) multiply_tiles<Panels + j.value, 5, kRight>();
+    });
   }
-  store_tile<0>(result[0], sizeof result[0]);
-  if constexpr (Panels == 2) store_tile<1>(&result[0][kPairPanel], sizeof result[0]);
-  if constexpr (RowTiles == 2) store_tile<2>(result[kPairPanel], sizeof result[0]);
-  if constexpr (RowTiles == 2 && Panels == 2)
-    store_tile<3>(&result[kPairPanel][kPairPanel], sizeof result[0]);
+  unrolled<RowTiles * Panels>([&](auto tile) { store_tile<tile.value>(result[tile.value], 4 * kPairPanel); });
   for (int64_t i = 0; i < count; ++i)
-    for (int v = 0; v < Panels; ++v)
-      sink(row + i, (panel + v) * kPairPanel, load(&result[i][v * kPairPanel]));
+    for (int j = 0; j < Panels; ++j)
+      sink(row + i, (panel + j) * kPairPanel, load(result[i / kPairPanel * Panels + j][i % kPairPanel]));
 }
 
 template <int Panels, typename Sink>
@@ -232,6 +239,9 @@ template <typename Sink>
 inline void multiply_on_tiles(const PairProduct& p, Sink&& sink) {
   const int64_t panels = (p.cols + kPairPanel - 1) / kPairPanel;
   int64_t panel = 0;
+  if (p.rows <= kPairPanel)
+    for (; panel + 3 <= panels; panel += 4)
+      panel + 4 <= panels ? amx_block<1, 4>(p, 0, panel, sink) : amx_block<1, 3>(p, 0, panel, sink);
   for (; panel + 2 <= panels; panel += 2) amx_columns<2>(p, panel, sink);
   if (panel < panels) amx_columns<1>(p, panel, sink);
 }

@@ -36,20 +36,11 @@ struct GruCell {
 
 void gru_pack(const RecurrentPackArgs& args) { recurrent_pack<GruCell>(args); }
 
-void gru_forward(const RecurrentForwardArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_forward<GruCell, bf16>(args)
-                                   : recurrent_forward<GruCell, float>(args);
-}
+void gru_forward(const RecurrentForwardArgs& args) { recurrent_forward<GruCell>(args); }
 
-void gru_step(const RecurrentStepArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_step<GruCell, bf16>(args)
-                                   : recurrent_step<GruCell, float>(args);
-}
+void gru_step(const RecurrentStepArgs& args) { recurrent_step<GruCell>(args); }
 
-void gru_backward(const RecurrentBackwardArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_backward<GruCell, bf16>(args)
-                                   : recurrent_backward<GruCell, float>(args);
-}
+void gru_backward(const RecurrentBackwardArgs& args) { recurrent_backward<GruCell>(args); }
 
 }  // namespace CHRONOREC_LEVEL
 }  // namespace chronorec

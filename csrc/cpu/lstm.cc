@@ -38,20 +38,11 @@ struct LstmCell {
 
 void lstm_pack(const RecurrentPackArgs& args) { recurrent_pack<LstmCell>(args); }
 
-void lstm_forward(const RecurrentForwardArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_forward<LstmCell, bf16>(args)
-                                   : recurrent_forward<LstmCell, float>(args);
-}
+void lstm_forward(const RecurrentForwardArgs& args) { recurrent_forward<LstmCell>(args); }
 
-void lstm_step(const RecurrentStepArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_step<LstmCell, bf16>(args)
-                                   : recurrent_step<LstmCell, float>(args);
-}
+void lstm_step(const RecurrentStepArgs& args) { recurrent_step<LstmCell>(args); }
 
-void lstm_backward(const RecurrentBackwardArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_backward<LstmCell, bf16>(args)
-                                   : recurrent_backward<LstmCell, float>(args);
-}
+void lstm_backward(const RecurrentBackwardArgs& args) { recurrent_backward<LstmCell>(args); }
 
 }  // namespace CHRONOREC_LEVEL
 }  // namespace chronorec

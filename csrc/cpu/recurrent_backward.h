@@ -278,7 +278,7 @@ void store_weight_gradients(const Backward<Cell>& b) {
 }
 
 template <typename Cell, typename T>
-void recurrent_backward(const RecurrentBackwardArgs& args) {
+void backward_in(const RecurrentBackwardArgs& args) {
   const Backward<Cell> b(args);
   const int64_t* offsets = args.offsets.as<const int64_t>();
   sort_by_length(offsets, b.sequences, b.scratch.starts, b.scratch.order);
@@ -296,6 +296,11 @@ void recurrent_backward(const RecurrentBackwardArgs& args) {
     group.add_slice();
   });
   store_weight_gradients<Cell, T>(b);
+}
+
+template <typename Cell>
+void recurrent_backward(const RecurrentBackwardArgs& args) {
+  args.values.dtype == DType::bf16 ? backward_in<Cell, bf16>(args) : backward_in<Cell, float>(args);
 }
 
 }  // namespace

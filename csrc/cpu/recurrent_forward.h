@@ -10,19 +10,19 @@
 #include "core/parallel.h"
 #include "cpu/gate_math.h"
 #include "cpu/kernels.h"
-#include "cpu/recurrent_product.h"
-#include "cpu/recurrent_tiles.h"
+#include "cpu/recurrent_weights.h"
 
 namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
 
-template <typename Cell>
+template <typename Cell, typename W>
 struct Layer {
   static constexpr int64_t kGates = Cell::kKind.gates, kSlots = Cell::kKind.slots;
 
   int64_t input, hidden, padded, sum_stride, state_stride;
-  const float *weight_ih, *weight_hh, *bias;
+  PackedWeight<W> weight_ih, weight_hh;
+  const float* bias;
 
   template <typename Args>
   Layer(const Args& args, int64_t hidden_size)
@@ -31,8 +31,8 @@ struct Layer {
         padded(padded_units(hidden)),
         sum_stride(row_stride(kSlots * padded)),
         state_stride(row_stride(padded)),
-        weight_ih(args.weight_ih.template as<const float>()),
-        weight_hh(args.weight_hh.template as<const float>()),
+        weight_ih{args.weight_ih.template as<const W>(), input},
+        weight_hh{args.weight_hh.template as<const W>(), hidden},
         bias(args.bias.template as<const float>()) {}
 
   int64_t panels() const { return padded / kPanel; }
@@ -43,8 +43,8 @@ template <typename T>
 struct StepRows {
   int64_t rows;
   float* sums;  // of the step; the other arrays are those of ForwardRoom
-  const float *state, *operand;
-  float *next, *next_operand, *cell;
+  float *state, *cell;
+  char* left;
   T* output[kMaxTileRows];
   float* saved[kMaxTileRows];  // [P / 16, kKind.saved, 16] each
   const T* recurrent_mask[kMaxTileRows];
@@ -52,35 +52,30 @@ struct StepRows {
   bool save, mask, zoneout;
 };
 
-template <typename T>
-struct Values {
-  const T* first;
-  int64_t count;
-};
-
-// Sums of value k of row i, at i * sum_stride + k * step_size: the bias and the input's part. values(i) says
-// where the values of a row begin, stride apart, and how many they are.
-template <typename Cell, typename ValuesOf>
-void project(const Layer<Cell>& layer, int64_t rows, int64_t stride, float* sums, int64_t step_size,
-             ValuesOf&& values) {
-  using L = Layer<Cell>;
-  for (int64_t panel = 0; panel < layer.panels(); ++panel) {
-    const float* bias = layer.bias + panel * L::kSlots * kPanel;
-    for (int64_t i = 0; i < rows; ++i) {
-      const auto [first, count] = values(i);
-      float* target = sums + i * layer.sum_stride + panel * L::kSlots * kPanel;
-      for (int64_t k = 0; k < count; ++k)
+// Sums of rows of values: the bias and the input's part.
+template <typename Cell, typename T, typename W>
+void project(const Layer<Cell, W>& layer, const Multiplier<W>& multiplier, const T* const* values,
+             int64_t rows, char* left, float* sums) {
+  using L = Layer<Cell, W>;
+  for (int64_t k = 0; k == 0 || k < layer.input; k += kDepthSlice) {
+    const LeftRows slice = {left, rows, k, min64(kDepthSlice, layer.input - k)};
+    for (int64_t i = 0; i < rows; ++i)
+      multiplier.put(slice, i, [&](int64_t j, int64_t n) { return load_some(values[i] + k + j, n); });
+    for (int64_t panel = 0; panel < layer.panels(); ++panel) {
+      const float* bias = layer.bias + panel * L::kSlots * kPanel;
+      float* target = sums + panel * L::kSlots * kPanel;
+      for (int64_t i = 0; k == 0 && i < rows; ++i)
         for (int64_t j = L::kGates * kPanel; j < L::kSlots * kPanel; j += kLanes)
-          store(target + k * step_size + j, load(bias + j));
-      const auto p = times_panels(first, stride, layer.weight_ih, count, layer.input);
-      add_panels<L::kGates>(p, panel * L::kGates, Target<Adjacent>(target, step_size, bias));
+          store(target + i * layer.sum_stride + j, load(bias + j));
+      const Target<Adjacent> c(target, layer.sum_stride), first(target, layer.sum_stride, bias);
+      multiplier.template add<L::kGates>(slice, layer.weight_ih, panel * L::kGates, k == 0 ? first : c);
     }
   }
 }
 
 // The new state of kLanes units of one row.
-template <typename Cell, typename T>
-inline void step_unit(const Layer<Cell>& layer, const StepRows<T>& step, int64_t row, const float* sums,
+template <typename Cell, typename T, typename W>
+inline void step_unit(const Layer<Cell, W>& layer, const StepRows<T>& step, int64_t row, const float* sums,
                       int64_t unit) {
   constexpr int kSaved = Cell::kKind.saved;
   const int64_t at = row * layer.state_stride + unit, left = layer.hidden - unit;
@@ -95,8 +90,7 @@ inline void step_unit(const Layer<Cell>& layer, const StepRows<T>& step, int64_t
     if constexpr (Cell::kKind.cell) saved[kSaved - 1] = cell = fma(keep, cell_before, change * cell);
   }
   if constexpr (Cell::kKind.cell) store(step.cell + at, cell);
-  store(step.next + at, state);
-  if (step.mask) store(step.next_operand + at, state * load_some(step.recurrent_mask[row] + unit, left));
+  store(step.state + at, state);
   store_some(step.output[row] + unit, state, left);
   if (step.save) {
     float* target = step.saved[row] + unit / kPanel * kPanel * kSaved + unit % kPanel;
@@ -127,14 +121,15 @@ struct StateSlots {
 };
 
 // Panels [panel, panel + Units) of units.
-template <int Units, typename Cell, typename T>
-void step_panels(const Layer<Cell>& layer, const StepRows<T>& step, int64_t panel) {
-  using L = Layer<Cell>;
+template <int Units, typename Cell, typename T, typename W>
+void step_panels(const Layer<Cell, W>& layer, const Multiplier<W>& multiplier, const StepRows<T>& step,
+                 int64_t panel) {
+  using L = Layer<Cell, W>;
   constexpr int kGates = L::kGates;
   prefetch_results<Cell>(step, panel, Units);
   float* sums = step.sums + panel * L::kSlots * kPanel;
-  const auto p = times_panels(step.operand, layer.state_stride, layer.weight_hh, step.rows, layer.hidden);
-  add_panels<kGates * Units>(p, panel * kGates, Target<StateSlots<Cell>>{sums, layer.sum_stride});
+  multiplier.template add<kGates * Units>({step.left, step.rows, 0, layer.hidden}, layer.weight_hh,
+                                          panel * kGates, Target<StateSlots<Cell>>{sums, layer.sum_stride});
   for (int64_t row = 0; row < step.rows; ++row)
     for (int unit = 0; unit < Units; ++unit)
       for (int v = 0; v < kPanel; v += kLanes)
@@ -142,16 +137,33 @@ void step_panels(const Layer<Cell>& layer, const StepRows<T>& step, int64_t pane
                   (panel + unit) * kPanel + v);
 }
 
-template <typename Cell, typename T>
-void run_step(const Layer<Cell>& layer, const StepRows<T>& step) {
+// What the step multiplies weight_hh with; lanes of padding, which may hold NaN, become zero.
+template <typename Cell, typename T, typename W>
+void put_states(const Layer<Cell, W>& layer, const Multiplier<W>& multiplier, const StepRows<T>& step) {
+  const LeftRows left = {step.left, step.rows, 0, layer.hidden};
+  for (int64_t i = 0; i < step.rows; ++i) {
+    const float* state = step.state + i * layer.state_stride;
+    const T* mask = step.recurrent_mask[i];
+    if (step.mask)
+      multiplier.put(left, i, [&](int64_t k, int64_t n) {
+        return first_lanes(load(state + k), n) * load_some(mask + k, n);
+      });
+    else
+      multiplier.put(left, i, [&](int64_t k, int64_t n) { return first_lanes(load(state + k), n); });
+  }
+}
+
+template <typename Cell, typename T, typename W>
+void run_step(const Layer<Cell, W>& layer, const Multiplier<W>& multiplier, const StepRows<T>& step) {
   constexpr int kFew = Cell::kUnitPanels > 2 ? Cell::kUnitPanels : 2;  // fewer rows, more panels at once
+  put_states(layer, multiplier, step);
   int64_t panel = 0;
   if (step.rows <= 2)
-    for (; panel + kFew <= layer.panels(); panel += kFew) step_panels<kFew>(layer, step, panel);
+    for (; panel + kFew <= layer.panels(); panel += kFew) step_panels<kFew>(layer, multiplier, step, panel);
   for (; panel + Cell::kUnitPanels <= layer.panels(); panel += Cell::kUnitPanels)
-    step_panels<Cell::kUnitPanels>(layer, step, panel);
+    step_panels<Cell::kUnitPanels>(layer, multiplier, step, panel);
   if constexpr (Cell::kUnitPanels > 1)
-    for (; panel < layer.panels(); ++panel) step_panels<1>(layer, step, panel);
+    for (; panel < layer.panels(); ++panel) step_panels<1>(layer, multiplier, step, panel);
 }
 
 template <typename T>
@@ -171,12 +183,12 @@ inline const T* row_of(const TensorView& array, int64_t row) {
   return array ? array.as<const T>() + row * array.stride[0] : nullptr;
 }
 
-template <typename Cell, typename T>
+template <typename Cell, typename T, typename W>
 class ForwardTile {
  public:
-  ForwardTile(const RecurrentForwardArgs& args, const Layer<Cell>& layer, const SequenceTile& tile,
+  ForwardTile(const RecurrentForwardArgs& args, const Layer<Cell, W>& layer, const SequenceTile& tile,
               const ForwardRoom& room)
-      : args_(args), layer_(layer), tile_(tile), room_(room), chunk_(chunk_steps(Cell::kKind)) {}
+      : args_(args), layer_(layer), tile_(tile), room_(room) {}
 
   void run() {
     start();
@@ -184,7 +196,7 @@ class ForwardTile {
     finish(active, tile_.rows);
     for (int64_t t = 0; active > 0; ++t) {
       if (t % kStepsPerPoll == 0 && interrupted()) return;
-      if (t % chunk_ == 0) project_chunk(t, active);
+      if (t % kChunk == 0) project_chunk(t);
       take_step(t, active);
       const int64_t left = tile_.active(t + 1);
       finish(left, active);
@@ -193,7 +205,10 @@ class ForwardTile {
   }
 
  private:
+  static constexpr int64_t kChunk = chunk_steps(Cell::kKind);
+
   void start() {
+    step_.state = room_.state, step_.cell = room_.cell, step_.left = room_.left;
     step_.save = static_cast<bool>(args_.saved);
     step_.mask = static_cast<bool>(args_.recurrent_mask);
     step_.zoneout = static_cast<bool>(args_.zoneout_mask);
@@ -203,34 +218,30 @@ class ForwardTile {
       if constexpr (Cell::kKind.cell)
         load_row(row_of<T>(args_.initial_cell, sequence), layer_.hidden, room_.cell + row);
       step_.recurrent_mask[i] = row_of<T>(args_.recurrent_mask, sequence);
-      if (step_.mask)
-        for (int64_t j = 0; j < layer_.hidden; ++j)
-          room_.operand[row + j] = room_.state[row + j] * to_float(step_.recurrent_mask[i][j]);
     }
   }
 
-  void project_chunk(int64_t t, int64_t active) {
-    const int64_t stride = args_.values.stride[0];
-    project(layer_, active, stride * tile_.step, room_.sums, kMaxTileRows * layer_.sum_stride,
-            [&](int64_t i) {
-              return Values<T>{args_.values.as<const T>() + tile_.event(i, t) * stride,
-                               min64(chunk_, tile_.length[i] - t)};
-            });
+  // The sums of the steps from t on, row after row of each step's active ones.
+  void project_chunk(int64_t t) {
+    const T* values[kChunk * kMaxTileRows];
+    int64_t rows = 0;
+    for (int64_t k = t; k < t + kChunk; ++k)
+      for (int64_t i = 0; i < tile_.rows && tile_.length[i] > k; ++i)
+        values[rows++] = row_of<T>(args_.values, tile_.event(i, k));
+    project(layer_, multiplier_, values, rows, room_.left, room_.sums);
+    step_.sums = room_.sums;
   }
 
   void take_step(int64_t t, int64_t active) {
     step_.rows = active;
-    step_.sums = room_.sums + t % chunk_ * kMaxTileRows * layer_.sum_stride;
-    step_.state = room_.state, step_.operand = room_.operand, step_.cell = room_.cell;
-    step_.next = room_.next, step_.next_operand = room_.next_operand;
     for (int64_t i = 0; i < active; ++i) {
       const int64_t event = tile_.event(i, t);
       step_.output[i] = args_.output.as<T>() + event * layer_.hidden;
       step_.zoneout_mask[i] = row_of<T>(args_.zoneout_mask, event);
       if (step_.save) step_.saved[i] = args_.saved.as<float>() + event * Cell::kKind.saved * layer_.padded;
     }
-    run_step(layer_, step_);
-    room_.advance();
+    run_step(layer_, multiplier_, step_);
+    step_.sums += active * layer_.sum_stride;
   }
 
   // The rows that have no further event.
@@ -244,55 +255,66 @@ class ForwardTile {
   }
 
   const RecurrentForwardArgs& args_;
-  const Layer<Cell>& layer_;
+  const Layer<Cell, W>& layer_;
   const SequenceTile& tile_;
-  ForwardRoom room_;
-  int64_t chunk_;
+  const ForwardRoom room_;
+  const Multiplier<W> multiplier_{};
   StepRows<T> step_;
 };
 
-template <typename Cell, typename T>
-void recurrent_forward(const RecurrentForwardArgs& args) {
+template <typename Cell, typename T, typename W>
+void forward_in(const RecurrentForwardArgs& args, const T*, const W*) {
   const int64_t hidden = args.output.shape[1], sequences = args.final_state.shape[0];
   const int64_t* offsets = args.offsets.as<const int64_t>();
-  const Layer<Cell> layer(args, hidden);
+  const Layer<Cell, W> layer(args, hidden);
   const int64_t chunk = chunk_steps(Cell::kKind);
   const ForwardScratch scratch(args.scratch.data, Cell::kKind, sequences, args.values.shape[0], hidden,
                                chunk);
   sort_by_length(offsets, sequences, scratch.starts, scratch.order);
   parallel_for(count_tiles(sequences), [&](int64_t task, int thread) {
     const SequenceTile tile(offsets, scratch.order, sequences, task, args.reverse);
-    const ForwardRoom room(scratch.threads + thread * scratch.per_thread, Cell::kKind, layer.padded, chunk,
-                           static_cast<bool>(args.recurrent_mask));
-    ForwardTile<Cell, T>(args, layer, tile, room).run();
+    const ForwardRoom room(scratch.threads + thread * scratch.per_thread, Cell::kKind, layer.padded, chunk);
+    ForwardTile<Cell, T, W>(args, layer, tile, room).run();
   });
 }
 
-template <typename Cell, typename T>
-void recurrent_step(const RecurrentStepArgs& args) {
+template <typename Cell, typename T, typename W>
+void step_in(const RecurrentStepArgs& args, const T*, const W*) {
   const int64_t sequences = args.values.shape[0], hidden = args.state.shape[1], size = tile_rows(sequences);
-  const Layer<Cell> layer(args, hidden);
+  const Layer<Cell, W> layer(args, hidden);
   const ForwardScratch scratch(args.scratch.data, Cell::kKind, 0, 0, hidden, 1);
   parallel_for(count_tiles(sequences), [&](int64_t task, int thread) {
-    const int64_t first = task * size, rows = min64(size, sequences - first), stride = args.values.stride[0];
-    const ForwardRoom room(scratch.threads + thread * scratch.per_thread, Cell::kKind, layer.padded, 1,
-                           false);
-    project(layer, 1, stride, room.sums, layer.sum_stride,
-            [&](int64_t) { return Values<T>{args.values.as<const T>() + first * stride, rows}; });
-    StepRows<T> step = {rows,      room.sums, room.state, room.operand, room.next, room.next_operand,
-                        room.cell, {},        {},         {},           {},        false,
-                        false,     false};
+    const int64_t first = task * size, rows = min64(size, sequences - first);
+    const ForwardRoom room(scratch.threads + thread * scratch.per_thread, Cell::kKind, layer.padded, 1);
+    const Multiplier<W> multiplier{};
+    const T* values[kMaxTileRows] = {};
+    StepRows<T> step = {rows, room.sums, room.state, room.cell, room.left, {},
+                        {},   {},        {},         false,     false,     false};
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t row = i * layer.state_stride;
+      values[i] = row_of<T>(args.values, first + i);
       load_row(row_of<T>(args.state, first + i), hidden, room.state + row);
       if constexpr (Cell::kKind.cell) load_row(row_of<T>(args.cell, first + i), hidden, room.cell + row);
       step.output[i] = args.new_state.as<T>() + (first + i) * hidden;
     }
-    run_step(layer, step);
+    project(layer, multiplier, values, rows, room.left, room.sums);
+    run_step(layer, multiplier, step);
     if constexpr (Cell::kKind.cell)
       for (int64_t i = 0; i < rows; ++i)
         store_row(room.cell + i * layer.state_stride, hidden, args.new_cell.as<T>() + (first + i) * hidden);
   });
+}
+
+template <typename Cell>
+void recurrent_forward(const RecurrentForwardArgs& args) {
+  with_types(args.values.dtype, args.weight_hh.dtype,
+             [&](auto* values, auto* weights) { forward_in<Cell>(args, values, weights); });
+}
+
+template <typename Cell>
+void recurrent_step(const RecurrentStepArgs& args) {
+  with_types(args.values.dtype, args.weight_hh.dtype,
+             [&](auto* values, auto* weights) { step_in<Cell>(args, values, weights); });
 }
 
 }  // namespace

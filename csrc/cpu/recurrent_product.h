@@ -3,13 +3,11 @@
 // it.
 #pragma once
 #include "cpu/gemm.h"
+#include "cpu/recurrent_tiles.h"
 
 namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
-
-// Depth of the panels that stay in the nearest cache while all rows pass; bounds the rounding error too.
-constexpr int64_t kDepthSlice = 128;
 
 // Rows of a register block this many panels wide; a level with fewer registers takes one panel at a time.
 constexpr int block_rows(int panels) {
@@ -29,6 +27,10 @@ struct Target {
   Target(float* c, int64_t c_row, const float* first) : data(c), row(c_row), from(first), from_row(0) {}
 
   Target adding() const { return {data, row}; }
+  void add(int64_t i, int64_t column, vf value) const {
+    const int64_t at = Columns::at(column);
+    store(data + i * row + at, load(from + i * from_row + at) + value);
+  }
   Target<struct Adjacent> columns_from(int64_t column) const;
 };
 
@@ -46,18 +48,16 @@ inline Target<Adjacent> Target<Columns>::columns_from(int64_t column) const {
 
 // The two kinds of product. Strides known to the compiler become offsets in the instructions: arithmetic on
 // addresses would take the ports of the products.
-template <typename T>
 struct RowsTimesPanels {  // rows of A times packed panels
   static constexpr int64_t a_k = 1, b_k = kPanel;
-  const T* a;
+  const float* a;
   int64_t a_row;
   const float* b;
   int64_t b_panel, rows, depth;
 };
 
-template <typename T>
-inline RowsTimesPanels<T> times_panels(const T* a, int64_t a_row, const float* packed, int64_t rows,
-                                       int64_t depth) {
+inline RowsTimesPanels times_panels(const float* a, int64_t a_row, const float* packed, int64_t rows,
+                                    int64_t depth) {
   return {a, a_row, packed, depth * kPanel, rows, depth};
 }
 
@@ -89,7 +89,7 @@ inline __attribute__((always_inline)) void add_tile(const P& p, int64_t row, int
       right[v] = load(b + k * P::b_k + (v / kPanelVecs) * b_panel + (v % kPanelVecs) * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
-      const vf left = splat(to_float(a[i * a_row + k * p.a_k]));
+      const vf left = splat(a[i * a_row + k * p.a_k]);
 #pragma GCC unroll 16
       for (int v = 0; v < kVecs; ++v) acc[i][v] = fma(left, right[v], acc[i][v]);
     }
@@ -105,10 +105,7 @@ inline __attribute__((always_inline)) void add_tile(const P& p, int64_t row, int
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 16
-    for (int v = 0; v < kVecs; ++v) {
-      const int64_t column = Columns::at(v * kLanes);
-      store(c.data + (row + i) * c.row + column, load(c.from + (row + i) * c.from_row + column) + acc[i][v]);
-    }
+    for (int v = 0; v < kVecs; ++v) c.add(row + i, v * kLanes, acc[i][v]);
 }
 
 template <int Panels, int Rows, typename P, typename Columns>

@@ -42,7 +42,20 @@ constexpr int64_t kStepsPerPoll = 1024;
 
 // Steps whose input projection is computed ahead, so that it fills blocks of registers but stays in the
 // cache.
-inline int64_t chunk_steps(const RecurrentKind& kind) { return kind.gates == 4 ? 12 : 8; }
+constexpr int64_t chunk_steps(const RecurrentKind& kind) { return kind.gates == 4 ? 12 : 8; }
+
+// Depth of the panels that stay in the nearest cache while all rows pass; bounds the rounding error too.
+constexpr int64_t kDepthSlice = 128;
+
+// Packed weights are fp32, bf16 or codes of 8 bits. Depths that a panel of 16 columns has room for: pairs of
+// bf16 up to a tile of the matrix unit, codes with the 16 scales of the columns behind them.
+constexpr int64_t kScaleDepths = 16 * sizeof(float) / kUnitPanel;
+inline int64_t panel_depth(DType packed, int64_t depth) {
+  if (packed == DType::bf16) return round_up(depth, 32);
+  return packed == DType::u8 ? round_up(depth, 4) + kScaleDepths : depth;
+}
+// Bytes of a row of values or states, ready to be multiplied with weights of any of these types.
+inline int64_t left_row_bytes(int64_t depth) { return 6 * round_up(depth, 32) + 64; }
 
 // Events whose outer products are summed in one go: bounds the rounding error, stays in the cache.
 constexpr int64_t kSlice = 128;
@@ -69,7 +82,8 @@ struct ForwardScratch {
     Carver carver(base);
     order = carver.take<int64_t>(sequences);
     starts = carver.take<int64_t>(events + 2);
-    per_thread = kMaxTileRows * (chunk * row_stride(kind.slots * padded) + 5 * row_stride(padded));
+    const int64_t left = max64(chunk * left_row_bytes(kDepthSlice), left_row_bytes(hidden)) / 4;
+    per_thread = kMaxTileRows * (chunk * row_stride(kind.slots * padded) + 2 * row_stride(padded) + left);
     threads = carver.take<float>(per_thread * num_threads());
     bytes = carver.used();
   }
@@ -77,25 +91,16 @@ struct ForwardScratch {
 
 // A thread's part of ForwardScratch. Rows of sums and of states are row_stride apart.
 struct ForwardRoom {
-  float* sums;                    // [chunk, kMaxTileRows, P / 16, slots, 16]: of the input, then of both
-  float *state, *next;            // [kMaxTileRows, P]
-  float *operand, *next_operand;  // the states times the recurrent mask; the states themselves without one
-  float* cell;                    // [kMaxTileRows, P]
+  float* sums;   // [chunk * kMaxTileRows, P / 16, slots, 16]: of the input, then of both
+  float* state;  // [kMaxTileRows, P]
+  float* cell;   // [kMaxTileRows, P]
+  char* left;    // rows that are multiplied: of a chunk's values, or of a step's states
 
-  ForwardRoom(float* base, const RecurrentKind& kind, int64_t padded, int64_t chunk, bool masked) {
-    const int64_t array = kMaxTileRows * row_stride(padded);
+  ForwardRoom(float* base, const RecurrentKind& kind, int64_t padded, int64_t chunk) {
     sums = base;
     state = sums + chunk * kMaxTileRows * row_stride(kind.slots * padded);
-    next = state + array;
-    operand = masked ? next + array : state;
-    next_operand = masked ? next + 2 * array : next;
-    cell = state + 4 * array;
-  }
-  void advance() {
-    float* before = state;
-    state = next, next = before;
-    before = operand;
-    operand = next_operand, next_operand = before;
+    cell = state + kMaxTileRows * row_stride(padded);
+    left = reinterpret_cast<char*>(cell + kMaxTileRows * row_stride(padded));
   }
 };
 

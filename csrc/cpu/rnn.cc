@@ -38,35 +38,17 @@ struct ReluCell : TanhCell {
 
 void rnn_pack(const RecurrentPackArgs& args) { recurrent_pack<TanhCell>(args); }
 
-void rnn_tanh_forward(const RecurrentForwardArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_forward<TanhCell, bf16>(args)
-                                   : recurrent_forward<TanhCell, float>(args);
-}
+void rnn_tanh_forward(const RecurrentForwardArgs& args) { recurrent_forward<TanhCell>(args); }
 
-void rnn_relu_forward(const RecurrentForwardArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_forward<ReluCell, bf16>(args)
-                                   : recurrent_forward<ReluCell, float>(args);
-}
+void rnn_relu_forward(const RecurrentForwardArgs& args) { recurrent_forward<ReluCell>(args); }
 
-void rnn_tanh_step(const RecurrentStepArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_step<TanhCell, bf16>(args)
-                                   : recurrent_step<TanhCell, float>(args);
-}
+void rnn_tanh_step(const RecurrentStepArgs& args) { recurrent_step<TanhCell>(args); }
 
-void rnn_relu_step(const RecurrentStepArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_step<ReluCell, bf16>(args)
-                                   : recurrent_step<ReluCell, float>(args);
-}
+void rnn_relu_step(const RecurrentStepArgs& args) { recurrent_step<ReluCell>(args); }
 
-void rnn_tanh_backward(const RecurrentBackwardArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_backward<TanhCell, bf16>(args)
-                                   : recurrent_backward<TanhCell, float>(args);
-}
+void rnn_tanh_backward(const RecurrentBackwardArgs& args) { recurrent_backward<TanhCell>(args); }
 
-void rnn_relu_backward(const RecurrentBackwardArgs& args) {
-  args.values.dtype == DType::bf16 ? recurrent_backward<ReluCell, bf16>(args)
-                                   : recurrent_backward<ReluCell, float>(args);
-}
+void rnn_relu_backward(const RecurrentBackwardArgs& args) { recurrent_backward<ReluCell>(args); }
 
 }  // namespace CHRONOREC_LEVEL
 }  // namespace chronorec

@@ -11,12 +11,19 @@ inline DType float_type(const TensorView& array) {
   return array.dtype == DType::bf16 ? DType::bf16 : DType::f32;
 }
 
+// Of packed weights: fp32 where it is none of the others.
+inline DType packed_type(const TensorView& packed) {
+  return packed.dtype == DType::u8 ? DType::u8 : float_type(packed);
+}
+
 inline void expect_packed_layer(const TensorView& weight_ih, const TensorView& weight_hh,
                                 const TensorView& bias, const RecurrentKind& kind, int64_t input,
                                 int64_t hidden) {
   const int64_t panels = padded_units(hidden) / kUnitPanel;
-  expect_packed(weight_ih, "weight_ih", DType::f32, {panels, kind.gates, input, kUnitPanel});
-  expect_packed(weight_hh, "weight_hh", DType::f32, {panels, kind.gates, hidden, kUnitPanel});
+  const DType packed = packed_type(weight_hh);
+  expect_packed(weight_ih, "weight_ih", packed, {panels, kind.gates, panel_depth(packed, input), kUnitPanel});
+  expect_packed(weight_hh, "weight_hh", packed,
+                {panels, kind.gates, panel_depth(packed, hidden), kUnitPanel});
   expect_packed(bias, "bias", DType::f32, {panels, kind.slots, kUnitPanel});
 }
 
@@ -34,9 +41,11 @@ inline void run_pack(const RecurrentPackArgs& args, const RecurrentKind& kind,
   if (args.bias_ih) expect_packed(args.bias_ih, "bias_ih", dtype, {rows});
   if (args.bias_hh) expect_packed(args.bias_hh, "bias_hh", dtype, {rows});
   const int64_t panels = padded_units(hidden) / kUnitPanel;
-  expect_output(args.packed_ih, "packed_ih", DType::f32,
-                {panels, kind.gates, args.weight_ih.shape[1], kUnitPanel});
-  expect_output(args.packed_hh, "packed_hh", DType::f32, {panels, kind.gates, hidden, kUnitPanel});
+  const DType packed = packed_type(args.packed_hh);
+  expect_output(args.packed_ih, "packed_ih", packed,
+                {panels, kind.gates, panel_depth(packed, args.weight_ih.shape[1]), kUnitPanel});
+  expect_output(args.packed_hh, "packed_hh", packed,
+                {panels, kind.gates, panel_depth(packed, hidden), kUnitPanel});
   expect_output(args.packed_bias, "packed_bias", DType::f32, {panels, kind.slots, kUnitPanel});
   kernel(args);
 }

@@ -6,23 +6,48 @@ A model folder holds
   how a history is cut, provenance, the SHA-256 of the other files and of itself;
 - ``weights.safetensors``: named fp32 arrays;
 - ``items.arrow``: the vocabulary: column ``item`` (original ids, row = item code) and item features;
-- ``config.toml``: the resolved configuration of the training run, where there was one.
+- ``config.toml``: the resolved configuration of the training run, where there was one;
+- ``evaluations.json``: every evaluation of the models of this folder (:mod:`chronorec.evaluation.ledger`),
+  not part of the hashed content.
 
 The program is a list of steps ``{"call": ..., "out": register, ...}`` run over a jagged batch of tokens
 (events, or whole baskets). Calls, with weights named by string and registers written in brackets:
 
 ====================  ===========================================================================
-``embed``             [out] = scale * table[item] (baskets: mean over the basket) + position
+``embed``             [out] = scale * table[item] (baskets: mean over the basket) + position. A ``query`` is
+                      the vector of one more token after each history, at the time of the request
 ``layer_norm``        [out] = layer norm of [in]
 ``dense``             [out] = activation([in] weight^T + bias) + [residual]
-``gru``               [out] = GRU over each sequence of [in]
-``causal_attention``  [out] = causal self-attention; [in] is the packed query, key, value
+``gru, lstm, rnn``    [out] = recurrent layer over each sequence of [in]; an rnn's units are tanh
+``attention``         [out] = self-attention in ``heads``; [in] is the packed query, key, value. A token sees
+                      those up to itself unless ``causal`` is false, and only those less than ``window`` away.
+                      ``activation`` softmax, or silu with the sum over ``divisor``. Learned biases:
+                      ``position`` (by gap of position) and ``time_table`` (by gap of time, in buckets
+                      between ``time_boundaries``, microseconds)
+``add_time``          [out] = [in] + table[bucket of a time]. ``of`` a token, its time (``event``) or the time
+                      since the token before it (``gap``, endless for the first); ``of`` a history, the time
+                      of the request (``request``) or since its last token (``wait``). Lengths of time fall
+                      between ``boundaries`` (microseconds, one fewer than rows); for moments the rows share
+                      out a ``period`` of local time, which is UTC + shift: int64 weights ``<zone>_starts``
+                      and ``<zone>_shifts``, of which the last start <= time counts
+``multiply``          [out] = [in] * [by] + [residual]
 ``last``              [out] = the last token of each sequence (zeros for an empty one)
 ====================  ===========================================================================
 
-Scores are ``state . table + bias[item] + adjustment(history)``. An adjustment is a sparse addition made from
-the history alone: ``frequency`` (time-decayed counts of the user's own items) or ``transition`` (a row of a
-CSR matrix for the last token's items). A model without a program has no state: bias and adjustments speak.
+Scores are ``state . table + bias[item] + adjustment(history, time of the request)``. A model without a
+program has no state: bias and adjustments speak. An adjustment is a sparse addition:
+
+- ``frequency``: every event of the history adds its weight to its item: exp(-days / ``decay_days``), times a
+  Gaussian of ``hour_width`` hours round the request's time of day, times 1 + ``transition_weight`` where it
+  came right after an earlier event of the last item. Each of the three may be None.
+- ``transition``: the rows of a CSR matrix (``W_offsets``, ``W_items``, ``W_shares`` for ``weights`` W) of the
+  last token's items.
+- ``neighbours``: (1 - ``share``) times the share of each item in the history, decayed by ``decay_days``, and
+  ``share`` times the mean of the rows (``W_offsets``, ``W_items``, ``W_rates``) of the ``count`` users whose
+  similarity to the history is largest: a product with a CSR matrix of items by users (``W_item_offsets``,
+  ``W_item_users``, ``W_item_similarities``).
+- ``copy``: exp(score) of every item among the tokens grows by the exp of a weight, made from the state and
+  learned tables; :class:`chronorec.engine.copy.CopyHead` says how. The weights are ``W.gap`` and so on.
 """
 
 from __future__ import annotations
@@ -31,6 +56,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +69,11 @@ from safetensors.numpy import save as save_safetensors
 from chronorec.atomic import new_folder, obstacle
 
 FORMAT = 1
+#: ``max_length`` of a program that reads every event, however many there are.
+WHOLE_HISTORY = 2**31 - 1
 KIND = "chronorec.model"
 HEADER = "model.json"
+LEDGER, LEDGER_DRAFT = "evaluations.json", "evaluations.json.draft"
 _CONTENT = ("weights.safetensors", "items.arrow", "config.toml")
 
 
@@ -65,11 +94,12 @@ class Artifact:
         bias: name of the fp32 [V] weight added to the scores, or None.
         adjustments: sparse additions, in order; see the module's text.
         basket: whether a token is a whole basket rather than one event.
-        max_length: how many of the last tokens the program sees.
+        max_length: how many of the last tokens the program sees; WHOLE_HISTORY: all of them.
         exclude_seen: whether items of the history leave the candidates unless a request says otherwise.
         needs_time: whether events and requests must carry times.
         provenance: where the model comes from: data and split hashes, seed, validation result, versions.
         config: text of the resolved TOML configuration, or "".
+        folder: where the model was loaded from, or saved by training; None where it is in no folder.
     """
 
     name: str
@@ -85,13 +115,26 @@ class Artifact:
     needs_time: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
     config: str = ""
+    folder: Path | None = None
 
     @property
     def num_items(self) -> int:
         return int(self.items.num_rows)
 
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over weights and program: what makes two models answer alike, wherever they come from."""
+        named = {name: vars(self)[name] for name in _HEADER_FIELDS if name != "provenance"}
+        digest = hashlib.sha256(_digest(named | {"num_items": self.num_items}).encode())
+        for name, value in sorted(self.weights.items()):
+            digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes the model folder; one of the same name is replaced only once the new one is complete.
+
+        The record of evaluations of a model that is replaced stays in the folder.
 
         Raises:
             ArtifactError: see :func:`check_target`; nothing was written.
@@ -106,6 +149,8 @@ class Artifact:
         }
         header = self._header(files)
         files[HEADER] = json.dumps({**header, "header_sha256": _digest(header)}, indent=1).encode()
+        if (target / LEDGER).is_file():
+            files[LEDGER] = (target / LEDGER).read_bytes()
         with new_folder(target) as work:
             for name, content in files.items():
                 (work / name).write_bytes(content)
@@ -146,6 +191,7 @@ class Artifact:
                 items=items,
                 weights=weights,
                 config=content["config.toml"].decode(),
+                folder=path,
                 **{name: header[name] for name in _HEADER_FIELDS},
             )
         except (KeyError, SafetensorError, pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -163,7 +209,7 @@ def check_target(folder: str | os.PathLike[str]) -> Path:
         ArtifactError: it is a file, holds other files, or cannot be made.
     """
     target = Path(folder)
-    why = obstacle(target, HEADER, KIND, (HEADER, *_CONTENT))
+    why = obstacle(target, HEADER, KIND, (HEADER, LEDGER, LEDGER_DRAFT, *_CONTENT))
     if why is not None:
         raise ArtifactError(f"{target}: cannot hold a model: {why}; choose another folder")
     return target

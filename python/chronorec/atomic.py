@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all."""
+"""Folders and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -63,6 +64,27 @@ def new_folder(folder: Path) -> Iterator[Path]:
         _sync(folder.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)  # after the exchange: what was replaced
+
+
+@contextmanager
+def new_file(path: str | os.PathLike[str], draft: Path | None = None) -> Iterator[BinaryIO]:
+    """A fresh file that takes the place of ``path``, on disk, when the block ends without an error.
+
+    Args:
+        draft: where it is written first, on the same file system; a kill may leave it, the next call
+            overwrites it. By default beside the file, under a name of its own.
+    """
+    target = Path(os.path.realpath(path))
+    work = draft or target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+    try:
+        with work.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(work, target)
+        _sync(target.parent)
+    finally:
+        work.unlink(missing_ok=True)
 
 
 def _put(work: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``chronorec prepare | train | evaluate | recommend | demo | doctor``."""
+"""The command line: ``chronorec prepare | train | evaluate | recommend | serve | demo | doctor``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
-        extra = {"torch": "train", "tensorboard": "train", "matplotlib": "train"}.get(error.name or "")
+        extra = _EXTRAS.get(error.name or "")
         hint = f"; pip install 'chronorec[{extra}]'" if extra else ""
         print(f"chronorec {parsed.command}: {error}{hint}", file=sys.stderr)
         return 1
@@ -46,6 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+#: which extra brings a module that was not found
+_EXTRAS = dict.fromkeys(["torch", "tensorboard", "matplotlib"], "train") | dict.fromkeys(
+    ["starlette", "uvicorn", "msgspec", "prometheus_client"], "serve"
+)
 _RAW: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
 _TOUR = """\
 first steps:
@@ -54,6 +58,7 @@ first steps:
   chronorec train histories -o model --set model.kind=sasrec
   chronorec evaluate model --data histories
   chronorec recommend model --data histories --user 42
+  chronorec serve model
 """
 
 
@@ -137,7 +142,7 @@ def _add_train(commands: Any, name: str) -> None:
 def _run_train(arguments: argparse.Namespace) -> None:
     from chronorec.data import Histories
     from chronorec.training import load_config, train
-    from chronorec.training.run import make_split
+    from chronorec.training.splitting import make_split
 
     config = load_config(arguments.config, arguments.set)
     histories = Histories.open(arguments.data)
@@ -163,18 +168,31 @@ def _add_evaluate(commands: Any, name: str) -> None:
     parser = _add(
         commands,
         name,
-        "Rank the whole catalogue for every held-out event, with the baselines beside.",
+        "Rank the whole catalogue for every held-out event, with the baselines beside. Validation chooses; "
+        "the test events are read once, and every evaluation is recorded in the model folder.",
         "  chronorec evaluate model --data histories\n"
         "  chronorec evaluate model --data histories --slices --html report.html\n"
-        "  chronorec evaluate model-a model-b --data histories --part validation --json result.json",
+        "  chronorec evaluate model-a model-b --data histories --part validation --json result.json\n"
+        "  chronorec evaluate model.toml --data histories --folds months:5 --output fold-models",
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="model folders trained on one split")
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="model folders trained on one split; or TOML, for --folds"
+    )
     parser.add_argument("--data", required=True, metavar="HISTORIES")
     parser.add_argument("--part", choices=("test", "validation"), default="test")
     parser.add_argument("-k", type=_list_lengths, default=[10, 20], help="list lengths (default: 10,20)")
     parser.add_argument(
         "--slices", action="store_true", help="also by history length, popularity, time gap, new users"
     )
+    parser.add_argument(
+        "--again", action="store_true", help="read the test events of a tested model once more; it is counted"
+    )
+    parser.add_argument(
+        "--folds",
+        metavar="KIND:N",
+        help="train the same configurations on N folds and pool them: months:5, quantiles:5 or users:5",
+    )
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="where the models of --folds go, and stay")
     parser.add_argument("--html", metavar="FILE", help="write a page with pictures too; needs matplotlib")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON too; - for standard output")
     parser.set_defaults(run=_run_evaluate)
@@ -193,20 +211,37 @@ def _run_evaluate(arguments: argparse.Namespace) -> None:
     from chronorec.training.comparison import compare
 
     histories = Histories.open(arguments.data)
-    models = {folder: Artifact.load(folder) for folder in arguments.models}
-    report = compare(models, histories, part=arguments.part, ks=tuple(arguments.k), slices=arguments.slices)
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("part", "slices", "again")} | {
+        "ks": tuple(arguments.k)
+    }
+    if arguments.folds:
+        report, curves = _evaluate_folds(arguments, histories, settings)
+    else:
+        models = {folder: Artifact.load(folder) for folder in arguments.models}
+        report = compare(models, histories, calibrated=bool(arguments.html), **settings)
+        found = {label: model.provenance.get("curve") for label, model in models.items()}
+        curves = {label: curve for label, curve in found.items() if curve}
     if arguments.html:
         from chronorec.evaluation.html import html_report
 
-        curves = {label: model.provenance.get("curve") for label, model in models.items()}
-        page = html_report(report, {label: curve for label, curve in curves.items() if curve})
-        Path(arguments.html).write_text(page, encoding="utf-8")
+        Path(arguments.html).write_text(html_report(report, curves), encoding="utf-8")
     if arguments.json == "-":
         print(report.json())
         return
     print(report.text())
     if arguments.json:
         Path(arguments.json).write_text(report.json(), encoding="utf-8")
+
+
+def _evaluate_folds(
+    arguments: argparse.Namespace, histories: Any, settings: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    from chronorec.training.folds import compare_on_folds, read_configs
+
+    if not arguments.output:
+        raise ValueError("--folds needs --output, the folder for the models of the folds")
+    configs, output = read_configs(arguments.models), Path(arguments.output)
+    return compare_on_folds(configs, histories, arguments.folds, output, quiet=False, **settings)
 
 
 # --- recommend --------------------------------------------------------------------------------------
@@ -298,6 +333,45 @@ def parse_id(text: str, arrow_type: Any) -> Any:
     return text
 
 
+# --- serve ------------------------------------------------------------------------------------------
+
+
+def _add_serve(commands: Any, name: str) -> None:
+    parser = _add(
+        commands,
+        name,
+        "Answer over HTTP: events in, recommendations out; see /openapi.json and /metrics.",
+        "  chronorec serve model --journal sessions\n"
+        '  curl -d \'{"events": [{"user": 42, "item": "espresso"}]}\' localhost:8000/v1/events\n'
+        '  curl -d \'{"user": 42, "k": 5}\' localhost:8000/v1/recommend\n'
+        "  chronorec serve new=model2 old=model --shares new=10,old=90 --exposures shown.arrows",
+    )
+    parser.add_argument("models", nargs="+", metavar="[NAME=]MODEL", help="model folders, named if several")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument("--journal", metavar="FOLDER", help="keep events and sessions there, over restarts")
+    parser.add_argument(
+        "--durability",
+        choices=["write", "fsync"],
+        default="write",
+        help="an acknowledged event survives the process (write) or the machine (fsync); default: write",
+    )
+    parser.add_argument("--fallback", metavar="MODEL", help="answers users of whom nothing is known")
+    parser.add_argument("--experiment", default="default", help="name that users are shared out under")
+    parser.add_argument("--shares", metavar="NAME=N,...", help="of the users; default: equal")
+    parser.add_argument("--exposures", metavar="FILE", help="note there (Arrow stream) who saw which model")
+    parser.add_argument("--memory", default="1G", help="bound for sessions, per model (default: %(default)s)")
+    parser.add_argument("--forget-after-days", type=float, metavar="DAYS", help="of silence, forget a user")
+    parser.add_argument("--precision", choices=["float32", "bfloat16", "int8"], default="float32")
+    parser.set_defaults(run=_run_serve)
+
+
+def _run_serve(arguments: argparse.Namespace) -> None:
+    from chronorec.serve import serve
+
+    serve(arguments)
+
+
 # --- demo and doctor --------------------------------------------------------------------------------
 
 
@@ -340,6 +414,7 @@ _COMMANDS = {
     "train": _add_train,
     "evaluate": _add_evaluate,
     "recommend": _add_recommend,
+    "serve": _add_serve,
     "demo": _add_demo,
     "doctor": _add_doctor,
 }

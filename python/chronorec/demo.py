@@ -71,7 +71,8 @@ def prepare_purchases(folder: Path) -> Histories:
 def run_demo(folder: Path) -> None:
     """Prepares, trains two models, compares them with the baselines and recommends for one household."""
     from chronorec.training.comparison import compare
-    from chronorec.training.run import make_split, train
+    from chronorec.training.run import train
+    from chronorec.training.splitting import make_split
 
     started = time.monotonic()
     histories = prepare_purchases(folder / "histories")
@@ -83,14 +84,14 @@ def run_demo(folder: Path) -> None:
         models[name] = run.artifact
         score = f"validation ndcg@10 {run.validation:.4f}"
         print(f"{name}: best epoch {run.best_epoch}, {score}, {run.seconds:.0f} s")
-    report = compare(models, histories, part="test", ks=(10, 20))
+    report = compare(models, histories, part="test", ks=(10, 20), again=True)
     print(f"\n{report.text()}\n")
     best = max(models.values(), key=lambda a: float(a.provenance["validation"]["ndcg@10"]))
     household = _show_household(best, histories)
     print(
         f"\n{time.monotonic() - started:.0f} s in all. Try next:\n"
         f"  chronorec recommend {folder / best.name} --data {folder / 'histories'} --user {household}\n"
-        f"  chronorec evaluate {folder / best.name} --data {folder / 'histories'} --json result.json\n"
+        f"  chronorec evaluate {folder / best.name} --data {folder / 'histories'} --again --slices\n"
         f"  chronorec prepare --help"
     )
 

@@ -17,8 +17,8 @@ from tests.support.item_loss import (
     call,
     draw,
     loss_and_gradients,
-    without_amx,
 )
+from tests.support.levels import without_amx
 from tests.support.scratch import aligned_scratch
 
 SHAPES = [(1, 1, 1), (2, 5, 3), (15, 16, 16), (17, 63, 31), (33, 64, 64), (65, 129, 17), (600, 300, 33)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.support.recurrent import LSTM
+from tests.support.recurrent_precision import PrecisionSuite
 from tests.support.recurrent_suite import RecurrentSuite
 
 
-class TestLSTM(RecurrentSuite):
+class TestLSTM(RecurrentSuite, PrecisionSuite):
     cell = LSTM
 
     def test_errors_of_a_cell_name_the_argument(self) -> None:

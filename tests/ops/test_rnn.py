@@ -6,14 +6,15 @@ import pytest
 
 from chronorec.ops import pack_rnn_weights, rnn
 from tests.support.recurrent import RNNS
+from tests.support.recurrent_precision import PrecisionSuite
 from tests.support.recurrent_suite import RecurrentSuite
 
 
-class TestTanh(RecurrentSuite):
+class TestTanh(RecurrentSuite, PrecisionSuite):
     cell = RNNS[0]
 
 
-class TestRelu(RecurrentSuite):
+class TestRelu(RecurrentSuite, PrecisionSuite):
     cell = RNNS[1]
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chronorec import _core
 from chronorec.ops import item_cross_entropy, reference
 from tests.support.budget import assert_within_budget
 from tests.support.jagged import offsets_of
@@ -18,16 +15,6 @@ from tests.support.jagged import offsets_of
 DTYPES = [torch.float32, torch.bfloat16]
 KINDS = ["full", "shared", "rows", "gbce", "gbce shared", "bpr", "bpr shared"]
 RESULTS = ["loss", "hidden_grad", "table_grad", "bias_grad"]
-
-
-@contextmanager
-def without_amx() -> Iterator[None]:
-    """bfloat16 products by vector instructions, also where the machine has tiles."""
-    _core.set_amx(False)
-    try:
-        yield
-    finally:
-        _core.set_amx(True)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,39 @@ def basket_log(users: int = 40, baskets: int = 12, items: int = 30, seed: int = 
     )
 
 
+def gap_log(users: int = 150, events: int = 20, items: int = 12, seed: int = 0) -> pa.Table:
+    """After an hour's gap the next item is one step on, after a day's gap it is two: only the times tell."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        item, time = int(generator.integers(items)), 0
+        for _ in range(events):
+            rows.append((user, f"item {item}", time))
+            is_long = bool(generator.integers(2))
+            time += DAY if is_long else DAY // 24
+            rows.append((user, f"item {item}", time))
+            item = (item + (2 if is_long else 1)) % items
+            time += DAY // 4
+    columns = list(zip(*rows, strict=True))
+    times = pa.array(columns[2], pa.timestamp("us"))
+    return pa.table({"user_id": columns[0], "item_id": columns[1], "timestamp": times})
+
+
+def clock_log(users: int = 60, events: int = 30, seed: int = 0) -> pa.Table:
+    """What a user takes depends on the quarter of the day, which comes at random: only a request tells it."""
+    generator = np.random.default_rng(seed)
+    quarter = generator.integers(0, 4, (users, events))
+    day = np.arange(events) * DAY
+    item = quarter + 4 * (np.arange(users)[:, None] % 3)
+    return pa.table(
+        {
+            "user_id": np.repeat(np.arange(users), events),
+            "item_id": [f"item {code}" for code in item.reshape(-1)],
+            "timestamp": pa.array((day + quarter * (DAY // 4)).reshape(-1), pa.timestamp("us")),
+        }
+    )
+
+
 def histories_of(table: pa.Table) -> Histories:
     """The log as histories; a column ``basket_id`` becomes the session."""
     session = "basket_id" if "basket_id" in table.column_names else None

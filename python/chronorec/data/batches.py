@@ -27,11 +27,15 @@ class Batch:
     Attributes:
         offsets: int64 [S + 1], into the arrays of length n below.
         items, targets: int32 [n].
+        times: int64 [n], microseconds, when each input happened; None where the log has no times.
+        asked: int64 [n], when its target did, which is when the answer is asked for; or None.
     """
 
     offsets: Int64s
     items: Int32s
     targets: Int32s
+    times: Int64s | None = None
+    asked: Int64s | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -47,6 +51,8 @@ class BasketBatch:
         items: int32, the distinct items of every input basket.
         target_offsets: int64 [T + 1], into ``targets``.
         targets: int32, the distinct items of every target basket.
+        times: int64 [T], microseconds, when each input basket began; None where the log has no times.
+        asked: int64 [T], when the target basket began, which is when the answer is asked for; or None.
     """
 
     offsets: Int64s
@@ -54,6 +60,8 @@ class BasketBatch:
     items: Int32s
     target_offsets: Int64s
     targets: Int32s
+    times: Int64s | None = None
+    asked: Int64s | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -180,8 +188,14 @@ class EventBatches(_Batches[Batch]):
 
     def _gather(self, begin: Int64s, end: Int64s) -> Batch:
         inputs = ranges(begin, end - begin)
-        item = self._histories.item
-        return Batch(offsets=offsets_of(end - begin), items=item[inputs], targets=item[inputs + 1])
+        item, time = self._histories.item, self._histories.time
+        return Batch(
+            offsets=offsets_of(end - begin),
+            items=item[inputs],
+            targets=item[inputs + 1],
+            times=None if time is None else time[inputs],
+            asked=None if time is None else time[inputs + 1],
+        )
 
 
 class BasketBatches(_Batches[BasketBatch]):
@@ -202,6 +216,7 @@ class BasketBatches(_Batches[BasketBatch]):
         seed: int = 0,
     ) -> None:
         self._index = histories.baskets
+        self._time = None if histories.time is None else histories.time[self._index.event_offsets[:-1]]
         first, last = self._index.inside(begin, end)
         super().__init__(first, last, max_length=max_length, batch_events=batch_events, seed=seed)
 
@@ -215,6 +230,8 @@ class BasketBatches(_Batches[BasketBatch]):
             items=items,
             target_offsets=target_offsets,
             targets=targets,
+            times=None if self._time is None else self._time[inputs],
+            asked=None if self._time is None else self._time[inputs + 1],
         )
 
     def _items(self, basket: Int64s) -> tuple[Int64s, Int32s]:

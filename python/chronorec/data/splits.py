@@ -67,7 +67,7 @@ class Split:
     """Training events and queries of one protocol.
 
     Attributes:
-        protocol: "leave-one-out", "temporal next event" or "temporal next basket".
+        protocol: such as "leave-one-out", "temporal next event" or "temporal next basket".
         begin: int64 [B], the first event of every user.
         train_end: int64 [B], user b trains on events[begin[b]:train_end[b]].
         refit_end: int64 [B], events[begin[b]:refit_end[b]] are all events before the test targets: for
@@ -75,7 +75,8 @@ class Split:
         validation, test: the queries.
         exclude_seen: whether the items of a history leave the candidates.
         basket: whether a target is a basket.
-        cut, validation_cut: microseconds UTC, or None for leave-one-out.
+        cut, validation_cut: microseconds UTC, or None where no common time divides training from test.
+        end: microseconds UTC, test targets lie before it; None: all after the cut.
         cold_validation, cold_test: targets that became no query because their user has too short a past.
         hash: sha256 over the log's content hash, the protocol's parameters, all ranges and targets.
     """
@@ -90,6 +91,7 @@ class Split:
     basket: bool
     cut: int | None
     validation_cut: int | None
+    end: int | None
     cold_validation: int
     cold_test: int
     hash: str
@@ -102,6 +104,7 @@ class Split:
     def describe(self) -> str:
         """One line: protocol, users, training events, queries, hash."""
         name = self.protocol if self.cut is None else f"{self.protocol}, cut {format_time(self.cut)}"
+        name = name if self.end is None else f"{name}, end {format_time(self.end)}"
         events = int((self.train_end - self.begin).sum())
         return (
             f"{name}: {len(self.begin):,} users, {events:,} training events, "
@@ -174,40 +177,46 @@ def leave_one_out(histories: Histories, *, exclude_seen: bool) -> Split:
     held_out = np.zeros_like(begin)
     held_out[tested] = 1
     cold = int(np.count_nonzero(end - begin > 0)) - len(tested)
-    return _split(
+    return new_split(
         histories,
         protocol="leave-one-out",
         train_end=end - 2 * held_out,
         refit_end=end - held_out,
-        validation=_event_queries(histories, tested, end[tested] - 2),
-        test=_event_queries(histories, tested, end[tested] - 1),
+        validation=event_queries(histories, tested, end[tested] - 2),
+        test=event_queries(histories, tested, end[tested] - 1),
         exclude_seen=exclude_seen,
         cold=(cold, cold),
     )
 
 
 def temporal_event(
-    histories: Histories, cut: Cut, *, validation_cut: Cut, exclude_seen: bool = False
+    histories: Histories,
+    cut: Cut,
+    *,
+    validation_cut: Cut,
+    end: Cut | None = None,
+    exclude_seen: bool = False,
 ) -> Split:
     """One global cut, next event with rolling history.
 
     Events before ``validation_cut`` train. Every event in [validation_cut, cut) is the target of a validation
-    query and every event at or after ``cut`` that of a test query; its history is all of the user's earlier
-    events, those after the cut included, "earlier" in the order of the log. An event without any earlier one
-    becomes no query (counted). Events of one basket see each other here: use ``temporal_basket`` where
-    events come in baskets.
+    query and every event in [cut, end), by default all from ``cut`` on, that of a test query; its history is
+    all of the user's earlier events, those after the cut included, "earlier" in the order of the log. An
+    event without any earlier one becomes no query (counted). Events of one basket see each other here: use
+    ``temporal_basket`` where events come in baskets.
 
     Raises:
         ValueError: the log has no times, its order contradicts them, or ``validation_cut`` does not lie
-            before ``cut``.
+            before ``cut``, or ``cut`` not before ``end``.
     """
-    time, test_from, validation_from = _cuts(histories, cut, validation_cut)
+    time, test_from, validation_from, test_end = _cuts(histories, cut, validation_cut, end)
     begin = histories.offsets[:-1]
     train_end = begin + count_in_rows(time < validation_from, histories.offsets)
     refit_end = begin + count_in_rows(time < test_from, histories.offsets)
-    validation, cold_validation = _rolling_queries(histories, train_end, refit_end)
-    test, cold_test = _rolling_queries(histories, refit_end, histories.offsets[1:])
-    return _split(
+    validation, cold_validation = rolling_queries(histories, train_end, refit_end)
+    last = begin + count_in_rows(time < test_end, histories.offsets)
+    test, cold_test = rolling_queries(histories, refit_end, last)
+    return new_split(
         histories,
         protocol="temporal next event",
         train_end=train_end,
@@ -216,6 +225,7 @@ def temporal_event(
         test=test,
         exclude_seen=exclude_seen,
         cuts=(test_from, validation_from),
+        end=None if end is None else test_end,
         cold=(cold_validation, cold_test),
     )
 
@@ -225,6 +235,7 @@ def temporal_basket(
     cut: Cut,
     *,
     validation_cut: Cut,
+    end: Cut | None = None,
     exclude_seen: bool = False,
 ) -> Split:
     """One global cut, next basket: per user the first basket at or after the cut is the target.
@@ -233,23 +244,25 @@ def temporal_basket(
     event lies: a basket that straddles the cut is at or after it, so it is the target as a whole, and its
     events before the cut are in no history and in no training range. The history is every earlier basket, the
     target the set of distinct items of the basket. Validation is the same rule at ``validation_cut``; a user
-    whose first basket there is not over before ``cut`` has no validation query. Users without a past get no
+    whose first basket there is not over before ``cut`` has no validation query, nor a test query one whose
+    first basket after ``cut`` is not over before ``end``, where that is given. Users without a past get no
     query (counted).
 
     Raises:
         ValueError: the log has no times, its order contradicts them, or ``validation_cut`` does not lie
-            before ``cut``.
+            before ``cut``, or ``cut`` not before ``end``.
     """
-    time, test_from, validation_from = _cuts(histories, cut, validation_cut)
+    time, test_from, validation_from, test_end = _cuts(histories, cut, validation_cut, end)
     index = histories.baskets
     last_time = time[index.event_offsets[1:] - 1]
     first = index.offsets[:-1]
     validation_basket = first + count_in_rows(last_time < validation_from, index.offsets)
     test_basket = first + count_in_rows(last_time < test_from, index.offsets)
     first_time = time[index.event_offsets[:-1]]
-    validation, cold_validation = _basket_queries(index, first_time, validation_basket, test_basket)
-    test, cold_test = _basket_queries(index, first_time, test_basket, index.offsets[1:])
-    return _split(
+    validation, cold_validation = basket_queries(index, first_time, validation_basket, test_basket)
+    last = first + count_in_rows(last_time < test_end, index.offsets)
+    test, cold_test = basket_queries(index, first_time, test_basket, last)
+    return new_split(
         histories,
         protocol="temporal next basket",
         train_end=index.event_offsets[validation_basket],
@@ -259,12 +272,15 @@ def temporal_basket(
         exclude_seen=exclude_seen,
         basket=True,
         cuts=(test_from, validation_from),
+        end=None if end is None else test_end,
         cold=(cold_validation, cold_test),
     )
 
 
-def _cuts(histories: Histories, cut: Cut, validation_cut: Cut) -> tuple[Int64s, int, int]:
-    """The times, and both cuts in microseconds."""
+def _cuts(
+    histories: Histories, cut: Cut, validation_cut: Cut, end: Cut | None
+) -> tuple[Int64s, int, int, int]:
+    """The times, both cuts and the end in microseconds; without an end one past all times."""
     time = histories.require_time("a temporal split")
     backward = time[1:] < time[:-1]
     first_events = histories.offsets[1:-1]
@@ -280,10 +296,15 @@ def _cuts(histories: Histories, cut: Cut, validation_cut: Cut) -> tuple[Int64s, 
             f"validation_cut: wanted a time before cut = {format_time(test_from)}, "
             f"got {format_time(validation_from)}"
         )
-    return time, test_from, validation_from
+    test_end = np.iinfo(np.int64).max if end is None else parse_time(end, "end")
+    if test_end <= test_from:
+        raise ValueError(
+            f"end: wanted a time after cut = {format_time(test_from)}, got {format_time(test_end)}"
+        )
+    return time, test_from, validation_from, test_end
 
 
-def _event_queries(histories: Histories, user: Int64s, target: Int64s) -> Queries:
+def event_queries(histories: Histories, user: Int64s, target: Int64s) -> Queries:
     """Queries whose targets are the events ``target`` [Q] (flat indices) of ``user`` [Q]."""
     return Queries(
         user=user.astype(np.int32),
@@ -295,16 +316,18 @@ def _event_queries(histories: Histories, user: Int64s, target: Int64s) -> Querie
     )
 
 
-def _rolling_queries(histories: Histories, first: Int64s, end: Int64s) -> tuple[Queries, int]:
+def rolling_queries(histories: Histories, first: Int64s, end: Int64s) -> tuple[Queries, int]:
     """A query for every event first[b] .. end[b] - 1 that has an earlier one, and how many have none."""
     cold = (first == histories.offsets[:-1]) & (end > first)
     first = first + cold
     user = row_of_values(offsets_of(end - first))
-    return _event_queries(histories, user, ranges(first, end - first)), int(np.count_nonzero(cold))
+    return event_queries(histories, user, ranges(first, end - first)), int(np.count_nonzero(cold))
 
 
-def _basket_queries(index: Baskets, time: Int64s, target: Int64s, end: Int64s) -> tuple[Queries, int]:
-    """A query for the basket target[b] of every user that has one before end[b] and a past."""
+def basket_queries(index: Baskets, time: Int64s | None, target: Int64s, end: Int64s) -> tuple[Queries, int]:
+    """A query for the basket target[b] of every user that has one before end[b] and a past, and how many have
+    no past; ``time`` is that of each basket, where known.
+    """
     exists = target < end
     cold = exists & (target == index.offsets[:-1])
     user = np.flatnonzero(exists & ~cold)
@@ -314,14 +337,14 @@ def _basket_queries(index: Baskets, time: Int64s, target: Int64s, end: Int64s) -
         user=user.astype(np.int32),
         begin=index.event_offsets[index.offsets[user]],
         end=index.event_offsets[basket],
-        at=time[basket],
+        at=None if time is None else time[basket],
         target_offsets=offsets_of(lengths),
         targets=index.items[ranges(index.item_offsets[basket], lengths)],
     )
     return queries, int(np.count_nonzero(cold))
 
 
-def _split(
+def new_split(
     histories: Histories,
     *,
     protocol: str,
@@ -332,10 +355,14 @@ def _split(
     exclude_seen: bool,
     basket: bool = False,
     cuts: tuple[int | None, int | None] = (None, None),
+    end: int | None = None,
     cold: tuple[int, int],
 ) -> Split:
+    """A split of these ranges and queries, with its hash; ``cuts``: of test and validation."""
     begin = np.asarray(histories.offsets[:-1])
     parameters = {"protocol": protocol, "cuts": cuts, "exclude_seen": exclude_seen, "basket": basket}
+    if end is not None:
+        parameters["end"] = end
     digest = hashlib.sha256(histories.content_hash.encode())
     digest.update(json.dumps(parameters, sort_keys=True).encode())
     for array in (begin, train_end, refit_end, *_arrays(validation), *_arrays(test)):
@@ -352,6 +379,7 @@ def _split(
         basket=basket,
         cut=cuts[0],
         validation_cut=cuts[1],
+        end=end,
         cold_validation=cold[0],
         cold_test=cold[1],
         hash=digest.hexdigest(),

@@ -1,5 +1,6 @@
 """The engine: runs a saved model without torch. See :class:`Engine`."""
 
 from chronorec.engine.engine import Engine, Recommendations
+from chronorec.engine.sessions import Sessions
 
-__all__ = ["Engine", "Recommendations"]
+__all__ = ["Engine", "Recommendations", "Sessions"]

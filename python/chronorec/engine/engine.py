@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from chronorec import _core
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, offsets_of
 from chronorec.engine import adjust
+from chronorec.engine.copy import CopyHead
 from chronorec.engine.history import HistoryBatch, cut_tokens
 from chronorec.engine.item_table import ItemTable, Precision, make_item_table, topk
 from chronorec.engine.program import Floats, Program, scratch, weight_of
@@ -68,11 +70,16 @@ class Engine:
             raise ArtifactError(f"{artifact.name}: max_length: wanted at least 1, got {artifact.max_length}")
         self._program = Program(artifact)
         adjust.check_specs(artifact)
-        self._vocabulary = Vocabulary(artifact.items.column("item"))
+        self._copy_heads = [
+            CopyHead(artifact, spec, self._program.width)
+            for spec in artifact.adjustments
+            if spec["kind"] == "copy"
+        ]
+        self.vocabulary = Vocabulary(artifact.items.column("item"))
         table = artifact.weights[artifact.table] if artifact.table is not None else None
         rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
-        self._table = make_item_table(rows, precision)
-        self._bias = None if artifact.bias is None else weight_of(artifact, artifact.bias, (self.num_items,))
+        self.table = make_item_table(rows, precision)
+        self.bias = None if artifact.bias is None else weight_of(artifact, artifact.bias, (self.num_items,))
         self._most_entries = adjust.most_entries(artifact)
         self._unit_table: ItemTable | None = None
 
@@ -110,13 +117,10 @@ class Engine:
             candidates: answer only with these items; ids that the model does not know are skipped.
             exclude: never answer with these items.
         """
-        k = _checked_k(k)
-        batch, unknown = one_request(self.artifact, self._vocabulary, history, times, sessions, at)
-        codes, scores = self._answer(batch, k, exclude_seen, exclude, candidates)
-        left = scores[0] > -np.inf
-        return Recommendations(
-            self._vocabulary.take(codes[0][left]).to_pylist(), scores[0][left], int(unknown[0])
-        )
+        k = checked_k(k)
+        batch, unknown = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
+        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates)
+        return self.recommendations(codes[0], scores[0], int(unknown[0]))
 
     def score(
         self,
@@ -131,8 +135,8 @@ class Engine:
 
         The other arguments are those of :meth:`recommend`.
         """
-        batch, _ = one_request(self.artifact, self._vocabulary, history, times, sessions, at)
-        found = self._vocabulary.codes_of(items, "items")
+        batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
+        found = self.vocabulary.codes_of(items, "items")
         scores = np.full(len(found), np.nan, np.float32)
         scores[found >= 0] = self._score_codes(batch, found[found >= 0], False)[0]
         return scores
@@ -144,8 +148,8 @@ class Engine:
             KeyError: the model does not know the item.
             ValueError: the model has no item vectors.
         """
-        k = _checked_k(k)
-        code = self._vocabulary.code_of(item)
+        k = checked_k(k)
+        code = self.vocabulary.code_of(item)
         if code < 0:
             raise KeyError(f"item: the model does not know {item!r}")
         if self.artifact.table is None:
@@ -158,8 +162,7 @@ class Engine:
         itself = np.zeros(self.num_items, np.float32)
         itself[code] = -np.inf
         codes, scores = topk(query, self._unit_table, itself, None, k)
-        left = scores[0] > -np.inf
-        return Recommendations(self._vocabulary.take(codes[0][left]).to_pylist(), scores[0][left], 0)
+        return self.recommendations(codes[0], scores[0])
 
     # --- many requests ------------------------------------------------------------------------------
 
@@ -185,14 +188,14 @@ class Engine:
         Returns:
             A table with ``items`` (list of ids), ``scores`` (list of float32) and ``unknown_items`` (int32).
         """
-        k = _checked_k(k)
-        batch, unknown = table_of_requests(self.artifact, self._vocabulary, pa.table(requests))
-        codes, scores = self._answer(batch, k, exclude_seen, exclude, candidates)
+        k = checked_k(k)
+        batch, unknown = table_of_requests(self.artifact, self.vocabulary, pa.table(requests))
+        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates)
         left = scores > -np.inf
         offsets = pa.array(offsets_of(left.sum(axis=1)).astype(np.int32))
         return pa.table(
             {
-                "items": pa.ListArray.from_arrays(offsets, self._vocabulary.take(codes[left])),
+                "items": pa.ListArray.from_arrays(offsets, self.vocabulary.take(codes[left])),
                 "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[left])),
                 "unknown_items": pa.array(unknown.astype(np.int32)),
             }
@@ -211,7 +214,7 @@ class Engine:
 
     def topk(self, histories: Histories, queries: Queries, k: int, exclude_seen: bool) -> Int32s:
         """Item codes int32 [Q, k] of the k best items per query; -1 where candidates ran out."""
-        found = np.full((len(queries), _checked_k(k)), -1, np.int32)
+        found = np.full((len(queries), checked_k(k)), -1, np.int32)
         for rows, _, states, adjustment in self._chunks_of_queries(histories, queries, k, exclude_seen):
             self._fill_topk(states, adjustment, found[rows])
         return found
@@ -227,9 +230,9 @@ class Engine:
             offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
             _core.item_rank(
                 states,
-                self._table.panels,
+                self.table.panels,
                 self.num_items,
-                self._bias,
+                self.bias,
                 offsets,
                 items,
                 values,
@@ -244,9 +247,24 @@ class Engine:
                 self._fill_topk(states, adjustment, found[rows])
         return greater, equal, found
 
+    def score_all(self, histories: Histories, queries: Queries, exclude_seen: bool) -> Floats:
+        """Scores float32 [Q, V] of every item; -inf for what leaves the candidates."""
+        scores = np.empty((len(queries), self.num_items), np.float32)
+        every = np.arange(self.num_items, dtype=np.int32)
+        self.vocabulary.check_same(histories)
+        for rows in self._chunks(queries.end - queries.begin, self.num_items):
+            batch = HistoryBatch.of_queries(histories, queries.select(rows))
+            scores[rows] = self._score_codes(batch, every, exclude_seen)
+        return scores
+
     # --- inside -------------------------------------------------------------------------------------
 
-    def _answer(
+    def recommendations(self, codes: Int32s, scores: Floats, unknown_items: int = 0) -> Recommendations:
+        """The answer in ids; what has the score -inf is not there."""
+        left = int(np.count_nonzero(scores > -np.inf))  # they fall
+        return Recommendations(self.vocabulary.names(codes[:left]), scores[:left], unknown_items)
+
+    def answer(
         self,
         batch: HistoryBatch,
         k: int,
@@ -254,12 +272,15 @@ class Engine:
         exclude: Iterable[Hashable],
         candidates: Iterable[Hashable] | None,
     ) -> tuple[Int32s, Floats]:
-        """Codes and scores [B, at most k] of the best items; the score is -inf where candidates ran out."""
+        """Codes and scores [B, at most k] of the best items; the score is -inf where candidates ran out.
+
+        The arguments are those of :meth:`recommend`, with histories in codes.
+        """
         leave_seen = self.artifact.exclude_seen if exclude_seen is None else exclude_seen
-        blocked = _known(self._vocabulary.codes_of(exclude, "exclude"))
+        blocked = known(self.vocabulary.codes_of(exclude, "exclude"))
         chosen = None
         if candidates is not None:
-            chosen = np.setdiff1d(_known(self._vocabulary.codes_of(candidates, "candidates")), blocked)
+            chosen = np.setdiff1d(known(self.vocabulary.codes_of(candidates, "candidates")), blocked)
         k = min(k, self.num_items if chosen is None else len(chosen))
         codes, scores = np.empty((batch.num_users, k), np.int32), np.empty((batch.num_users, k), np.float32)
         if k == 0:
@@ -270,7 +291,7 @@ class Engine:
             part = batch.rows(rows.start, rows.stop)
             if chosen is None:
                 states, adjustment = self._states(part, leave_seen)
-                codes[rows], scores[rows] = topk(states, self._table, bias, adjustment, k)
+                codes[rows], scores[rows] = topk(states, self.table, bias, adjustment, k)
             else:
                 every = self._score_codes(part, chosen, leave_seen)
                 order = np.argsort(-every, axis=1, kind="stable")[:, :k]
@@ -294,7 +315,7 @@ class Engine:
         self, histories: Histories, queries: Queries, k: int, exclude_seen: bool
     ) -> Iterator[tuple[slice, Queries, Floats, adjust.Adjustment | None]]:
         """Where the chunk lies, its queries, their states and what is added to their scores."""
-        self._vocabulary.check_same(histories)
+        self.vocabulary.check_same(histories)
         most = None if self._reads_whole_history(exclude_seen) else self.artifact.max_length
         lengths = queries.end - queries.begin
         for rows in self._chunks(lengths if most is None else np.minimum(lengths, most), k):
@@ -303,7 +324,7 @@ class Engine:
 
     def _reads_whole_history(self, exclude_seen: bool) -> bool:
         model = self.artifact
-        return exclude_seen or model.basket or any(spec["kind"] == "frequency" for spec in model.adjustments)
+        return exclude_seen or model.basket or adjust.reads_whole_history(model)
 
     def _states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
         """States [B, D] and what is added to the scores of each query."""
@@ -311,50 +332,68 @@ class Engine:
         if model.needs_time:
             batch.require_time(model.name)
         tokens = cut_tokens(batch, basket=model.basket, max_length=model.max_length)
-        additions = [adjust.from_model(spec, model.weights, batch, tokens) for spec in model.adjustments]
+        states = self._program.run(tokens)
+        additions = [
+            adjust.from_model(spec, model.weights, batch, tokens)
+            for spec in model.adjustments
+            if spec["kind"] != "copy"
+        ]
+        for head in self._copy_heads:
+            score = functools.partial(self._score_lists, states, None)
+            additions.append(adjust.Additions(*head.adjust(tokens, self.num_items, states, score)))
         if exclude_seen:
             additions.append(adjust.exclude_history(batch))
-        return self._program.run(tokens), adjust.combine(additions, batch.num_users, self.num_items)
+        return states, adjust.combine(additions, batch.num_users, self.num_items)
 
     def _bias_without(self, blocked: Int32s) -> Floats | None:
         """The bias that takes items out of every answer, shared by all requests."""
         if len(blocked) == 0:
-            return self._bias
-        bias = np.zeros(self.num_items, np.float32) if self._bias is None else self._bias.copy()
+            return self.bias
+        bias = np.zeros(self.num_items, np.float32) if self.bias is None else self.bias.copy()
         bias[blocked] = -np.inf
         return bias
 
     def _fill_topk(self, states: Floats, adjustment: adjust.Adjustment | None, found: Int32s) -> None:
         k = min(found.shape[1], self.num_items)
         if k:
-            found[:, :k], _ = topk(states, self._table, self._bias, adjustment, k)
+            found[:, :k], _ = topk(states, self.table, self.bias, adjustment, k)
 
     def _score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
         """Scores [B, C] of the same items after every history."""
         states, adjustment = self._states(batch, exclude_seen)
-        scores = np.empty((batch.num_users, len(codes)), np.float32)
+        offsets = np.arange(batch.num_users + 1, dtype=np.int64) * len(codes)
+        scores = self._score_lists(states, adjustment, np.tile(codes, batch.num_users), offsets)
+        return scores.reshape(batch.num_users, len(codes))
+
+    def _score_lists(
+        self, states: Floats, adjustment: adjust.Adjustment | None, codes: Int32s, list_offsets: Int64s
+    ) -> Floats:
+        """Scores of a list of items per state, one after the other."""
+        scores = np.empty(len(codes), np.float32)
         offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
         _core.item_score(
             states,
-            self._table.panels,
+            self.table.panels,
             self.num_items,
-            self._bias,
+            self.bias,
             offsets,
             items,
             values,
             None,
-            np.tile(codes, batch.num_users),
-            np.arange(batch.num_users + 1, dtype=np.int64) * len(codes),
-            scores.reshape(-1),
+            codes,
+            list_offsets,
+            scores,
         )
         return scores
 
 
-def _checked_k(k: int) -> int:
+def checked_k(k: int) -> int:
+    """k, if it is a whole number from 1; raises ValueError otherwise."""
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
         raise ValueError(f"k: wanted a whole number from 1, got {k!r}")
     return int(k)
 
 
-def _known(codes: Int32s) -> Int32s:
+def known(codes: Int32s) -> Int32s:
+    """The codes that are not -1."""
     return codes[codes >= 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from chronorec.data.jagged import Int32s, Int64s, offsets_of, ranges
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
     from chronorec.data.splits import Queries
+
+
+_NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +92,48 @@ class Tokens:
         items: int32, one per token, or the distinct items of every basket.
         bag_offsets: int64 [N + 1] into ``items`` where tokens are baskets, else None.
         offsets: int64 [B + 1] tokens of each history.
+        times: int64 [N], microseconds, when each token happened (a basket: when it began), or None.
+        at: time of each request in microseconds, int64 [B], or None.
     """
 
     items: Int32s
     bag_offsets: Int64s | None
     offsets: Int64s
+    times: Int64s | None = None
+    at: Int64s | None = None
+
+    def moments(self) -> Int64s:
+        """When each token happened, int64 [N]."""
+        if self.times is None:
+            raise ValueError("times: this model needs the time of every event, got none")
+        return self.times
+
+    def gaps(self) -> Int64s:
+        """Microseconds since the token before each, int64 [N]; the largest int64 for the first."""
+        gaps = np.diff(self.moments(), prepend=0)
+        gaps[self.offsets[:-1][np.diff(self.offsets) > 0]] = _NEVER
+        return gaps
+
+    def requests(self) -> Int64s:
+        """When each answer is asked for, int64 [B]."""
+        if self.at is None:
+            raise ValueError("at: this model needs the time of the request, got none")
+        return self.at
+
+    def waits(self) -> Int64s:
+        """Microseconds between the last token of each history and the request, int64 [B]."""
+        waits = np.full(len(self.offsets) - 1, _NEVER)
+        filled = np.diff(self.offsets) > 0
+        waits[filled] = self.requests()[filled] - self.moments()[self.offsets[1:][filled] - 1]
+        return waits
+
+    def with_queries(self) -> Tokens:
+        """Offsets and times with one more token after each history, at the time of the request."""
+        offsets = self.offsets + np.arange(len(self.offsets))
+        times = None
+        if self.times is not None and self.at is not None:
+            times = np.insert(self.times, self.offsets[1:], self.at)
+        return dataclasses.replace(self, offsets=offsets, times=times)
 
     def last_items(self) -> tuple[Int32s, Int64s]:
         """Items of the last token of each history, and their offsets int64 [B + 1]."""
@@ -110,15 +151,16 @@ class Tokens:
 
 def cut_tokens(batch: HistoryBatch, *, basket: bool, max_length: int) -> Tokens:
     """The last ``max_length`` events, or baskets, of every history."""
-    if not basket:
-        begin = np.maximum(batch.offsets[:-1], batch.offsets[1:] - max_length)
-        lengths = batch.offsets[1:] - begin
-        return Tokens(batch.item[ranges(begin, lengths)], None, offsets_of(lengths))
-    found = baskets(batch)
-    begin = np.maximum(found.offsets[:-1], found.offsets[1:] - max_length)
-    lengths = found.offsets[1:] - begin
-    kept = ranges(begin, lengths)
+    found = baskets(batch) if basket else None
+    all_offsets = batch.offsets if found is None else found.offsets
+    begin = np.maximum(all_offsets[:-1], all_offsets[1:] - max_length)
+    lengths = all_offsets[1:] - begin
+    kept, offsets = ranges(begin, lengths), offsets_of(lengths)
+    times = None
+    if batch.time is not None:
+        times = batch.time[kept if found is None else found.event_offsets[kept]]
+    if found is None:
+        return Tokens(batch.item[kept], None, offsets, times, batch.at)
     sizes = np.diff(found.item_offsets)[kept]
-    return Tokens(
-        found.items[ranges(found.item_offsets[kept], sizes)], offsets_of(sizes), offsets_of(lengths)
-    )
+    items = found.items[ranges(found.item_offsets[kept], sizes)]
+    return Tokens(items, offsets_of(sizes), offsets, times, batch.at)

@@ -10,13 +10,17 @@ import numpy.typing as npt
 
 from chronorec import _core
 from chronorec.artifact import Artifact, ArtifactError
+from chronorec.data.jagged import Int64s
 from chronorec.engine.history import Tokens
 
 Floats = npt.NDArray[np.float32]
 Registers = dict[str, Any]
 Step = Callable[[Tokens, Registers], None]
 
-_ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4, "tanh": 5}
+#: Blocks of rows in a weight, and sums that a unit takes.
+_CELLS = {"gru": (3, 4), "lstm": (4, 4), "rnn": (1, 1)}
+_TIMES = {"gap": "gaps", "event": "moments", "wait": "waits", "request": "requests"}
+ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4, "tanh": 5}
 
 
 def scratch(size: int) -> npt.NDArray[np.uint8]:
@@ -31,6 +35,18 @@ def pack_panels(rows: Floats) -> Floats:
     packed = np.empty((-(-rows.shape[0] // 16), rows.shape[1], 16), np.float32)
     _core.pack_panels(np.ascontiguousarray(rows), packed)
     return packed
+
+
+def pack_recurrent(
+    kind: str, weight_ih: Floats, weight_hh: Floats, bias_ih: Floats, bias_hh: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """A recurrent layer as the core takes it; weights as torch has them."""
+    gates, slots = _CELLS[kind]
+    panels = -(-weight_hh.shape[1] // 16)
+    shapes = ((gates, weight_ih.shape[1], 16), (gates, weight_hh.shape[1], 16), (slots, 16))
+    packed_ih, packed_hh, bias = (np.empty((panels, *shape), np.float32) for shape in shapes)
+    getattr(_core, f"{kind}_pack")(weight_ih, weight_hh, bias_ih, bias_hh, packed_ih, packed_hh, bias)
+    return packed_ih, packed_hh, bias
 
 
 def weight_of(
@@ -72,6 +88,7 @@ class Program:
     def __init__(self, artifact: Artifact) -> None:
         self.steps: list[Step] = []
         self.width = 0
+        self.asks = any("query" in step for step in artifact.program)
         if artifact.table is not None:
             self.width = weight_of(artifact, artifact.table, (artifact.num_items, None)).shape[1]
         registers: dict[str, Register] = {}
@@ -89,6 +106,8 @@ class Program:
         if not self.steps:
             return np.zeros((len(tokens.offsets) - 1, self.width), np.float32)
         registers: Registers = {}
+        if self.asks:
+            tokens = tokens.with_queries()
         for step in self.steps:
             step(tokens, registers)
         state: Floats = registers["x"]
@@ -114,8 +133,10 @@ class _Maker:
             "embed": self.embed,
             "layer_norm": self.layer_norm,
             "dense": self.dense,
-            "gru": self.gru,
-            "causal_attention": self.causal_attention,
+            **dict.fromkeys(_CELLS, self.recurrent),
+            "add_time": self.add_time,
+            "attention": self.attention,
+            "multiply": self.multiply,
             "last": self.last,
         }
         if self.step.get("call") not in makers:
@@ -136,6 +157,19 @@ class _Maker:
     def weight(self, key: str, shape: tuple[int | None, ...]) -> Floats:
         return weight_of(self.artifact, self.field(key), shape)
 
+    def optional(self, key: str, shape: tuple[int | None, ...]) -> Floats | None:
+        return self.weight(key, shape) if key in self.step else None
+
+    def residual(self, wanted: Register) -> str | None:
+        """The register that is added to the result, which is as ``wanted``; None where there is none."""
+        if "residual" not in self.step:
+            return None
+        name, register = self.read("residual")
+        if register != wanted:
+            said = f"wanted {_describe(wanted)}, got {_describe(register)}"
+            raise ArtifactError(f"{self.where}: residual: {said}")
+        return name
+
     def read(self, key: str, *, of_tokens: bool = False) -> tuple[str, Register]:
         """The name and the content of a register; one row per token where the step needs that."""
         name = self.field(key)
@@ -153,18 +187,26 @@ class _Maker:
     def embed(self) -> Step:
         table = self.weight("table", (self.artifact.num_items, None))
         scale = self.number("scale")
-        position = self.weight("position", (None, table.shape[1])) if "position" in self.step else None
-        if position is not None and len(position) < self.artifact.max_length:
-            wanted = f"at least max_length = {self.artifact.max_length} rows"
+        query = self.optional("query", (table.shape[1],))
+        longest = self.artifact.max_length + (query is not None)
+        position = self.optional("position", (None, table.shape[1]))
+        if position is not None and len(position) < longest:
+            counted = "max_length" if query is None else "max_length + 1"
+            wanted = f"at least {counted} = {longest} rows"
             raise ArtifactError(
                 f"{self.where}: {self.step['position']}: wanted {wanted}, got {len(position)}"
             )
         out_name = self.write(table.shape[1], per_token=True)
 
         def run(tokens: Tokens, registers: Registers) -> None:
-            out = np.empty((int(tokens.offsets[-1]), table.shape[1]), np.float32)
-            offsets = tokens.offsets if position is not None else None
-            _core.embed(table, tokens.items, tokens.bag_offsets, scale, position, offsets, out)
+            offsets = tokens.offsets if query is None else tokens.offsets - np.arange(len(tokens.offsets))
+            out = np.empty((int(offsets[-1]), table.shape[1]), np.float32)
+            places = offsets if position is not None else None
+            _core.embed(table, tokens.items, tokens.bag_offsets, scale, position, places, out)
+            if query is not None:
+                lengths = np.diff(offsets)
+                placed = query if position is None else query + position[lengths]
+                out = np.insert(out, offsets[1:], placed, axis=0)
             registers[out_name] = out
 
         return run
@@ -188,49 +230,80 @@ class _Maker:
         width = len(weight)
         bias, packed = self.weight("bias", (width,)), pack_panels(weight)
         activation = self.step.get("activation", "none")
-        if activation not in _ACTIVATIONS:
-            raise ArtifactError(f"{self.where}: wanted one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
-        added = None
-        if "residual" in self.step:
-            added, register = self.read("residual")
-            if register != Register(width, per_token):
-                wanted = _describe(Register(width, per_token))
-                raise ArtifactError(f"{self.where}: residual: wanted {wanted}, got {_describe(register)}")
+        if activation not in ACTIVATIONS:
+            raise ArtifactError(f"{self.where}: wanted one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        added = self.residual(Register(width, per_token))
         out_name = self.write(width, per_token)
 
         def run(tokens: Tokens, registers: Registers) -> None:
             value = registers[source]
             out = np.empty((len(value), width), np.float32)
             residual = None if added is None else registers[added]
-            _core.dense(value, packed, bias, residual, _ACTIVATIONS[activation], out)
+            _core.dense(value, packed, bias, residual, ACTIVATIONS[activation], out)
             registers[out_name] = out
 
         return run
 
-    def gru(self) -> Step:
+    def recurrent(self) -> Step:
         source, (depth, _) = self.read("in", of_tokens=True)
+        kind: str = self.step["call"]
+        gates, _ = _CELLS[kind]
         hidden_size = self.weight("weight_hh", (None, None)).shape[1]
-        gates = 3 * hidden_size
-        weight_ih, weight_hh, bias = _pack_gru(
-            self.weight("weight_ih", (gates, depth)),
-            self.weight("weight_hh", (gates, hidden_size)),
-            self.weight("bias_ih", (gates,)),
-            self.weight("bias_hh", (gates,)),
+        layer = (
+            self.weight("weight_ih", (gates * hidden_size, depth)),
+            self.weight("weight_hh", (gates * hidden_size, hidden_size)),
+            self.weight("bias_ih", (gates * hidden_size,)),
+            self.weight("bias_hh", (gates * hidden_size,)),
         )
+        packed = pack_recurrent(kind, *layer)
+        forward: Any = _core.rnn_tanh_forward if kind == "rnn" else getattr(_core, f"{kind}_forward")
+        needed = getattr(_core, f"{kind}_forward_scratch")
         out_name = self.write(hidden_size, per_token=True)
 
         def run(tokens: Tokens, registers: Registers) -> None:
             values, sequences = registers[source], len(tokens.offsets) - 1
             out = np.empty((len(values), hidden_size), np.float32)
-            final = np.empty((sequences, hidden_size), np.float32)
-            room = scratch(_core.gru_forward_scratch(sequences, len(values), hidden_size))
-            layer = (values, tokens.offsets, weight_ih, weight_hh, bias, None, None, None, None, False)
-            _core.gru_forward(*layer, out, final, None, None, room)
+            final, cell = np.empty((2, sequences, hidden_size), np.float32)
+            room = scratch(needed(sequences, len(values), hidden_size))
+            given = (values, tokens.offsets, *packed, *(None,) * 4, False)
+            forward(*given, out, final, cell if kind == "lstm" else None, None, room)
             registers[out_name] = out
 
         return run
 
-    def causal_attention(self) -> Step:
+    def add_time(self) -> Step:
+        (source, register), of = self.read("in"), self.field("of")
+        table = self.weight("table", (None, register.width))
+        if of not in ("gap", "event", "wait", "request") or (of in ("gap", "event")) != register.per_token:
+            wanted = "gap or event for tokens, wait or request for histories"
+            raise ArtifactError(f"{self.where}: of: wanted {wanted}, got {of!r} for {_describe(register)}")
+        bucket = self._gap_bucket(len(table)) if of in ("gap", "wait") else self._calendar_bucket(len(table))
+        out_name = self.write(*register)
+
+        def run(tokens: Tokens, registers: Registers) -> None:
+            registers[out_name] = registers[source] + table[bucket(getattr(tokens, _TIMES[of])())]
+
+        return run
+
+    def _gap_bucket(self, rows: int) -> Callable[[Int64s], Int64s]:
+        boundaries = self.weight("boundaries", (rows - 1,))
+        return lambda gaps: np.searchsorted(boundaries, gaps.astype(np.float32), side="right")
+
+    def _calendar_bucket(self, rows: int) -> Callable[[Int64s], Int64s]:
+        period, zone = self.field("period"), self.field("zone")
+        if not isinstance(period, int) or period < 1:
+            raise ArtifactError(f"{self.where}: period: wanted microseconds, a whole number, got {period!r}")
+        starts = weight_of(self.artifact, f"{zone}_starts", (None,), np.int64)
+        shifts = weight_of(self.artifact, f"{zone}_shifts", (len(starts),), np.int64)
+
+        def bucket(moments: Int64s) -> Int64s:
+            local = moments + shifts[np.searchsorted(starts, moments, side="right") - 1]
+            place: Int64s = local % period * rows // period
+            return place
+
+        return bucket
+
+    def attention(self) -> Step:
         source, (packed_width, _) = self.read("in", of_tokens=True)
         heads = self.field("heads")
         if not isinstance(heads, int) or heads < 1 or packed_width % (3 * heads):
@@ -238,17 +311,47 @@ class _Maker:
             raise ArtifactError(f"{self.where}: heads: wanted {wanted}, got {heads!r}")
         width = packed_width // 3
         depth = width // heads
+        form, position = self._attention_form(depth), self.optional("position", (heads, None))
+        time_table, boundaries = self.optional("time_table", (heads, None)), None
+        if time_table is not None:
+            boundaries = self.weight("time_boundaries", (time_table.shape[1] - 1,))
         out_name = self.write(width, per_token=True)
 
         def run(tokens: Tokens, registers: Registers) -> None:
             packed = registers[source]
             rows = len(packed)
             query, key, value = packed.reshape(rows, 3, heads, depth).swapaxes(0, 1)
+            times = None if time_table is None else tokens.times
+            bias = (position, times, boundaries, time_table, None, None, None)
             out = np.empty((rows, heads, depth), np.float32)
             room = scratch(_core.jagged_attention_forward_scratch(len(tokens.offsets) - 1, rows, depth))
-            form = (depth**-0.5, True, 1 << 62, False, 1.0, *(None,) * 7)  # causal softmax, without bias
-            _core.jagged_attention_forward(query, key, value, tokens.offsets, *form, out, None, room)
+            _core.jagged_attention_forward(query, key, value, tokens.offsets, *form, *bias, out, None, room)
             registers[out_name] = out.reshape(rows, width)
+
+        return run
+
+    def _attention_form(self, depth: int) -> tuple[float, bool, int, bool, float]:
+        """scale, causal, window, silu and divisor of an attention step."""
+        activation, window = self.step.get("activation", "softmax"), self.step.get("window", 1 << 62)
+        if activation not in ("softmax", "silu"):
+            raise ArtifactError(f"{self.where}: activation: wanted softmax or silu, got {activation!r}")
+        if not isinstance(window, int) or window < 1:
+            raise ArtifactError(f"{self.where}: window: wanted a whole number from 1, got {window!r}")
+        divisor = self.number("divisor") if "divisor" in self.step else 1.0
+        if divisor == 0:
+            raise ArtifactError(f"{self.where}: divisor: wanted a number other than 0, got 0")
+        return depth**-0.5, bool(self.step.get("causal", True)), window, activation == "silu", divisor
+
+    def multiply(self) -> Step:
+        (source, register), (by, factor) = self.read("in"), self.read("by")
+        if factor != register:
+            raise ArtifactError(f"{self.where}: by: wanted {_describe(register)}, got {_describe(factor)}")
+        added = self.residual(register)
+        out_name = self.write(*register)
+
+        def run(tokens: Tokens, registers: Registers) -> None:
+            product = registers[source] * registers[by]
+            registers[out_name] = product if added is None else product + registers[added]
 
         return run
 
@@ -263,14 +366,3 @@ class _Maker:
             registers[out_name] = out
 
         return run
-
-
-def _pack_gru(
-    weight_ih: Floats, weight_hh: Floats, bias_ih: Floats, bias_hh: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """The layer as ``_core.gru_forward`` takes it."""
-    panels = -(-weight_hh.shape[1] // 16)
-    shapes = ((3, weight_ih.shape[1], 16), (3, weight_hh.shape[1], 16), (4, 16))
-    packed_ih, packed_hh, bias = (np.empty((panels, *shape), np.float32) for shape in shapes)
-    _core.gru_pack(weight_ih, weight_hh, bias_ih, bias_hh, packed_ih, packed_hh, bias)
-    return packed_ih, packed_hh, bias

@@ -26,6 +26,7 @@ class Vocabulary:
     def __init__(self, ids: pa.ChunkedArray) -> None:
         self.ids = ids
         self._codes: dict[Any, int] = {value: code for code, value in enumerate(ids.to_pylist())}
+        self._names = list(self._codes)  # the same objects
         self._checked: weakref.ref[Histories] | None = None
 
     def code_of(self, item: Hashable) -> int:
@@ -49,6 +50,10 @@ class Vocabulary:
         places = pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(distinct) - 1)
         found: Int32s = distinct[places.to_numpy(zero_copy_only=False)]
         return found
+
+    def names(self, codes: Int32s) -> list[Any]:
+        """The ids of codes as Python objects."""
+        return [self._names[code] for code in codes.tolist()]
 
     def take(self, codes: Int32s) -> pa.Array:
         """The ids of codes."""

@@ -33,7 +33,7 @@ def html_report(report: Report, curves: Mapping[str, Curve] | None = None) -> st
     facts = report.to_dict()
     parts = [
         f"<h1>{html.escape(report.title())}</h1>",
-        f"<p>{html.escape(facts['verdict'])}</p>",
+        *(f"<p>{html.escape(text)}</p>" for text in [facts["verdict"], *report.test_counts()]),
         _table(report.cells()),
         _svg(_intervals(facts)),
     ]
@@ -42,6 +42,8 @@ def html_report(report: Report, curves: Mapping[str, Curve] | None = None) -> st
             f"<h2>{html.escape(facts['primary'])} by {html.escape(name)}</h2>",
             _svg(_slices(facts, name)),
         ]
+    if report.calibrations:
+        parts += ["<h2>Calibration</h2>", _svg(_calibrations(facts["calibrations"]))]
     if curves:
         parts += ["<h2>Learning curves</h2>", _svg(_curves(curves))]
     head = f'<meta charset="utf-8"><title>chronorec: {html.escape(facts["protocol"])}</title>'
@@ -129,4 +131,19 @@ def _curves(curves: Mapping[str, Curve]) -> Figure:
         axes.set_xlabel("epoch")
         axes.set_title(title)
     losses.legend(fontsize="small")
+    return figure
+
+
+def _calibrations(found: Mapping[str, Any]) -> Figure:
+    """Said and observed probability of each model's best item; a perfect model lies on the diagonal."""
+    figure = _figure(4.5)
+    axes = figure.subplots()
+    limit = max(max(*bins["predicted"], *bins["observed"]) for bins in found.values())
+    axes.plot([0, limit], [0, limit], ":", color="#888")
+    for label, bins in found.items():
+        name = f"{label}, calibration error {bins['error']:.3f}"
+        axes.plot(bins["predicted"], bins["observed"], marker="o", label=name)
+    axes.set_xlabel("probability of the best item, softmax of the scores")
+    axes.set_ylabel("how often it was next")
+    axes.legend(fontsize="small")
     return figure

@@ -194,6 +194,9 @@ def average_precision(ranks: Ranks, k: int) -> Floats:
 def per_query(ranks: Ranks, ks: Sequence[int]) -> dict[str, Floats]:
     """Every metric of every query, "recall@10" and so on, and "mrr" over the whole list: float64 [Q] each.
 
+    What papers on sessions call P@20 is, with one target, ``hit_rate@20`` (and ``recall@20``), and MRR@20 is
+    ``mrr@20``; ``precision@20`` is hits / 20.
+
     The means of these arrays are the metrics; slices of them are the metrics of a slice.
     """
     values: dict[str, Floats] = {}

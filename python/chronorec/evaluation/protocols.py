@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -164,7 +165,8 @@ def evaluate_split(
 ) -> EvaluationResult:
     """:func:`evaluate` on the validation or test queries of a split, under the split's own rules.
 
-    Popularity, for novelty, counts the events before the targets of that part.
+    Popularity, for novelty, counts the events before the targets of that part. Nothing is recorded here:
+    :func:`chronorec.training.comparison.compare` does that for models in folders.
     """
     if part not in ("validation", "test"):
         raise ValueError(f"part: wanted 'validation' or 'test', got {part!r}")
@@ -184,6 +186,30 @@ def evaluate_split(
         seed=seed,
         chunk=chunk,
         progress=progress,
+    )
+
+
+def pool(results: Sequence[EvaluationResult], *, name: str, protocol: str) -> EvaluationResult:
+    """The results of one model on several splits as one: each metric is the mean over all their queries.
+
+    Coverage, which is no mean over queries, is the mean over the splits. The hash is that of the splits'
+    hashes, in their order.
+    """
+    values = {key: np.concatenate([r.per_query[key] for r in results]) for key in results[0].per_query}
+    lists = [key for key in results[0].metrics if key not in values]
+    means = averages(values) | {k: float(np.mean([r.metrics[k] for r in results])) for k in lists}
+    return EvaluationResult(
+        name=name,
+        protocol=protocol,
+        part=results[0].part,
+        split_hash=hashlib.sha256("".join(r.split_hash for r in results).encode()).hexdigest(),
+        metrics=means,
+        num_queries=sum(r.num_queries for r in results),
+        num_targets=sum(r.num_targets for r in results),
+        seconds=sum(r.seconds for r in results),
+        seed=results[0].seed,
+        user=np.concatenate([r.user for r in results]),
+        per_query=values,
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from chronorec.evaluation.head_metrics import Calibration
+from chronorec.evaluation.ledger import ReadCount
 from chronorec.evaluation.metrics import Floats
 from chronorec.evaluation.protocols import EvaluationResult
 from chronorec.evaluation.significance import paired_bootstrap
@@ -41,9 +43,12 @@ class Report:
         results: of ``evaluate_split``, all on the same part of the same split.
         baselines: the names among them that are baselines.
         primary: the metric that decides the order and the verdict; by default ndcg at 10, or at the first k.
-        columns: the metrics of the table; by default recall and ndcg at every k, then mrr, map, coverage and
+        columns: the metrics of the table; by default recall, ndcg and mrr at every k, then map, coverage and
             novelty at the first. JSON holds all.
         slicings: ways to cut the queries; each becomes a table of the primary metric.
+        tested: name of a row to how often the test events were read for each of its models, None for a model
+            that is in no folder.
+        calibrations: label to how probable a model's best item is said to be, and how often it is right.
 
     Raises:
         ValueError: there are no results, they belong to different queries or differ in their metrics, or a
@@ -58,6 +63,8 @@ class Report:
         primary: str | None = None,
         columns: Sequence[str] | None = None,
         slicings: Sequence[Slicing] = (),
+        tested: Mapping[str, Sequence[ReadCount | None]] | None = None,
+        calibrations: Mapping[str, Calibration] | None = None,
     ) -> None:
         if not results:
             raise ValueError("results: wanted at least one evaluation result, got none")
@@ -81,6 +88,8 @@ class Report:
         for name in (self.primary, *self.columns):
             if name not in first.metrics:
                 raise ValueError(f"metrics: wanted one of {sorted(first.metrics)}, got {name!r}")
+        self.tested = dict(tested or {})
+        self.calibrations = dict(calibrations or {})
         self.slicings = list(slicings)
         for slicing in self.slicings:
             if len(slicing.part) != self.num_queries:
@@ -203,6 +212,10 @@ class Report:
                     "deviation": row.deviation,
                     "seconds": row.seconds,
                     "interval": self._interval(row),
+                    "tested": [
+                        None if count is None else {"own": count.own, "earlier": count.earlier}
+                        for count in self.tested.get(row.name, ())
+                    ],
                     "slices": {
                         slicing.name: dict(
                             zip(slicing.labels, slicing.means(row.per_query).tolist(), strict=True)
@@ -216,6 +229,11 @@ class Report:
             "slices": {
                 slicing.name: dict(zip(slicing.labels, slicing.sizes.tolist(), strict=True))
                 for slicing in self.slicings
+            },
+            "calibrations": {
+                label: {name: values.tolist() for name, values in vars(found).items()}
+                | {"error": found.error}
+                for label, found in self.calibrations.items()
             },
             "verdict": self.verdict(),
         }
@@ -259,7 +277,20 @@ class Report:
     def _footer(self, mark: str) -> list[str]:
         lines = [f"{mark}; coverage and novelty describe the lists, more is not better by itself."]
         seeds = [f"{row.name} {', '.join(map(str, row.seeds))}" for row in self._rows if row.seeds]
-        return [*lines, f"Seeds: {'; '.join(seeds)}."] if seeds else lines
+        if seeds:
+            lines.append(f"Seeds: {'; '.join(seeds)}.")
+        return [*lines, *self.test_counts()]
+
+    def test_counts(self) -> list[str]:
+        """A sentence on how often the test events were read, where that is known."""
+        if not self.tested:
+            return []
+        found = [
+            f"{name}: {', '.join('not recorded' if count is None else str(count) for count in counts)}"
+            for name, counts in self.tested.items()
+        ]
+        now = ", this one included" if self.part == "test" else ""
+        return [f"Evaluations on the test events{now}: {'; '.join(found)}."]
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:
@@ -293,5 +324,6 @@ def _default_primary(metrics: Collection[str]) -> str:
 def _default_columns(metrics: Collection[str]) -> list[str]:
     cutoffs = _cutoffs(metrics)
     names = [f"{name}@{k}" for k in cutoffs for name in ("recall", "ndcg")]
-    names += [f"{name}@{cutoffs[0]}" for name in ("mrr", "map", "coverage", "novelty") if cutoffs]
+    names += [f"mrr@{k}" for k in cutoffs]
+    names += [f"{name}@{cutoffs[0]}" for name in ("map", "coverage", "novelty") if cutoffs]
     return [name for name in names if name in metrics]

@@ -1,18 +1,25 @@
 """Models: one family, one file; :mod:`chronorec.models.base` says what a model is."""
 
-from chronorec.models.base import CountingModel, SequenceModel
+from chronorec.models.base import CountingModel, SequenceModel, Sequences
+from chronorec.models.bert4rec import BERT4Rec
 from chronorec.models.frequency import PersonalFrequency
 from chronorec.models.gru4rec import GRU4Rec
+from chronorec.models.hstu import HSTU
 from chronorec.models.markov import Markov
+from chronorec.models.neighbours import UserNeighbours
 from chronorec.models.popularity import Popularity
 from chronorec.models.sasrec import SASRec
 
 __all__ = [
+    "BERT4Rec",
     "GRU4Rec",
+    "HSTU",
     "CountingModel",
     "Markov",
     "PersonalFrequency",
     "Popularity",
     "SASRec",
     "SequenceModel",
+    "Sequences",
+    "UserNeighbours",
 ]

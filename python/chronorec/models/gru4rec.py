@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from chronorec.models.base import SequenceModel
-from chronorec.nn import GRU
+from chronorec.artifact import WHOLE_HISTORY
+from chronorec.models._steps import Step, dense_step
+from chronorec.models.base import SequenceModel, Sequences
+from chronorec.nn import GRU, LSTM, RNN, RecurrentBase
+
+_CELLS: dict[str, type[RecurrentBase]] = {"gru": GRU, "lstm": LSTM, "rnn": RNN}
 
 
 class GRU4Rec(SequenceModel):
-    """Embedding -> GRU layers -> projection to the width of the item table.
+    """Embedding -> recurrent layers -> projection to the width of the item table.
 
     Args:
         num_items: catalogue size.
-        width: size of item embeddings.
+        cell: kind of the layers.
         hidden_size: size of the recurrent state.
-        layers: number of GRU layers.
-        dropout: on embeddings and states.
-        max_length: longest sequence of tokens.
-        item_bias: whether items have a learned bias.
+        layers: number of layers.
+        common: what every :class:`SequenceModel` takes; what is exported reads histories of any length.
     """
 
     name = "gru4rec"
@@ -29,32 +31,32 @@ class GRU4Rec(SequenceModel):
         self,
         num_items: int,
         *,
-        width: int = 64,
+        cell: Literal["gru", "lstm", "rnn"] = "gru",
         hidden_size: int = 128,
         layers: int = 1,
-        dropout: float = 0.2,
-        max_length: int = 200,
-        item_bias: bool = True,
+        **common: Any,
     ) -> None:
-        super().__init__(num_items, width, max_length, dropout, item_bias)
-        self.gru = GRU(width, hidden_size, layers, dropout)
+        super().__init__(num_items, **common)
+        width = self.item_embedding.shape[1]
+        self.cell = cell
+        self.encoder = _CELLS[cell](width, hidden_size, layers, self.dropout.p)
         self.projection = nn.Linear(hidden_size, width)
 
-    def forward(self, items: Tensor, offsets: Tensor, bag_offsets: Tensor | None = None) -> Tensor:
-        tokens = self.dropout(self.embed(items, bag_offsets))
-        states, _ = self.gru(tokens, offsets)
+    @property
+    def history_length(self) -> int:
+        """All of it: a state goes on from event to event, and has no start that could move."""
+        return WHOLE_HISTORY
+
+    def encode(self, tokens: Tensor, sequences: Sequences) -> Tensor:
+        states, _ = self.encoder(tokens, sequences.offsets)
         projected: Tensor = self.projection(self.dropout(states))
         return projected
 
-    def program(self) -> list[dict[str, Any]]:
-        steps: list[dict[str, Any]] = [
-            {"call": "embed", "table": "item_embedding", "scale": self.embedding_scale, "out": "x"}
-        ]
-        for layer in range(self.gru.num_layers):
-            names = {key: f"gru.{key}_l{layer}" for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-            steps.append({"call": "gru", "in": "x", "out": "x", **names})
-        steps.append({"call": "last", "in": "x", "out": "x"})
-        steps.append(
-            {"call": "dense", "in": "x", "weight": "projection.weight", "bias": "projection.bias", "out": "x"}
-        )
-        return steps
+    def encoder_steps(self) -> list[Step]:
+        steps: list[Step] = []
+        for layer in range(self.encoder.num_layers):
+            names = {
+                key: f"encoder.{key}_l{layer}" for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            }
+            steps.append({"call": self.cell, "in": "x", "out": "x", **names})
+        return [*steps, {"call": "last", "in": "x", "out": "x"}, dense_step("projection", "x", "x")]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chronorec.models.base import SequenceModel
-from chronorec.nn import TransformerBlock
+from chronorec.models._steps import Step, attention_step, dense_step, multiply_step, norm_step
+from chronorec.models.base import SequenceModel, Sequences, receptive_length
+from chronorec.nn import SelfAttention, TransformerBlock
 
 
 class SASRec(SequenceModel):
-    """Embedding + learned position -> pre-norm transformer blocks -> layer norm.
+    """Embedding -> pre-norm transformer blocks -> layer norm.
 
     Args:
         num_items: catalogue size.
@@ -21,12 +22,17 @@ class SASRec(SequenceModel):
         blocks: number of transformer blocks.
         heads: attention heads of a block.
         inner_factor: width of the feed-forward layer over the width of a token.
-        dropout: on embeddings and on every branch of a block.
-        max_length: longest sequence of tokens; positions count from the start of the cut history.
-        item_bias: whether items have a learned bias.
+        max_length: how many tokens a token sees in a block.
+        block: preset of :class:`chronorec.nn.TransformerBlock`.
+        position: ``"absolute"``: learned vectors for the places of the tokens, counted from the start of the
+            history, which is cut to ``max_length``; ``"relative"``: learned biases of attention by gap of
+            position, so that what was computed for a token stays true when the history grows.
+        time_bias: whether attention knows the gaps of time.
+        common: what every :class:`SequenceModel` takes.
     """
 
     name = "sasrec"
+    causal: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -36,69 +42,82 @@ class SASRec(SequenceModel):
         blocks: int = 2,
         heads: int = 2,
         inner_factor: int = 4,
-        dropout: float = 0.2,
         max_length: int = 200,
-        item_bias: bool = False,
+        block: Literal["sasrec", "swiglu", "ligr"] = "sasrec",
+        position: Literal["absolute", "relative"] = "absolute",
+        time_bias: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(num_items, width, max_length, dropout, item_bias)
-        self.position = nn.Parameter(torch.empty(max_length, width))
-        nn.init.normal_(self.position, std=0.02)
+        absolute = position == "absolute"
+        longest = max_length if absolute else receptive_length(max_length, blocks, common)
+        super().__init__(num_items, width=width, max_length=longest, **common)
+        self.needs_time |= time_bias
+        self.position = nn.Parameter(torch.empty(max_length, width)) if absolute else None
+        if self.position is not None:
+            nn.init.normal_(self.position, std=0.02)
+        form: dict[str, Any] = {"causal": self.causal, "time_bias": time_bias}
+        if not absolute:
+            form |= {"window": max_length, "position_bias": True}
         self.blocks = nn.ModuleList(
-            TransformerBlock(width, heads, inner_factor * width, dropout) for _ in range(blocks)
+            TransformerBlock(
+                width, inner_factor * width, self.dropout.p, SelfAttention(width, heads, **form), block
+            )
+            for _ in range(blocks)
         )
-        self.heads = heads
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, items: Tensor, offsets: Tensor, bag_offsets: Tensor | None = None) -> Tensor:
-        tokens = self.embed(items, bag_offsets)
-        lengths = offsets.diff()
-        places = torch.arange(tokens.shape[0]) - torch.repeat_interleave(offsets[:-1], lengths)
+    def place(self, tokens: Tensor, sequences: Sequences) -> Tensor:
+        tokens, offsets = super().place(tokens, sequences), sequences.offsets
+        if self.position is None:
+            return tokens
+        places = torch.arange(tokens.shape[0]) - torch.repeat_interleave(offsets[:-1], offsets.diff())
         # an indexed position table would add its gradient up in no fixed order
-        tokens = self.dropout(tokens + F.embedding(places, self.position))
+        return tokens + F.embedding(places, self.position)
+
+    def encode(self, tokens: Tensor, sequences: Sequences) -> Tensor:
         for block in self.blocks:
-            tokens = block(tokens, offsets)
+            tokens = block(tokens, sequences.offsets, sequences.times)
         normed: Tensor = self.norm(tokens)
         return normed
 
-    def program(self) -> list[dict[str, Any]]:
-        embed = {"call": "embed", "table": "item_embedding", "scale": self.embedding_scale, "out": "x"}
-        steps: list[dict[str, Any]] = [{**embed, "position": "position"}]
-        for index in range(len(self.blocks)):
-            steps += _block_steps(f"blocks.{index}", self.heads)
-        steps.append({"call": "last", "in": "x", "out": "x"})
-        steps.append(_norm("norm", "x", "x"))
-        return steps
+    def embed_steps(self, **more: str) -> list[Step]:
+        return super().embed_steps(**more, **({} if self.position is None else {"position": "position"}))
+
+    def encoder_steps(self) -> list[Step]:
+        steps: list[Step] = []
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, TransformerBlock)
+            steps += _block_steps(f"blocks.{index}", block)
+        return [*steps, {"call": "last", "in": "x", "out": "x"}, norm_step("norm", "x", "x")]
 
 
-def _norm(weights: str, source: str, out: str) -> dict[str, Any]:
-    return {
-        "call": "layer_norm",
-        "in": source,
-        "weight": f"{weights}.weight",
-        "bias": f"{weights}.bias",
-        "epsilon": 1e-5,
-        "out": out,
-    }
+def _block_steps(name: str, block: TransformerBlock) -> list[Step]:
+    attention = block.attention
+    form: dict[str, Any] = {} if attention.causal else {"causal": False}
+    if attention.window is not None:
+        form["window"] = attention.window
+    steps = [
+        norm_step(f"{name}.attention_norm", "x", "y"),
+        dense_step(f"{name}.attention.query_key_value", "y", "y"),
+        attention_step("y", "y", attention.heads, attention.bias, f"{name}.attention.bias", **form),
+        *_add_branch(f"{name}.attention.output", f"{name}.attention_gate", block.attention_gate is not None),
+        norm_step(f"{name}.feed_norm", "x", "y"),
+    ]
+    if block.expand_gate is None:
+        steps.append(dense_step(f"{name}.expand", "y", "y", activation="gelu"))
+    else:
+        steps.append(dense_step(f"{name}.expand_gate", "y", "gate", activation="silu"))
+        steps.append(dense_step(f"{name}.expand", "y", "y"))
+        steps.append(multiply_step("y", "gate", "y"))
+    return steps + _add_branch(f"{name}.contract", f"{name}.feed_gate", block.feed_gate is not None)
 
 
-def _dense(weights: str, source: str, out: str, **more: str) -> dict[str, Any]:
-    return {
-        "call": "dense",
-        "in": source,
-        "weight": f"{weights}.weight",
-        "bias": f"{weights}.bias",
-        "out": out,
-        **more,
-    }
-
-
-def _block_steps(block: str, heads: int) -> list[dict[str, Any]]:
+def _add_branch(output: str, gate: str, gated: bool) -> list[Step]:
+    """x = x + output(y), times sigmoid(gate(x)) where there is a gate."""
+    if not gated:
+        return [dense_step(output, "y", "x", residual="x")]
     return [
-        _norm(f"{block}.attention_norm", "x", "y"),
-        _dense(f"{block}.attention.query_key_value", "y", "y"),
-        {"call": "causal_attention", "in": "y", "heads": heads, "out": "y"},
-        _dense(f"{block}.attention.output", "y", "x", residual="x"),
-        _norm(f"{block}.feed_norm", "x", "y"),
-        _dense(f"{block}.expand", "y", "y", activation="gelu"),
-        _dense(f"{block}.contract", "y", "x", residual="x"),
+        dense_step(output, "y", "y"),
+        dense_step(gate, "x", "gate", activation="sigmoid"),
+        multiply_step("y", "gate", "x", residual="x"),
     ]

@@ -1,17 +1,31 @@
 """Torch modules over :mod:`chronorec.ops`, on jagged batches: values [N, ...] and offsets int64 [B + 1]."""
 
-from chronorec.nn.attention import CausalSelfAttention, TransformerBlock
+from chronorec.nn._recurrent import RecurrentBase
+from chronorec.nn.attention import SelfAttention, TransformerBlock
+from chronorec.nn.copy import Candidates, CopyHead
+from chronorec.nn.gap_bias import GapBias
 from chronorec.nn.graph import GraphAttention, GraphConvolution
 from chronorec.nn.gru import GRU
+from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
+from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
 from chronorec.nn.rnn import RNN
+from chronorec.nn.time_features import EventTime, RequestTime
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
-    "CausalSelfAttention",
+    "Candidates",
+    "CopyHead",
+    "EventTime",
+    "GapBias",
     "GraphAttention",
     "GraphConvolution",
+    "HSTUBlock",
+    "RecurrentBase",
+    "RequestTime",
+    "SelfAttention",
     "TransformerBlock",
+    "mixed_cross_entropy",
 ]

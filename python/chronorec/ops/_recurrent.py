@@ -9,12 +9,19 @@ from torch import Tensor
 
 from chronorec import _core
 from chronorec.ops._check import FLOATS, check_same_device, check_tensor
+from chronorec.ops._items import Precision
 from chronorec.ops._memory import packed, rows, scratch
 from chronorec.ops._register import define_gradient, define_op, run_without_gradient
 
 _LAYER = "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh"
 _STATES = "Tensor? initial_state, Tensor? initial_cell, Tensor? recurrent_mask, Tensor? zoneout_mask"
 _GRADS = "Tensor? grad_output, Tensor? grad_final_state, Tensor? grad_final_cell"
+# The dtype of packed weights, and the depths that a panel of them has room for: up to a multiple, and more.
+_PACKED = {
+    "float32": (torch.float32, 1, 0),
+    "bfloat16": (torch.bfloat16, 32, 0),
+    "int8": (torch.uint8, 4, 4),
+}
 
 
 def check_layer(
@@ -48,6 +55,10 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def _precision_of(weight: Tensor) -> Precision:
+    return "bfloat16" if weight.dtype == torch.bfloat16 else "float32"
+
+
 def _refuse_float64(values: Tensor) -> None:
     if isinstance(values, Tensor) and values.dtype == torch.float64:
         raise TypeError("values: float64 has no kernel; use chronorec.ops.reference")
@@ -75,7 +86,9 @@ class Recurrent:
             fake=self._forward_fake,
         )
         self._pack = define_op(
-            f"{name}_pack({_LAYER}) -> (Tensor, Tensor, Tensor)", cpu=self._pack_cpu, fake=self._pack_fake
+            f"{name}_pack({_LAYER}, str precision) -> (Tensor, Tensor, Tensor)",
+            cpu=self._pack_cpu,
+            fake=self._pack_fake,
         )
         self._step = define_op(
             f"{name}_step(Tensor values, Tensor state, Tensor? cell, Tensor weight_ih, Tensor weight_hh, "
@@ -136,15 +149,24 @@ class Recurrent:
         return output, final_state, final_cell
 
     def pack(
-        self, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Checks and packs the weights of a layer: weight_ih, weight_hh, bias."""
+        self,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor | None,
+        bias_hh: Tensor | None,
+        precision: Precision | None,
+    ) -> tuple[Tensor, Tensor, Tensor, int, int]:
+        """Checks and packs the weights of a layer: weight_ih, weight_hh, bias, input and hidden size."""
         height = "H" if self.gates == 1 else f"{self.gates}H"
         check_tensor(weight_ih, "weight_ih", (height, "I"), FLOATS)
         check_layer(self.gates, weight_ih, weight_ih, weight_hh, bias_ih, bias_hh)
+        if precision is None:
+            precision = _precision_of(weight_ih)
+        if precision not in _PACKED:
+            raise ValueError(f"precision: wanted 'float32', 'bfloat16' or 'int8', got {precision!r}")
         detached = (None if x is None else x.detach() for x in (weight_ih, weight_hh, bias_ih, bias_hh))
-        layer: tuple[Tensor, Tensor, Tensor] = self._pack(*detached)
-        return layer
+        packed_ih, packed_hh, bias = self._pack(*detached, precision)
+        return packed_ih, packed_hh, bias, weight_ih.shape[1], weight_hh.shape[1]
 
     def step(
         self,
@@ -154,13 +176,15 @@ class Recurrent:
         weight_ih: Tensor,
         weight_hh: Tensor,
         bias: Tensor,
+        input_size: int,
+        hidden_size: int,
     ) -> tuple[Tensor, Tensor]:
         """Checks and takes one step with packed weights: new state, new cell."""
         _refuse_float64(values)
-        check_tensor(values, "values", ("B", weight_ih.shape[2]), FLOATS)
-        check_tensor(state, "state", (values.shape[0], weight_hh.shape[2]), values.dtype)
+        check_tensor(values, "values", ("B", input_size), FLOATS)
+        check_tensor(state, "state", (values.shape[0], hidden_size), values.dtype)
         if cell is not None:
-            check_tensor(cell, "cell", (values.shape[0], weight_hh.shape[2]), values.dtype)
+            check_tensor(cell, "cell", (values.shape[0], hidden_size), values.dtype)
         check_same_device(values=values, state=state, cell=cell, weights=weight_ih)
         if needs_gradient(values, state, cell):
             op = self.family
@@ -181,18 +205,32 @@ class Recurrent:
         return scratch(getattr(_core, f"{self.family}_{function}_scratch")(*sizes))
 
     def _pack_fake(
-        self, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
+        self,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor | None,
+        bias_hh: Tensor | None,
+        precision: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        hidden = weight_hh.shape[1]
-        panels = (hidden + 15) // 16
-        shapes = ((self.gates, weight_ih.shape[1], 16), (self.gates, hidden, 16), (self.slots, 16))
-        a, b, c = (weight_hh.new_empty((panels, *shape), dtype=torch.float32) for shape in shapes)
-        return a, b, c
+        dtype, multiple, more = _PACKED[precision]
+        panels = (weight_hh.shape[1] + 15) // 16
+
+        def panels_of(weight: Tensor) -> Tensor:
+            depth = (weight.shape[1] + multiple - 1) // multiple * multiple + more
+            return weight.new_empty((panels, self.gates, depth, 16), dtype=dtype)
+
+        bias = weight_hh.new_empty((panels, self.slots, 16), dtype=torch.float32)
+        return panels_of(weight_ih), panels_of(weight_hh), bias
 
     def _pack_cpu(
-        self, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
+        self,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor | None,
+        bias_hh: Tensor | None,
+        precision: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        layer = self._pack_fake(weight_ih, weight_hh, bias_ih, bias_hh)
+        layer = self._pack_fake(weight_ih, weight_hh, bias_ih, bias_hh, precision)
         getattr(_core, f"{self.family}_pack")(
             rows(weight_ih), rows(weight_hh), packed(bias_ih), packed(bias_hh), *layer
         )
@@ -225,12 +263,13 @@ class Recurrent:
     def _forward_cpu(
         self, values: Tensor, offsets: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        *weights, initial_state, initial_cell, recurrent_mask, zoneout_mask, reverse, save = rest
+        initial_state, initial_cell, recurrent_mask, zoneout_mask, reverse, save = rest[4:]
+        layer = (*rest[:4], _precision_of(values))
         output, final_state, final_cell, saved = self._forward_fake(values, offsets, *rest)
         self._core("forward")(
             rows(values),
             offsets.contiguous(),
-            *self._pack_cpu(*weights),
+            *self._pack_cpu(*layer),
             *map(rows, (initial_state, initial_cell, recurrent_mask, zoneout_mask)),
             reverse,
             output,

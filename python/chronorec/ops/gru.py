@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
+from chronorec.ops._items import Precision
 from chronorec.ops._recurrent import Recurrent
 from chronorec.ops.reference.gru import GruOutput
 
@@ -21,14 +22,18 @@ class PackedGRU(NamedTuple):
     """The weights of a layer in the layout of the kernels, made once by :func:`pack_gru_weights`.
 
     Attributes:
-        weight_ih: float32 [ceil(H / 16), 3, I, 16].
-        weight_hh: float32 [ceil(H / 16), 3, H, 16].
+        weight_ih: [ceil(H / 16), 3, ., 16] in float32, bfloat16 or, for int8, uint8.
+        weight_hh: likewise.
         bias: float32 [ceil(H / 16), 4, 16].
+        input_size: I.
+        hidden_size: H.
     """
 
     weight_ih: Tensor
     weight_hh: Tensor
     bias: Tensor
+    input_size: int
+    hidden_size: int
 
 
 def gru(
@@ -93,6 +98,8 @@ def pack_gru_weights(
     weight_hh: Float[Tensor, "3*H H"],
     bias_ih: Float[Tensor, " 3*H"] | None = None,
     bias_hh: Float[Tensor, " 3*H"] | None = None,
+    *,
+    precision: Precision | None = None,
 ) -> PackedGRU:
     """Packs the weights of a layer once for many calls of :func:`gru_step`.
 
@@ -103,12 +110,15 @@ def pack_gru_weights(
         weight_hh: [3H, H], state to gates.
         bias_ih: [3H], or None for none.
         bias_hh: [3H], or None for none.
+        precision: what the weights are rounded to, by default their own dtype: ``"float32"``, ``"bfloat16"``,
+            or ``"int8"``, whole numbers times one scale per row. In bfloat16 values and states are rounded
+            too where they meet the weights; sums are taken in float32, and biases kept in it.
 
     Raises:
         TypeError: a dtype that has no kernel, or mixed ones.
-        ValueError: a shape that does not fit, mixed devices.
+        ValueError: a shape that does not fit, mixed devices, another precision.
     """
-    return PackedGRU(*_GRU.pack(weight_ih, weight_hh, bias_ih, bias_hh))
+    return PackedGRU(*_GRU.pack(weight_ih, weight_hh, bias_ih, bias_hh, precision))
 
 
 def gru_step(
@@ -121,7 +131,8 @@ def gru_step(
     Args:
         values: [B, I], float32 or bfloat16: the next event of every sequence.
         state: [B, H], the states before it, in the dtype of ``values``.
-        weights: by :func:`pack_gru_weights`, from weights of either dtype.
+        weights: by :func:`pack_gru_weights`, from weights of either dtype and in any precision. Where int8
+            weights meet values or a state that is not finite, the new state is NaN.
 
     Returns:
         The new states, [B, H].

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
+from chronorec.ops._items import Precision
 from chronorec.ops._recurrent import Recurrent
 from chronorec.ops.reference.lstm import LSTMOutput
 
@@ -21,14 +22,18 @@ class PackedLSTM(NamedTuple):
     """The weights of a layer in the layout of the kernels, made once by :func:`pack_lstm_weights`.
 
     Attributes:
-        weight_ih: float32 [ceil(H / 16), 4, I, 16].
-        weight_hh: float32 [ceil(H / 16), 4, H, 16].
+        weight_ih: [ceil(H / 16), 4, ., 16] in float32, bfloat16 or, for int8, uint8.
+        weight_hh: likewise.
         bias: float32 [ceil(H / 16), 4, 16].
+        input_size: I.
+        hidden_size: H.
     """
 
     weight_ih: Tensor
     weight_hh: Tensor
     bias: Tensor
+    input_size: int
+    hidden_size: int
 
 
 def lstm(
@@ -95,6 +100,8 @@ def pack_lstm_weights(
     weight_hh: Float[Tensor, "4*H H"],
     bias_ih: Float[Tensor, " 4*H"] | None = None,
     bias_hh: Float[Tensor, " 4*H"] | None = None,
+    *,
+    precision: Precision | None = None,
 ) -> PackedLSTM:
     """Packs the weights of a layer once for many calls of :func:`lstm_step`.
 
@@ -105,12 +112,15 @@ def pack_lstm_weights(
         weight_hh: [4H, H], state to gates.
         bias_ih: [4H], or None for none.
         bias_hh: [4H], or None for none.
+        precision: what the weights are rounded to, by default their own dtype: ``"float32"``, ``"bfloat16"``,
+            or ``"int8"``, whole numbers times one scale per row. In bfloat16 values and states are rounded
+            too where they meet the weights; sums are taken in float32, and biases kept in it.
 
     Raises:
         TypeError: a dtype that has no kernel, or mixed ones.
-        ValueError: a shape that does not fit, mixed devices.
+        ValueError: a shape that does not fit, mixed devices, another precision.
     """
-    return PackedLSTM(*_LSTM.pack(weight_ih, weight_hh, bias_ih, bias_hh))
+    return PackedLSTM(*_LSTM.pack(weight_ih, weight_hh, bias_ih, bias_hh, precision))
 
 
 def lstm_step(
@@ -124,7 +134,8 @@ def lstm_step(
         values: [B, I], float32 or bfloat16: the next event of every sequence.
         state: [B, H], the states before it, in the dtype of ``values``.
         cell: [B, H], the cells before it, likewise.
-        weights: by :func:`pack_lstm_weights`, from weights of either dtype.
+        weights: by :func:`pack_lstm_weights`, from weights of either dtype and in any precision. Where int8
+            weights meet values or a state that is not finite, the new state is NaN.
 
     Returns:
         The new states and the new cells, [B, H] each.

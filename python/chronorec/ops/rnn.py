@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch import Tensor
 
+from chronorec.ops._items import Precision
 from chronorec.ops._recurrent import Recurrent
 from chronorec.ops.reference.rnn import RNNOutput
 
@@ -24,15 +25,19 @@ class PackedRNN(NamedTuple):
     """The weights of a layer in the layout of the kernels, made once by :func:`pack_rnn_weights`.
 
     Attributes:
-        weight_ih: float32 [ceil(H / 16), 1, I, 16].
-        weight_hh: float32 [ceil(H / 16), 1, H, 16].
+        weight_ih: [ceil(H / 16), 1, ., 16] in float32, bfloat16 or, for int8, uint8.
+        weight_hh: likewise.
         bias: float32 [ceil(H / 16), 1, 16].
+        input_size: I.
+        hidden_size: H.
         nonlinearity: "tanh" or "relu".
     """
 
     weight_ih: Tensor
     weight_hh: Tensor
     bias: Tensor
+    input_size: int
+    hidden_size: int
     nonlinearity: Nonlinearity
 
 
@@ -101,6 +106,8 @@ def pack_rnn_weights(
     bias_ih: Float[Tensor, " H"] | None = None,
     bias_hh: Float[Tensor, " H"] | None = None,
     nonlinearity: Nonlinearity = "tanh",
+    *,
+    precision: Precision | None = None,
 ) -> PackedRNN:
     """Packs the weights of a layer once for many calls of :func:`rnn_step`.
 
@@ -112,12 +119,15 @@ def pack_rnn_weights(
         bias_ih: [H], or None for none.
         bias_hh: [H], or None for none.
         nonlinearity: "tanh" or "relu".
+        precision: what the weights are rounded to, by default their own dtype: ``"float32"``, ``"bfloat16"``,
+            or ``"int8"``, whole numbers times one scale per row. In bfloat16 values and states are rounded
+            too where they meet the weights; sums are taken in float32, and biases kept in it.
 
     Raises:
         TypeError: a dtype that has no kernel, or mixed ones.
-        ValueError: a shape that does not fit, mixed devices, another nonlinearity.
+        ValueError: a shape that does not fit, mixed devices, another precision, another nonlinearity.
     """
-    packed = _cell_of(nonlinearity).pack(weight_ih, weight_hh, bias_ih, bias_hh)
+    packed = _cell_of(nonlinearity).pack(weight_ih, weight_hh, bias_ih, bias_hh, precision)
     return PackedRNN(*packed, nonlinearity)
 
 
@@ -131,7 +141,8 @@ def rnn_step(
     Args:
         values: [B, I], float32 or bfloat16: the next event of every sequence.
         state: [B, H], the states before it, in the dtype of ``values``.
-        weights: by :func:`pack_rnn_weights`, from weights of either dtype.
+        weights: by :func:`pack_rnn_weights`, from weights of either dtype and in any precision. Where int8
+            weights meet values or a state that is not finite, the new state is NaN.
 
     Returns:
         The new states, [B, H].
@@ -144,8 +155,7 @@ def rnn_step(
     """
     if not isinstance(weights, PackedRNN):
         raise TypeError(f"weights: wanted a PackedRNN of pack_rnn_weights, got {type(weights).__name__}")
-    *layer, nonlinearity = weights
-    return _CELLS[nonlinearity].step(values, state, None, *layer)[0]
+    return _CELLS[weights.nonlinearity].step(values, state, None, *weights[:5])[0]
 
 
 def _cell_of(nonlinearity: Nonlinearity) -> Recurrent:

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Literal
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.splits import Split
 from chronorec.engine import Engine
+from chronorec.evaluation.confidence import best_item_calibration
+from chronorec.evaluation.head_metrics import Calibration
+from chronorec.evaluation.ledger import ReadCount, check_untested, count_tests, record
 from chronorec.evaluation.protocols import EvaluationResult, evaluate_split
 from chronorec.evaluation.report import Report
 from chronorec.evaluation.slices import slice_queries
 from chronorec.training.baselines import fit_baselines
 from chronorec.training.config import Config, config_from_text
-from chronorec.training.run import REFIT_EVENTS, make_split
+from chronorec.training.run import REFIT_EVENTS
+from chronorec.training.splitting import make_split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,18 +34,24 @@ def compare(
     part: Literal["validation", "test"] = "test",
     ks: Sequence[int] = (10, 20),
     slices: bool = False,
+    again: bool = False,
+    calibrated: bool = False,
 ) -> Report:
     """Evaluates models on the split they were trained under, with the baselines beside.
 
-    Models that differ by their seed alone become one row, their mean.
+    Models that differ by their seed alone become one row, their mean. Every evaluation of a model that is in
+    a folder is recorded there (:mod:`chronorec.evaluation.ledger`) before anybody sees its numbers.
 
     Args:
         models: label (such as the folder) to model; rows are labelled where names would clash.
         part: which held-out queries.
         ks: list lengths.
         slices: also report the main metric by history length, popularity, time and kind of user.
+        again: read the test events of models that were tested before once more.
+        calibrated: also report whether the probabilities of trained next-event models are what they say.
 
     Raises:
+        AlreadyTested: one of the models was tested before, and ``again`` is not set.
         ArtifactError: the models were trained under different splits, on other data than ``histories``, or
             on the very events that ``part`` asks for.
     """
@@ -50,7 +60,9 @@ def compare(
         raise ArtifactError(f"models: wanted models of one split, got {', '.join(models)} of several")
     split = make_split(next(iter(configs.values())).split, histories)
     for label, model in models.items():
-        _check_model(label, model, split, part)
+        check_model(label, model, split, part)
+        if part == "test":
+            check_untested(label, model, again=again)
     names = _row_names(models, configs)
     results: list[EvaluationResult] = []
     for label, model in models.items():
@@ -58,6 +70,8 @@ def compare(
         results.append(
             evaluate_split(Engine(model), histories, split, name=names[label], part=part, ks=ks, seed=seed)
         )
+    calibrations = _calibrations(models, histories, split, part) if calibrated else {}
+    tested = _record(models, names, results)
     taken = set(names.values())
     baselines = [b for b in fit_baselines(histories, split, part=part) if b.name not in taken]
     for baseline in baselines:
@@ -65,10 +79,42 @@ def compare(
             evaluate_split(Engine(baseline), histories, split, name=baseline.name, part=part, ks=ks)
         )
     slicings = slice_queries(histories, split, part) if slices else []
-    return Report(results, baselines=[b.name for b in baselines], slicings=slicings)
+    return Report(
+        results,
+        baselines=[b.name for b in baselines],
+        slicings=slicings,
+        tested=tested,
+        calibrations=calibrations,
+    )
 
 
-def _check_model(label: str, model: Artifact, split: Split, part: str) -> None:
+def _calibrations(
+    models: Mapping[str, Artifact], histories: Histories, split: Split, part: str
+) -> dict[str, Calibration]:
+    """Of every model trained by cross entropy; other scores are no logits, and a basket is no one event."""
+    queries = split.test if part == "test" else split.validation
+    return {
+        label: best_item_calibration(Engine(model), histories, queries, exclude_seen=split.exclude_seen)
+        for label, model in models.items()
+        if model.program
+        and not split.basket
+        and config_from_text(model.config, label).loss.kind in ("full", "sampled")
+    }
+
+
+def _record(
+    models: Mapping[str, Artifact], names: Mapping[str, str], results: Sequence[EvaluationResult]
+) -> dict[str, list[ReadCount | None]]:
+    """Writes the results of the models down; how often each row's models were tested by now."""
+    tested: dict[str, list[ReadCount | None]] = {}
+    for (label, model), result in zip(models.items(), results, strict=True):
+        record(model, result)
+        tested.setdefault(names[label], []).append(count_tests(model))
+    return tested
+
+
+def check_model(label: str, model: Artifact, split: Split, part: str) -> None:
+    """Raises ArtifactError where a model was trained under another split or on the events of ``part``."""
     own = model.provenance.get("split", "unknown")
     if own != split.hash:
         raise ArtifactError(

@@ -33,43 +33,98 @@ class SplitConfig:
     """How events are held out.
 
     Attributes:
-        protocol: "leave-one-out", "temporal-event" (next event after a cut) or "temporal-basket".
-        cut: ISO date or time; events at or after it test. Temporal protocols only.
+        protocol: "leave-one-out", "temporal-event" (next event after a cut) or "temporal-basket",
+            "user-fold-event" or "user-fold-basket" (the last event or basket of held-out users), or
+            "given-users" (every event of the users whose ``split`` in the user table is "test").
+        cut: ISO date or time, or a share such as "90%" of all events in the order of time; events at or after
+            it test. Temporal protocols only.
         validation_cut: the same for validation; must lie before ``cut``.
+        end: the same; test targets lie before it. By default all after the cut.
         exclude_seen: whether a user's earlier items leave the candidates.
+        folds, fold, fold_seed: of user folds: how many, which one from 1, and the seed that draws them.
     """
 
-    protocol: Literal["leave-one-out", "temporal-event", "temporal-basket"] = "leave-one-out"
+    protocol: Literal[
+        "leave-one-out",
+        "temporal-event",
+        "temporal-basket",
+        "user-fold-event",
+        "user-fold-basket",
+        "given-users",
+    ] = "leave-one-out"
     cut: str = ""
     validation_cut: str = ""
+    end: str = ""
     exclude_seen: bool = False
+    folds: int = _limited(5, 3)
+    fold: int = _limited(1, 1)
+    fold_seed: int = _limited(0, 0)
 
 
 @dataclass(frozen=True)
-class SASRecConfig:
+class _SequenceConfig:
+    """What every :class:`chronorec.models.SequenceModel` takes; the zone of its calendar is that of the log.
+
+    ``time_features``, ``request_time`` and ``time_bias`` need a log with the time of every event.
+    """
+
+    width: int = _limited(64, 1)
+    max_length: int = _limited(200, 1)
+    dropout: float = _limited(0.2, 0, 0.99)
+    item_bias: bool = False
+    tied: bool = True
+    time_features: bool = False
+    request_time: bool = False
+    copy: bool = False
+
+
+@dataclass(frozen=True)
+class SASRecConfig(_SequenceConfig):
     """See :class:`chronorec.models.SASRec`."""
 
     kind: ClassVar[str] = "sasrec"
-    width: int = _limited(64, 1)
     blocks: int = _limited(2, 1)
     heads: int = _limited(2, 1)
     inner_factor: int = _limited(4, 1)
-    dropout: float = _limited(0.2, 0, 0.99)
-    max_length: int = _limited(200, 1)
-    item_bias: bool = False
+    block: Literal["sasrec", "swiglu", "ligr"] = "sasrec"
+    position: Literal["absolute", "relative"] = "absolute"
+    time_bias: bool = False
 
 
 @dataclass(frozen=True)
-class GRU4RecConfig:
+class BERT4RecConfig(SASRecConfig):
+    """See :class:`chronorec.models.BERT4Rec`."""
+
+    kind: ClassVar[str] = "bert4rec"
+    position: Literal["absolute", "relative"] = "relative"
+    mask_share: float = _limited(0.3, 0, 1)
+
+    def __post_init__(self) -> None:
+        if self.request_time:
+            raise ConfigError("model.request_time: bert4rec knows it with model.time_features; set that")
+        if self.copy:
+            raise ConfigError("model.copy: bert4rec has none, since it sees the history as a whole")
+
+
+@dataclass(frozen=True)
+class GRU4RecConfig(_SequenceConfig):
     """See :class:`chronorec.models.GRU4Rec`."""
 
     kind: ClassVar[str] = "gru4rec"
-    width: int = _limited(64, 1)
+    item_bias: bool = True
+    cell: Literal["gru", "lstm", "rnn"] = "gru"
     hidden_size: int = _limited(128, 1)
     layers: int = _limited(1, 1)
-    dropout: float = _limited(0.2, 0, 0.99)
-    max_length: int = _limited(200, 1)
-    item_bias: bool = True
+
+
+@dataclass(frozen=True)
+class HSTUConfig(_SequenceConfig):
+    """See :class:`chronorec.models.HSTU`."""
+
+    kind: ClassVar[str] = "hstu"
+    blocks: int = _limited(2, 1)
+    heads: int = _limited(2, 1)
+    time_bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,10 +137,12 @@ class PopularityConfig:
 
 @dataclass(frozen=True)
 class PersonalFrequencyConfig:
-    """See :class:`chronorec.models.PersonalFrequency`; ``decay_days = 0`` weighs all events alike."""
+    """See :class:`chronorec.models.PersonalFrequency`; 0 days weigh all events alike, 0 hours all hours."""
 
     kind: ClassVar[str] = "personal-frequency"
     decay_days: float = _limited(0.0, 0)
+    hour_width: float = _limited(0.0, 0)
+    transition_weight: float = _limited(0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -96,25 +153,38 @@ class MarkovConfig:
     max_successors: int = _limited(500, 1)
 
 
-SequenceConfig = SASRecConfig | GRU4RecConfig
-CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig
+@dataclass(frozen=True)
+class UserNeighboursConfig:
+    """See :class:`chronorec.models.UserNeighbours`; ``decay_days = 0`` weighs all events alike."""
+
+    kind: ClassVar[str] = "user-neighbours"
+    decay_days: float = _limited(0.0, 0)
+    count: int = _limited(200, 1)
+    share: float = _limited(0.5, 0, 1)
+
+
+SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig
+CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig | UserNeighboursConfig
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Softmax cross entropy over the catalogue.
+    """What training minimises; see :func:`chronorec.ops.item_cross_entropy`.
 
     Attributes:
-        kind: "full", or "sampled" with shared negatives drawn by popularity and the logQ correction.
-        negatives: negatives per batch of the sampled loss.
-        popularity_exponent: negatives are drawn with probability proportional to (count + 1) ** this.
+        kind: "full" cross entropy over the catalogue, or against negatives that a batch shares: "sampled"
+            cross entropy with the logQ correction, "gbce" or "bpr".
+        negatives: how many of them.
+        popularity_exponent: they are drawn with probability proportional to (count + 1) ** this.
+        calibration: of gbce.
     """
 
-    kind: Literal["full", "sampled"] = "full"
+    kind: Literal["full", "sampled", "gbce", "bpr"] = "full"
     negatives: int = _limited(1024, 1)
     popularity_exponent: float = _limited(0.75, 0, 2)
+    calibration: float = _limited(0.75, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -164,6 +234,8 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        if getattr(self.model, "copy", False) and self.loss.kind != "full":
+            raise ConfigError(f"loss.kind: wanted 'full' beside model.copy, got {self.loss.kind!r}")
         longest = getattr(self.model, "max_length", 1)
         if self.training.batch_tokens < longest:
             raise ConfigError(
@@ -184,13 +256,19 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             values = _parse_toml(Path(path).read_text(encoding="utf-8"), str(path))
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    return config_from(with_overrides(values, overrides))
+
+
+def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Nested plain values with ``section.key=value`` texts put into them."""
+    values = {name: dict(inside) if isinstance(inside, dict) else inside for name, inside in values.items()}
     for override in overrides:
         key, equals, text = override.partition("=")
         section, dot, name = key.strip().partition(".")
         if not equals or not dot:
             raise ConfigError(f"--set {override}: wanted section.key=value, such as training.epochs=3")
         values.setdefault(section, {})[name] = _parse_value(text.strip())
-    return config_from(values)
+    return values
 
 
 def config_from_text(text: str, name: str) -> Config:

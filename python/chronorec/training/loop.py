@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from chronorec.data.batches import BasketBatch, Batch
-from chronorec.models import SequenceModel
+from chronorec.models import SequenceModel, Sequences
+from chronorec.nn import RecurrentBase, mixed_cross_entropy
 from chronorec.ops.item_cross_entropy import item_cross_entropy
 from chronorec.progress import Progress, scaled
 from chronorec.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -148,29 +149,39 @@ class Loop:
 
     def batch_loss(self, batch: Batch | BasketBatch) -> Tensor:
         """Mean loss of one batch: every token predicts the next item, or the items of the next basket."""
-        bags = target_offsets = None
+        target_offsets = None
         if isinstance(batch, BasketBatch):
-            bags = torch.from_numpy(batch.basket_offsets)
             target_offsets = torch.from_numpy(batch.target_offsets)
         with _autocast(self.config.precision):
-            hidden = self.model(torch.from_numpy(batch.items).long(), torch.from_numpy(batch.offsets), bags)
-        table: Tensor = self.model.item_embedding
+            sequences = sequences_of(batch)
+            hidden, targets, target_offsets = self.model.predictions(
+                sequences, torch.from_numpy(batch.targets).long(), target_offsets
+            )
+        table = self.model.output_table
         bias: Tensor | None = self.model.item_bias
+        candidates = self.model.candidates(sequences, hidden)
+        if candidates is not None:
+            return mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
         if self.config.precision == "bf16":
             hidden, table = hidden.bfloat16(), table.bfloat16()
             bias = None if bias is None else bias.bfloat16()
-        negatives = log_expected = None
-        if self.loss.kind == "sampled":
-            negatives, log_expected = self.sampler.draw(self.state.step, self.loss.negatives)
         return item_cross_entropy(
             hidden,
             table,
-            torch.from_numpy(batch.targets).long(),
+            targets,
             target_offsets=target_offsets,
             bias=bias,
-            negatives=negatives,
-            negative_log_q=log_expected,
+            **self._against(),
         )
+
+    def _against(self) -> dict[str, Any]:
+        """The loss, and the negatives of this step where it has some."""
+        if self.loss.kind == "full":
+            return {}
+        negatives, log_expected = self.sampler.draw(self.state.step, self.loss.negatives)
+        if self.loss.kind == "sampled":
+            return {"negatives": negatives, "negative_log_q": log_expected}
+        return {"negatives": negatives, "loss": self.loss.kind, "calibration": self.loss.calibration}
 
     def _finish_epoch(self) -> None:
         state = self.state
@@ -235,6 +246,17 @@ class Loop:
             )
 
 
+def sequences_of(batch: Batch | BasketBatch) -> Sequences:
+    """The inputs of a batch as tensors."""
+    return Sequences(
+        items=torch.from_numpy(batch.items).long(),
+        offsets=torch.from_numpy(batch.offsets),
+        bag_offsets=torch.from_numpy(batch.basket_offsets) if isinstance(batch, BasketBatch) else None,
+        times=None if batch.times is None else torch.from_numpy(batch.times),
+        asked=None if batch.asked is None else torch.from_numpy(batch.asked),
+    )
+
+
 def learning_rate_share(step: int, config: TrainingConfig, steps_per_epoch: int) -> float:
     """Linear warm-up, then a cosine from 1 to ``final_rate`` at the last step."""
     if step < config.warmup_steps:
@@ -253,12 +275,18 @@ def _clip_gradients(model: torch.nn.Module, limit: float) -> None:
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Only matrices of linear maps decay; embeddings, positions, biases and norms do not."""
+    """Only matrices of linear maps decay; embeddings, tables of biases, biases and norms do not."""
+    matrices = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear | RecurrentBase)
+        for parameter in module.parameters(recurse=False)
+        if parameter.dim() == 2
+    }
     decayed: list[Tensor] = []
     kept: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        is_matrix = parameter.dim() == 2 and name not in ("item_embedding", "position")
-        (decayed if is_matrix else kept).append(parameter)
+    for parameter in model.parameters():
+        (decayed if id(parameter) in matrices else kept).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 

@@ -17,10 +17,12 @@ from chronorec.artifact import Artifact, check_target
 from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.counts import event_counts
 from chronorec.data.jagged import Int64s
-from chronorec.data.splits import Split, leave_one_out, temporal_basket, temporal_event
+from chronorec.data.splits import Split
 from chronorec.engine import Engine
 from chronorec.evaluation.protocols import evaluate_split
 from chronorec.models import (
+    HSTU,
+    BERT4Rec,
     CountingModel,
     GRU4Rec,
     Markov,
@@ -28,20 +30,24 @@ from chronorec.models import (
     Popularity,
     SASRec,
     SequenceModel,
+    UserNeighbours,
 )
 from chronorec.training.config import (
+    BERT4RecConfig,
     Config,
     ConfigError,
     CountingConfig,
     GRU4RecConfig,
+    HSTUConfig,
     MarkovConfig,
     PopularityConfig,
     SASRecConfig,
     SequenceConfig,
-    SplitConfig,
+    UserNeighboursConfig,
     to_toml,
 )
 from chronorec.training.loop import Loop, LoopState
+from chronorec.training.splitting import make_split
 
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
@@ -66,41 +72,6 @@ class TrainingRun:
     curve: list[dict[str, float]]
 
 
-def make_split(config: SplitConfig, histories: Histories) -> Split:
-    """The split that a configuration names.
-
-    Raises:
-        ConfigError: a cut is missing, or the split leaves nothing to train on, to validate on or to test on.
-    """
-    split = _make_split(config, histories)
-    where = f"under split.protocol = {config.protocol!r}"
-    if config.protocol != "leave-one-out":
-        where += f" with split.validation_cut = {config.validation_cut!r} and split.cut = {config.cut!r}"
-    if int((split.train_end - split.begin).max(initial=0)) < 2:
-        raise ConfigError(f"no user has two training events {where}")
-    for part, queries in (("validation", split.validation), ("test", split.test)):
-        if len(queries) == 0:
-            raise ConfigError(f"no user has both a past and a {part} target {where}")
-    return split
-
-
-def _make_split(config: SplitConfig, histories: Histories) -> Split:
-    if config.protocol == "leave-one-out":
-        return leave_one_out(histories, exclude_seen=config.exclude_seen)
-    if not config.cut or not config.validation_cut:
-        raise ConfigError(
-            f"split.protocol {config.protocol!r} needs split.cut and split.validation_cut, such as "
-            "--set split.cut=2017-12-01 --set split.validation_cut=2017-11-01"
-        )
-    if config.protocol == "temporal-event":
-        return temporal_event(
-            histories, config.cut, validation_cut=config.validation_cut, exclude_seen=config.exclude_seen
-        )
-    if config.exclude_seen:
-        raise ConfigError("split.exclude_seen: next baskets repeat earlier items; set it to false")
-    return temporal_basket(histories, config.cut, validation_cut=config.validation_cut)
-
-
 def train(
     config: Config,
     histories: Histories,
@@ -120,14 +91,15 @@ def train(
         quiet: print no progress.
     """
     if output is not None:
-        check_target(output)
+        check_target(output).parent.mkdir(parents=True, exist_ok=True)
     split = split or make_split(config.split, histories)
-    if isinstance(config.model, SASRecConfig | GRU4RecConfig):
+    if isinstance(config.model, SequenceConfig):
         run = _train(config, config.model, histories, split, output, quiet)
     else:
         run = _count(config, config.model, histories, split)
     if output is not None:
-        run.artifact.save(output)
+        folder = run.artifact.save(output)
+        run = dataclasses.replace(run, artifact=dataclasses.replace(run.artifact, folder=folder))
         for refit in (False, True):
             _checkpoint(output, refit).unlink(missing_ok=True)
     return run
@@ -189,7 +161,7 @@ def _fit(
     refit = epochs is not None
     end = split.refit_end if refit else split.train_end
     torch.manual_seed(config.training.seed)
-    model = build_model(model_config, histories.num_items)
+    model = build_model(model_config, histories)
     counts = event_counts(histories, split.begin, end)
     model.start_from_popularity(torch.from_numpy(counts))
 
@@ -204,7 +176,7 @@ def _fit(
         histories,
         split.begin,
         end,
-        max_length=model_config.max_length,
+        max_length=min(model.max_length, config.training.batch_tokens),
         batch_events=config.training.batch_tokens,
         seed=config.training.seed,
     )
@@ -225,10 +197,29 @@ def _fit(
     return loop.run(), model
 
 
-def build_model(config: SequenceConfig, num_items: int) -> SequenceModel:
-    """The untrained model that a configuration describes."""
-    make = GRU4Rec if isinstance(config, GRU4RecConfig) else SASRec
-    return make(num_items, **dataclasses.asdict(config))
+_MODELS: dict[type[SequenceConfig], type[SequenceModel]] = {
+    SASRecConfig: SASRec,
+    BERT4RecConfig: BERT4Rec,
+    GRU4RecConfig: GRU4Rec,
+    HSTUConfig: HSTU,
+}
+
+
+def build_model(config: SequenceConfig, histories: Histories) -> SequenceModel:
+    """The untrained model that a configuration describes.
+
+    Raises:
+        ConfigError: it needs times that the histories have not.
+    """
+    model: Any = _MODELS[type(config)]
+    settings = dataclasses.asdict(config) | {"timezone": histories.timezone}
+    built: SequenceModel = model(histories.num_items, **settings)
+    if built.needs_time and not histories.has_time:
+        raise ConfigError(
+            f"model.kind = {config.kind!r} as configured needs the time of every event, which this log has "
+            "not; switch its time options off, such as --set model.time_bias=false"
+        )
+    return built
 
 
 def _build_counting(config: CountingConfig) -> CountingModel:
@@ -236,7 +227,9 @@ def _build_counting(config: CountingConfig) -> CountingModel:
         return Popularity(config.days or None)
     if isinstance(config, MarkovConfig):
         return Markov(config.max_successors)
-    return PersonalFrequency(config.decay_days or None)
+    if isinstance(config, UserNeighboursConfig):
+        return UserNeighbours(config.decay_days or None, config.count, config.share)
+    return PersonalFrequency(config.decay_days or None, config.hour_width or None, config.transition_weight)
 
 
 def _export(

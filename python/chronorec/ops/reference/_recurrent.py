@@ -50,3 +50,17 @@ def run_layer(
 def state_or_zeros(state: Tensor | None, values: Tensor, offsets: Tensor, hidden: int) -> Tensor:
     """The initial state, [B, H]."""
     return values.new_zeros(len(offsets) - 1, hidden) if state is None else state
+
+
+def rounded_weight(weight: Tensor, precision: str) -> Tensor:
+    """What packed weights of a precision stand for, in the dtype of ``weight``.
+
+    In int8 an element is the nearest whole number of 127ths of the largest of its row.
+    """
+    if precision == "bfloat16":
+        return weight.bfloat16().to(weight.dtype)
+    if precision == "int8":
+        rows = weight.float()
+        scale = rows.abs().amax(1, keepdim=True) / 127
+        return (torch.round(rows / scale).nan_to_num() * scale).to(weight.dtype)
+    return weight

@@ -1,0 +1,239 @@
+// The engine's program and its sessions as Python classes.
+#pragma once
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "bindings/call.h"
+#include "engine/program.h"
+#include "engine/scorer.h"
+#include "engine/session_store.h"
+
+namespace chronorec {
+
+// Arrays that stay borrowed as long as their holder lives.
+class KeptViews {
+ public:
+  TensorView view(const py::object& array) {
+    kept_.push_back(array);
+    return borrows_.emplace_back().view(array);
+  }
+
+ private:
+  std::deque<Borrow> borrows_;
+  std::vector<py::object> kept_;
+};
+
+struct KeptProgram {
+  Program program;
+  KeptViews weights;
+};
+
+inline UserId user_id(py::handle user) {
+  if (PyUnicode_Check(user.ptr())) {
+    Py_ssize_t size;
+    const char* text = PyUnicode_AsUTF8AndSize(user.ptr(), &size);
+    if (text == nullptr) throw py::error_already_set();
+    return {0, {text, static_cast<size_t>(size)}, true};
+  }
+  if (!PyLong_Check(user.ptr()) || PyBool_Check(user.ptr()))
+    throw py::type_error("user: wanted a text or a whole number, got " + std::string(py::repr(user)));
+  const long long number = PyLong_AsLongLong(user.ptr());
+  if (number == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return {number, {}, false};
+}
+
+inline py::object object_of(const UserId& user) {
+  if (user.is_text) return py::str(user.text.data(), user.text.size());
+  return py::int_(user.number);
+}
+
+class Sessions {
+ public:
+  Sessions(const KeptProgram& program, const py::object& panels, int64_t num_items, const py::object& bias,
+           const py::object& codes, const py::object& facts, int64_t memory, int64_t idle_seconds)
+      : scorer_{table_.view(panels), num_items, table_.view(bias), table_.view(codes), table_.view(facts)},
+        store_(program.program, memory, idle_seconds) {
+    streams_ = program.program.answers();
+    if (streams_)
+      expect_packed(scorer_.panels, "panels", DType::f32,
+                    {(num_items + 15) / 16, program.program.answer_width(), 16});
+  }
+
+  SessionStore& store() { return store_; }
+
+  int64_t append(py::handle user, py::handle items, py::handle times, int64_t now) {
+    Borrow borrows[2];
+    const TensorView codes = borrows[0].view(items), at = borrows[1].view(times);
+    expect_packed(codes, "items", DType::i32, {kAnySize});
+    expect_packed(at, "times", DType::i64, {codes.shape[0]});
+    expect_ids(codes, "items", scorer_.num_items);
+    return add(user, codes.as<const int32_t>(), at.as<const int64_t>(), codes.shape[0], now);
+  }
+
+  int64_t append_one(py::handle user, int32_t item, int64_t time, int64_t now) {
+    expect_that(item >= 0 && item < scorer_.num_items, "item", "a code of the model", item);
+    return add(user, &item, &time, 1, now);
+  }
+
+  // Returns how many events were used.
+  int64_t recommend(py::handle user, int64_t at, int64_t end, int64_t now, bool leave_seen,
+                    py::handle exclude, py::handle allow, py::handle scores, py::handle items) {
+    expect_that(streams_, "program", "one that answers", "an empty one");
+    Borrow borrows[4];
+    const TensorView out = borrows[0].view(exclude), allowed = borrows[1].view(allow);
+    const TensorView top_scores = borrows[2].view(scores), top_items = borrows[3].view(items);
+    if (out) expect_packed(out, "exclude", DType::i32, {kAnySize});
+    expect_output(top_scores, "scores", DType::f32, {kAnySize});
+    expect_output(top_items, "items", DType::i32, {top_scores.shape[0]});
+    const UserId id = user_id(user);
+    int64_t used = 0;
+    without_gil([&] {
+      static thread_local Workspace work;
+      static thread_local std::vector<int32_t> left_out;
+      static thread_local std::vector<float> state;
+      state.resize(static_cast<size_t>(scorer_.panels.shape[1]));
+      left_out.clear();
+      used = store_.query(id, at, end, now, state.data(), left_out);
+      if (!leave_seen) left_out.clear();
+      if (out)
+        left_out.insert(left_out.end(), out.as<const int32_t>(), out.as<const int32_t>() + out.shape[0]);
+      std::sort(left_out.begin(), left_out.end());
+      left_out.erase(std::unique(left_out.begin(), left_out.end()), left_out.end());
+      scorer_.best(state.data(), left_out, allowed, top_scores.shape[0], top_scores.as<float>(),
+                   top_items.as<int32_t>(), work);
+    });
+    return used;
+  }
+
+  py::object events(py::handle user) const {
+    std::vector<int32_t> items;
+    std::vector<int64_t> times;
+    if (!store_.events(user_id(user), items, times)) return py::none();
+    return py::make_tuple(bytes_of(items), bytes_of(times));
+  }
+
+  // (ids, offsets, items, times) of the sessions of a shard; arrays as bytes.
+  py::tuple shard(int64_t number) const {
+    expect_that(number >= 0 && number < store_.num_shards(), "number", store_.num_shards(), number);
+    std::vector<std::string> texts;
+    std::vector<UserId> users;
+    std::vector<int64_t> offsets = {0}, times;
+    std::vector<int32_t> items;
+    without_gil([&] {
+      store_.visit(number, [&](const UserId& user, const int32_t* item, const int64_t* time, int64_t count) {
+        users.push_back({user.number, {}, user.is_text});
+        texts.emplace_back(user.text);
+        items.insert(items.end(), item, item + count);
+        times.insert(times.end(), time, time + count);
+        offsets.push_back(static_cast<int64_t>(items.size()));
+      });
+    });
+    py::list ids;
+    for (size_t i = 0; i < users.size(); ++i) {
+      users[i].text = texts[i];
+      ids.append(object_of(users[i]));
+    }
+    return py::make_tuple(ids, bytes_of(offsets), bytes_of(items), bytes_of(times));
+  }
+
+ private:
+  template <typename T>
+  static py::bytes bytes_of(const std::vector<T>& values) {
+    return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+  }
+
+  int64_t add(py::handle user, const int32_t* items, const int64_t* times, int64_t count, int64_t now) {
+    const UserId id = user_id(user);
+    int64_t events = 0;
+    without_gil([&] { events = store_.append(id, items, times, count, now); });
+    return events;
+  }
+
+  KeptViews table_;
+  Scorer scorer_;
+  SessionStore store_;
+  bool streams_ = false;  // else only events are kept
+};
+
+inline py::dict counts_of(Sessions& self) {
+  const SessionCounts counts = self.store().counts();
+  py::dict all;
+  all["sessions"] = counts.sessions;
+  all["states"] = counts.states;
+  all["events"] = counts.events;
+  all["index_bytes"] = counts.index_bytes;
+  all["state_bytes"] = counts.state_bytes;
+  all["event_bytes"] = counts.event_bytes;
+  all["dropped_states"] = counts.dropped_states;
+  all["dropped_sessions"] = counts.dropped_sessions;
+  return all;
+}
+
+inline void define_engine(py::module_& module) {
+  using P = KeptProgram;
+  py::class_<P>(module, "Program")
+      .def(py::init<>())
+      .def("embed", [](P& self, const py::object& table,
+                       double scale) { return self.program.embed(self.weights.view(table), scale); })
+      .def("layer_norm",
+           [](P& self, int64_t in, const py::object& weight, const py::object& bias, double epsilon) {
+             return self.program.layer_norm(in, self.weights.view(weight), self.weights.view(bias), epsilon);
+           })
+      .def("dense",
+           [](P& self, int64_t in, const py::object& packed, const py::object& bias, int64_t residual,
+              int64_t activation) {
+             return self.program.dense(in, self.weights.view(packed), self.weights.view(bias), residual,
+                                       activation);
+           })
+      .def("recurrent",
+           [](P& self, const std::string& kind, int64_t in, const py::object& weight_ih,
+              const py::object& weight_hh, const py::object& bias, int64_t hidden_size) {
+             return self.program.recurrent(kind, in, self.weights.view(weight_ih),
+                                           self.weights.view(weight_hh), self.weights.view(bias),
+                                           hidden_size);
+           })
+      .def("attention",
+           [](P& self, int64_t in, int64_t heads, int64_t window, double scale, bool silu, double divisor,
+              const py::object& position, const py::object& time_boundaries, const py::object& time_table) {
+             return self.program.attention(
+                 in, {heads, window, scale, silu, divisor, self.weights.view(position),
+                      self.weights.view(time_boundaries), self.weights.view(time_table)});
+           })
+      .def("multiply", [](P& self, int64_t in, int64_t by,
+                          int64_t residual) { return self.program.multiply(in, by, residual); })
+      .def("add_gap",
+           [](P& self, int64_t in, const py::object& table, const py::object& boundaries) {
+             return self.program.add_time(
+                 in, {true, self.weights.view(table), self.weights.view(boundaries), 0, {}, {}});
+           })
+      .def("add_moment",
+           [](P& self, int64_t in, const py::object& table, int64_t period, const py::object& starts,
+              const py::object& shifts) {
+             return self.program.add_time(in, {false,
+                                               self.weights.view(table),
+                                               {},
+                                               period,
+                                               self.weights.view(starts),
+                                               self.weights.view(shifts)});
+           })
+      .def("width_of", [](P& self, int64_t in) { return self.program.width_of(in); })
+      .def("last", [](P& self, int64_t in) { return self.program.last(in); });
+
+  py::class_<Sessions>(module, "Sessions")
+      .def(py::init<const P&, const py::object&, int64_t, const py::object&, const py::object&,
+                    const py::object&, int64_t, int64_t>(),
+           py::keep_alive<1, 2>())
+      .def("append", &Sessions::append)
+      .def("append_one", &Sessions::append_one)
+      .def("recommend", &Sessions::recommend)
+      .def("events", &Sessions::events)
+      .def("forget", [](Sessions& self, py::handle user) { return self.store().forget(user_id(user)); })
+      .def("drop_states", [](Sessions& self) { self.store().drop_states(); })
+      .def_property_readonly("num_shards", [](Sessions& self) { return self.store().num_shards(); })
+      .def("shard", &Sessions::shard)
+      .def("counts", &counts_of);
+}
+
+}  // namespace chronorec

@@ -1,0 +1,411 @@
+#include "engine/session_store.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <new>
+
+#include "core/check.h"
+#include "engine/session_index.h"
+
+namespace chronorec {
+namespace {
+
+constexpr int64_t kMostShards = 16, kLeastShardBytes = 1 << 20;
+constexpr uint32_t kNone = SessionIndex::kNone, kNumber = UINT32_MAX;
+constexpr int64_t kEventBytes = 12, kBlockBytes = 16;  // of an event; that an allocation takes beside
+
+uint64_t mix(uint64_t a, uint64_t b) {
+  const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
+  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
+
+uint64_t hash_of(const UserId& user, uint64_t seed) {
+  constexpr uint64_t kOdd = 0x9e3779b97f4a7c15u, kOdd2 = 0xe7037ed1a0b428dbu;
+  if (!user.is_text) return mix(seed ^ static_cast<uint64_t>(user.number), kOdd);
+  uint64_t hash = mix(seed ^ user.text.size(), kOdd2);
+  for (size_t i = 0; i < user.text.size(); i += 8) {
+    uint64_t word = 0;
+    std::memcpy(&word, user.text.data() + i, std::min<size_t>(8, user.text.size() - i));
+    hash = mix(hash ^ word, kOdd);
+  }
+  return hash;
+}
+
+template <typename T>
+T* allocate(int64_t count) {
+  void* memory = std::calloc(static_cast<size_t>(count), sizeof(T));
+  if (memory == nullptr) throw std::bad_alloc();
+  return static_cast<T*>(memory);
+}
+
+Workspace& workspace() {
+  static thread_local Workspace work;
+  return work;
+}
+
+struct Session {
+  union {
+    int64_t number;
+    char* text;
+  };
+  uint32_t text_size;  // or kNumber
+  uint32_t hash;
+  int64_t* events = nullptr;  // times [capacity], then items int32 [capacity]
+  uint32_t count = 0, capacity = 0;
+  float* state = nullptr;
+  uint32_t taken = 0;  // events that the state has seen
+  uint32_t last_used = 0;
+  uint32_t newer = kNone, older = kNone;  // in the list of sessions with a state, or of those without
+
+  int64_t* times() const { return events; }
+  int32_t* items() const { return reinterpret_cast<int32_t*>(events + capacity); }
+  UserId user() const {
+    return text_size == kNumber ? UserId{number, {}, false} : UserId{0, {text, text_size}, true};
+  }
+  bool is(const UserId& user) const {
+    if (!user.is_text) return text_size == kNumber && number == user.number;
+    return text_size == user.text.size() && std::memcmp(text, user.text.data(), text_size) == 0;
+  }
+};
+
+}  // namespace
+
+class SessionStore::Shard {
+ public:
+  mutable std::mutex mutex;
+
+  ~Shard() {
+    for (Session& session : sessions_) release(session);
+  }
+
+  void set_up(const Program& program, int64_t memory, int64_t idle_seconds) {
+    program_ = &program, memory_ = memory, idle_seconds_ = idle_seconds;
+  }
+
+  uint32_t find(const UserId& user, uint32_t hash) const {
+    return index_.find(hash, [&](uint32_t n) { return at(n).hash == hash && at(n).is(user); });
+  }
+
+  uint32_t find_or_make(const UserId& user, uint32_t hash) {
+    const uint32_t found = find(user, hash);
+    return found == kNone ? make(user, hash) : found;
+  }
+
+  Session& at(uint32_t n) { return sessions_[n]; }
+  const Session& at(uint32_t n) const { return sessions_[n]; }
+
+  void touch(uint32_t n, int64_t now) {
+    at(n).last_used = static_cast<uint32_t>(now);
+    unlink(n);
+    link(n);
+  }
+
+  void add_event(uint32_t n, int32_t item, int64_t time) {
+    Session& session = at(n);
+    if (session.count == session.capacity) grow(session);
+    const int64_t* times = session.times();
+    const auto place = static_cast<uint32_t>(std::upper_bound(times, times + session.count, time) - times);
+    for (uint32_t i = place; i > 0 && times[i - 1] == time; --i)
+      if (session.items()[i - 1] == item) return;
+    if (place < session.taken) drop_state(n);
+    std::copy_backward(times + place, times + session.count, session.times() + session.count + 1);
+    int32_t* items = session.items();
+    std::copy_backward(items + place, items + session.count, items + session.count + 1);
+    session.times()[place] = time;
+    items[place] = item;
+    ++session.count;
+    ++counts_.events;
+  }
+
+  // Shows the state the events that it has not seen; there is one afterwards.
+  float* updated_state(uint32_t n) {
+    Session& session = at(n);
+    if (session.state == nullptr) {
+      unlink(n);
+      session.state = allocate<float>(state_floats());
+      session.taken = 0;
+      counts_.state_bytes += state_bytes();
+      ++counts_.states;
+      link(n);
+    }
+    replay(session, session.taken, session.count, session.state);
+    session.taken = session.count;
+    return session.state;
+  }
+
+  void replay(const Session& session, uint32_t begin, uint32_t end, float* state) const {
+    for (uint32_t i = begin; i < end; ++i)
+      program_->append({session.items()[i], session.times()[i], i, session.times()}, state, workspace());
+  }
+
+  void drop_state(uint32_t n) {
+    Session& session = at(n);
+    if (session.state == nullptr) return;
+    unlink(n);
+    std::free(session.state);
+    session.state = nullptr;
+    session.taken = 0;
+    counts_.state_bytes -= state_bytes();
+    --counts_.states;
+    link(n);
+  }
+
+  void erase(uint32_t n) {
+    drop_state(n);
+    unlink(n);
+    index_.erase(n, [&](uint32_t k) { return at(k).hash; });
+    counts_.events -= at(n).count;
+    counts_.event_bytes -= event_bytes(at(n));
+    counts_.index_bytes -= id_bytes(at(n));
+    --counts_.sessions;
+    release(at(n));
+    free_.push_back(n);
+  }
+
+  // Forgets who was idle for too long, then gives up states and at last sessions until the memory is enough;
+  // `kept` stays.
+  void tidy(uint32_t kept, int64_t now) {
+    for (List* list : {&with_state_, &without_state_})
+      while (idle_seconds_ > 0 && list->oldest != kNone && list->oldest != kept &&
+             at(list->oldest).last_used + idle_seconds_ < now)
+        erase(list->oldest), ++counts_.dropped_sessions;
+    while (bytes() > memory_ && with_state_.oldest != kNone && with_state_.oldest != kept)
+      drop_state(with_state_.oldest), ++counts_.dropped_states;
+    while (bytes() > memory_ && without_state_.oldest != kNone && without_state_.oldest != kept)
+      erase(without_state_.oldest), ++counts_.dropped_sessions;
+  }
+
+  void drop_states() {
+    while (with_state_.oldest != kNone) drop_state(with_state_.oldest);
+  }
+
+  SessionCounts counts() const {
+    SessionCounts all = counts_;
+    all.index_bytes += index_.bytes() + static_cast<int64_t>(sessions_.size() * sizeof(Session));
+    return all;
+  }
+
+  void visit(const Visit& visit) const {
+    for (const List* list : {&without_state_, &with_state_})
+      for (uint32_t n = list->oldest; n != kNone; n = at(n).newer)
+        visit(at(n).user(), at(n).items(), at(n).times(), at(n).count);
+  }
+
+ private:
+  struct List {
+    uint32_t newest = kNone, oldest = kNone;
+  };
+
+  int64_t bytes() const {
+    const SessionCounts all = counts();
+    return all.index_bytes + all.state_bytes + all.event_bytes;
+  }
+  int64_t state_floats() const { return std::max<int64_t>(program_->state_floats(), 1); }
+  int64_t state_bytes() const { return state_floats() * 4 + kBlockBytes; }
+  static int64_t event_bytes(const Session& session) {
+    return session.capacity == 0 ? 0 : session.capacity * kEventBytes + kBlockBytes;
+  }
+  static int64_t id_bytes(const Session& session) {
+    return session.text_size == kNumber ? 0 : session.text_size + kBlockBytes;
+  }
+
+  uint32_t make(const UserId& user, uint32_t hash) {
+    Session session;
+    session.hash = hash;
+    session.text_size = user.is_text ? static_cast<uint32_t>(user.text.size()) : kNumber;
+    if (user.is_text) {
+      session.text = allocate<char>(session.text_size + 1);
+      std::memcpy(session.text, user.text.data(), session.text_size);
+    } else {
+      session.number = user.number;
+    }
+    uint32_t n = static_cast<uint32_t>(sessions_.size());
+    if (free_.empty()) {
+      sessions_.push_back(session);
+    } else {
+      n = free_.back();
+      free_.pop_back();
+      at(n) = session;
+    }
+    index_.insert(n, [&](uint32_t k) { return at(k).hash; });
+    counts_.index_bytes += id_bytes(session);
+    ++counts_.sessions;
+    link(n);
+    return n;
+  }
+
+  void grow(Session& session) {
+    const Session before = session;
+    session.capacity = before.capacity < 4 ? 4 : before.capacity + before.capacity / 2;
+    session.events = reinterpret_cast<int64_t*>(allocate<char>(session.capacity * kEventBytes));
+    if (before.count > 0) {
+      std::copy_n(before.times(), before.count, session.times());
+      std::copy_n(before.items(), before.count, session.items());
+    }
+    std::free(before.events);
+    counts_.event_bytes += event_bytes(session) - event_bytes(before);
+  }
+
+  static void release(Session& session) {
+    if (session.text_size != kNumber) std::free(session.text);
+    std::free(session.events);
+    std::free(session.state);
+    session = Session();
+    session.text_size = kNumber;
+  }
+
+  List& list_of(uint32_t n) { return at(n).state != nullptr ? with_state_ : without_state_; }
+
+  void link(uint32_t n) {
+    List& list = list_of(n);
+    at(n).older = list.newest;
+    at(n).newer = kNone;
+    (list.newest == kNone ? list.oldest : at(list.newest).newer) = n;
+    list.newest = n;
+  }
+
+  void unlink(uint32_t n) {
+    List& list = list_of(n);
+    const Session& session = at(n);
+    (session.newer == kNone ? list.newest : at(session.newer).older) = session.older;
+    (session.older == kNone ? list.oldest : at(session.older).newer) = session.newer;
+  }
+
+  const Program* program_ = nullptr;
+  int64_t memory_ = 0, idle_seconds_ = 0;
+  std::deque<Session> sessions_;
+  std::vector<uint32_t> free_;
+  SessionIndex index_;
+  List with_state_, without_state_;
+  SessionCounts counts_ = {};
+};
+
+SessionStore::SessionStore(const Program& program, int64_t memory, int64_t idle_seconds)
+    : program_(program), idle_seconds_(idle_seconds) {
+  expect_that(memory > 0, "memory", "at least 1 byte", memory);
+  expect_that(idle_seconds >= 0, "idle_seconds", "at least 0", idle_seconds);
+  num_shards_ = std::clamp<int64_t>(memory / kLeastShardBytes, 1, kMostShards);
+  shards_ = std::make_unique<Shard[]>(static_cast<size_t>(num_shards_));
+  for (int64_t s = 0; s < num_shards_; ++s)
+    shards_[static_cast<size_t>(s)].set_up(program, memory / num_shards_, idle_seconds);
+  if (getrandom(&seed_, sizeof seed_, 0) != sizeof seed_) throw std::runtime_error("no random seed");
+}
+
+SessionStore::~SessionStore() = default;
+
+// The upper half of a hash finds the shard, the lower half the place in its table.
+SessionStore::Shard& SessionStore::shard_of(uint64_t hash) const {
+  return shards_[static_cast<size_t>((hash >> 32) % static_cast<uint64_t>(num_shards_))];
+}
+
+// Each event makes one shard, all in turn, forget who is idle: the shard of a user who never comes back may
+// be nobody else's.
+void SessionStore::sweep(int64_t now) {
+  if (idle_seconds_ == 0) return;
+  Shard& shard = shards_[static_cast<size_t>(swept_.fetch_add(1, std::memory_order_relaxed) %
+                                             static_cast<uint64_t>(num_shards_))];
+  const std::lock_guard<std::mutex> lock(shard.mutex);
+  shard.tidy(kNone, now);
+}
+
+int64_t SessionStore::append(const UserId& user, const int32_t* items, const int64_t* times, int64_t count,
+                             int64_t now) {
+  sweep(now);
+  const uint64_t hash = hash_of(user, seed_);
+  Shard& shard = shard_of(hash);
+  const std::lock_guard<std::mutex> lock(shard.mutex);
+  const uint32_t n = shard.find_or_make(user, static_cast<uint32_t>(hash));
+  expect_that(shard.at(n).count + count < INT32_MAX, "items", "fewer than 2^31 events in all", count);
+  for (int64_t i = 0; i < count; ++i) shard.add_event(n, items[i], times[i]);
+  if (shard.at(n).state != nullptr) shard.updated_state(n);
+  shard.touch(n, now);
+  shard.tidy(n, now);
+  return shard.at(n).count;
+}
+
+int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t now, float* query,
+                            std::vector<int32_t>& seen) {
+  static thread_local std::vector<float> other;
+  const uint64_t hash = hash_of(user, seed_);
+  Shard& shard = shard_of(hash);
+  const std::lock_guard<std::mutex> lock(shard.mutex);
+  const uint32_t n = shard.find(user, static_cast<uint32_t>(hash));
+  uint32_t used = 0;
+  const float* state = nullptr;
+  const int64_t* times = nullptr;
+  if (n != kNone) {
+    const Session& session = shard.at(n);
+    times = session.times();
+    used = static_cast<uint32_t>(std::lower_bound(session.times(), session.times() + session.count, end) -
+                                 session.times());
+    if (used == session.count) state = shard.updated_state(n);
+    seen.assign(session.items(), session.items() + used);
+  }
+  if (state == nullptr) {  // as of a time in the past, or of nobody
+    other.assign(static_cast<size_t>(std::max<int64_t>(program_.state_floats(), 1)), 0.0f);
+    if (used > 0) shard.replay(shard.at(n), 0, used, other.data());
+    state = other.data();
+  }
+  const float* answer = program_.answer({-1, at, used, times}, state, workspace());
+  std::memcpy(query, answer, static_cast<size_t>(program_.answer_width()) * sizeof(float));
+  if (n != kNone) shard.touch(n, now), shard.tidy(n, now);
+  return used;
+}
+
+bool SessionStore::events(const UserId& user, std::vector<int32_t>& items,
+                          std::vector<int64_t>& times) const {
+  const uint64_t hash = hash_of(user, seed_);
+  const Shard& shard = shard_of(hash);
+  const std::lock_guard<std::mutex> lock(shard.mutex);
+  const uint32_t n = shard.find(user, static_cast<uint32_t>(hash));
+  if (n == kNone) return false;
+  const Session& session = shard.at(n);
+  items.assign(session.items(), session.items() + session.count);
+  times.assign(session.times(), session.times() + session.count);
+  return true;
+}
+
+bool SessionStore::forget(const UserId& user) {
+  const uint64_t hash = hash_of(user, seed_);
+  Shard& shard = shard_of(hash);
+  const std::lock_guard<std::mutex> lock(shard.mutex);
+  const uint32_t n = shard.find(user, static_cast<uint32_t>(hash));
+  if (n == kNone) return false;
+  shard.erase(n);
+  return true;
+}
+
+void SessionStore::drop_states() {
+  for (int64_t s = 0; s < num_shards_; ++s) {
+    Shard& shard = shards_[static_cast<size_t>(s)];
+    const std::lock_guard<std::mutex> lock(shard.mutex);
+    shard.drop_states();
+  }
+}
+
+SessionCounts SessionStore::counts() const {
+  SessionCounts all = {};
+  for (int64_t s = 0; s < num_shards_; ++s) {
+    const Shard& shard = shards_[static_cast<size_t>(s)];
+    const std::lock_guard<std::mutex> lock(shard.mutex);
+    const SessionCounts own = shard.counts();
+    all.sessions += own.sessions, all.states += own.states, all.events += own.events;
+    all.index_bytes += own.index_bytes, all.state_bytes += own.state_bytes;
+    all.event_bytes += own.event_bytes;
+    all.dropped_states += own.dropped_states, all.dropped_sessions += own.dropped_sessions;
+  }
+  return all;
+}
+
+void SessionStore::visit(int64_t shard, const Visit& visit) const {
+  const Shard& one = shards_[static_cast<size_t>(shard)];
+  const std::lock_guard<std::mutex> lock(one.mutex);
+  one.visit(visit);
+}
+
+}  // namespace chronorec

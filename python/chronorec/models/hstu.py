@@ -1,0 +1,73 @@
+"""HSTU: pointwise attention with learned biases by position and time (Zhai et al., ICML 2024)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from chronorec.models._steps import Step, attention_step, dense_step, multiply_step, norm_step
+from chronorec.models.base import SequenceModel, Sequences, receptive_length
+from chronorec.nn import HSTUBlock
+
+
+class HSTU(SequenceModel):
+    """Embedding -> HSTU blocks -> layer norm; position is in the attention alone.
+
+    Args:
+        num_items: catalogue size.
+        width: size of item embeddings and tokens.
+        blocks: number of HSTU blocks.
+        heads: attention heads of a block.
+        max_length: how many tokens a token sees in a block.
+        time_bias: whether attention knows the gaps of time; else those of position alone.
+        common: what every :class:`SequenceModel` takes.
+    """
+
+    name = "hstu"
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        width: int = 64,
+        blocks: int = 2,
+        heads: int = 2,
+        max_length: int = 200,
+        time_bias: bool = True,
+        **common: Any,
+    ) -> None:
+        longest = receptive_length(max_length, blocks, common)
+        super().__init__(num_items, width=width, max_length=longest, **common)
+        self.needs_time |= time_bias
+        self.blocks = nn.ModuleList(
+            HSTUBlock(width, heads, window=max_length, time_bias=time_bias, dropout=self.dropout.p)
+            for _ in range(blocks)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def encode(self, tokens: Tensor, sequences: Sequences) -> Tensor:
+        for block in self.blocks:
+            tokens = block(tokens, sequences.offsets, sequences.times)
+        normed: Tensor = self.norm(tokens)
+        return normed
+
+    def encoder_steps(self) -> list[Step]:
+        steps: list[Step] = []
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, HSTUBlock)
+            steps += _block_steps(f"blocks.{index}", block)
+        return [*steps, {"call": "last", "in": "x", "out": "x"}, norm_step("norm", "x", "x")]
+
+
+def _block_steps(name: str, block: HSTUBlock) -> list[Step]:
+    silu = {"activation": "silu", "divisor": float(block.window), "window": block.window}
+    return [
+        norm_step(f"{name}.norm", "x", "y"),
+        dense_step(f"{name}.gate", "y", "gate", activation="silu"),
+        dense_step(f"{name}.query_key_value", "y", "y", activation="silu"),
+        attention_step("y", "y", block.heads, block.bias, f"{name}.bias", **silu),
+        norm_step(f"{name}.attention_norm", "y", "y"),
+        multiply_step("y", "gate", "y"),
+        dense_step(f"{name}.output", "y", "x", residual="x"),
+    ]

@@ -1,0 +1,83 @@
+"""What requests and answers look like; a body that does not fit is refused with the reason."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Id = Annotated[str, Meta(max_length=512)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+When = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(2**62), le=2**62)]
+Ids = Annotated[list[Id], Meta(max_length=10_000)]
+
+
+class Event(Struct, forbid_unknown_fields=True):
+    """A user took an item.
+
+    ``at`` is an ISO time or microseconds since the epoch, by default now. The same user, item and ``at``
+    again are the same event.
+    """
+
+    user: Id
+    item: Id
+    at: When | None = None
+
+
+class Events(Struct, forbid_unknown_fields=True):
+    """Events in the order they happened."""
+
+    events: Annotated[list[Event], Meta(min_length=1, max_length=10_000)]
+
+
+class Accepted(Struct):
+    """How many events were kept; the others have items that the model does not know."""
+
+    accepted: int
+    unknown_items: int
+
+
+class Request(Struct, forbid_unknown_fields=True):
+    """What to recommend: to a ``user``, from the events that were sent, or after a ``history`` given here."""
+
+    user: Id | None = None
+    history: Ids | None = None
+    times: Annotated[list[When], Meta(max_length=10_000)] | None = None
+    at: When | None = None
+    k: Annotated[int, Meta(ge=1, le=1000)] = 10
+    exclude_seen: bool | None = None
+    candidates: Ids | None = None
+    exclude: Ids = []
+
+
+class Answer(Struct):
+    """Items, best first, with their scores.
+
+    ``source`` says who spoke: ``session`` (the user's events), ``history`` (those of the request) or
+    ``popularity`` (nothing is known of the user). ``model`` and ``variant`` say which model it was.
+    """
+
+    items: list[str | int]
+    scores: list[float]
+    source: str
+    model: str
+    variant: str
+    unknown_items: int
+
+
+class Similar(Struct, forbid_unknown_fields=True):
+    """Items like one item."""
+
+    item: Id
+    k: Annotated[int, Meta(ge=1, le=1000)] = 10
+
+
+class Forgotten(Struct):
+    """Whether there was anything to forget."""
+
+    forgotten: bool
+
+
+class Problem(Struct):
+    """Why a request was refused."""
+
+    error: str

@@ -1,0 +1,174 @@
+"""What the server does, without HTTP: models side by side, sessions, fallback, the journal."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chronorec.data.splits import parse_time
+from chronorec.engine import Engine, Recommendations, Sessions
+from chronorec.engine.experiment import Experiment, ExposureLog
+from chronorec.engine.item_table import Precision
+from chronorec.server.journal import Entry, Journal, replay
+from chronorec.server.schemas import Accepted, Answer, Event, Request
+
+if TYPE_CHECKING:
+    import datetime
+
+
+@dataclass
+class Variant:
+    """A model and what it remembers of the users."""
+
+    folder: Path
+    engine: Engine
+    sessions: Sessions
+
+
+class Service:
+    """Answers from the events it was told.
+
+    Args:
+        models: variant name to model folder; every event goes to the sessions of all.
+        experiment: which variant answers whom; needed where there are several.
+        fallback: a model (such as popularity) that speaks where nothing is known of a user; without one the
+            variant itself answers for an empty history.
+        journal: where events are written before they are acknowledged, or None: they are lost at the end.
+        exposures: where it is noted who was answered by which variant.
+        memory, forget_after: of each variant's sessions, see :class:`chronorec.engine.Sessions`.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Path],
+        *,
+        experiment: Experiment | None = None,
+        fallback: Path | None = None,
+        journal: Journal | None = None,
+        exposures: ExposureLog | None = None,
+        memory: str = "1G",
+        forget_after: datetime.timedelta | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        self.experiment = experiment or Experiment("default", dict.fromkeys(models, 1.0))
+        if set(self.experiment.variants) != set(models):
+            raise ValueError(
+                f"experiment: wanted a share for each of {', '.join(models)}, "
+                f"got {', '.join(self.experiment.variants)}"
+            )
+        self._precision = precision
+        self.variants = {}
+        for name, folder in models.items():
+            engine = Engine.load(folder, precision=precision)
+            sessions = Sessions(engine, memory=memory, forget_after=forget_after)
+            self.variants[name] = Variant(folder, engine, sessions)
+        self._fallback = None if fallback is None else Engine.load(fallback)
+        self._journal, self._exposures = journal, exposures
+        self._reload_lock = threading.Lock()
+        if journal is not None:
+            journal.restore(self._sessions())
+
+    def append(self, events: list[Event]) -> Accepted:
+        """Writes events down, then keeps them; what no variant knows is counted.
+
+        Raises:
+            JournalError: they could not be written down; none is kept.
+            ValueError: a time that is none.
+        """
+        now = time.time_ns() // 1000
+        entries = [Entry(e.user, e.item, now if e.at is None else parse_time(e.at, "at")) for e in events]
+        known = sum(self._write_and_do(entries))
+        return Accepted(known, len(entries) - known)
+
+    def _write_and_do(self, entries: list[Entry]) -> list[bool]:
+        """Whether each entry found something to change."""
+        with contextlib.nullcontext() if self._journal is None else self._journal.lock:
+            if self._journal is not None:
+                self._journal.append(entries)
+            sessions = self._sessions().values()
+            return [sum(replay(own, entry) for own in sessions) > 0 for entry in entries]
+
+    def _sessions(self) -> dict[str, Sessions]:
+        return {name: variant.sessions for name, variant in self.variants.items()}
+
+    def recommend(self, request: Request) -> Answer:
+        """The answer, and who spoke.
+
+        Raises:
+            ValueError: neither or both of user and history, or a time that is none.
+        """
+        if (request.user is None) == (request.history is None):
+            raise ValueError("user, history: wanted one of the two")
+        if request.times is not None and request.history is None:
+            raise ValueError("times: wanted with a history only")
+        name = self.experiment.variant(request.user if request.user is not None else 0)
+        variant = self.variants[name]
+        found, source, model = self._answer(request, variant)
+        if self._exposures is not None and request.user is not None and len(self.variants) > 1:
+            self._exposures.add(self.experiment.name, request.user, name, time.time_ns() // 1000)
+        return Answer(found.items, found.scores.tolist(), source, model, name, found.unknown_items)
+
+    def _answer(self, request: Request, variant: Variant) -> tuple[Recommendations, str, str]:
+        how: dict[str, Any] = {
+            "at": request.at,
+            "k": request.k,
+            "exclude_seen": request.exclude_seen,
+            "candidates": request.candidates,
+            "exclude": request.exclude,
+        }
+        sessions, engine = variant.sessions, variant.engine
+        if request.history is not None:
+            found = engine.recommend(request.history, times=request.times, **how)
+            nothing, source = found.unknown_items == len(request.history), "history"
+        else:
+            assert request.user is not None
+            nothing, source = request.user not in sessions, "session"
+        if nothing and self._fallback is not None:
+            return self._fallback.recommend([], **how), "popularity", self._fallback.artifact.name
+        if request.user is not None:
+            found = sessions.recommend(request.user, **how)
+        return found, "popularity" if nothing else source, engine.artifact.name
+
+    def similar(self, item: str | int, k: int) -> Answer:
+        """Items like one item, by the first variant that has item vectors."""
+        name, variant = next(iter(self.variants.items()))
+        found = variant.engine.similar_items(item, k)
+        return Answer(found.items, found.scores.tolist(), "item", variant.engine.artifact.name, name, 0)
+
+    def forget(self, user: str | int) -> bool:
+        """Erases a user everywhere, and writes that down."""
+        return self._write_and_do([Entry(user, None, time.time_ns() // 1000)])[0]
+
+    def reload(self) -> list[str]:
+        """Reads every model folder again; requests go on with the model before until the new one is ready.
+
+        Raises:
+            ArtifactError: a folder cannot be used; all models stay as they are.
+        """
+        with self._reload_lock:
+            engines = {
+                name: Engine.load(variant.folder, precision=self._precision)
+                for name, variant in self.variants.items()
+            }
+            for name, engine in engines.items():
+                self.variants[name].sessions.reload(engine)
+                self.variants[name].engine = engine
+            return list(engines)
+
+    def snapshot(self) -> int:
+        """Writes the sessions down and shortens the journal; 0 without a journal."""
+        if self._journal is None:
+            return 0
+        return self._journal.snapshot(self._sessions())
+
+    def close(self) -> None:
+        """Ends journal and exposure log."""
+        if self._exposures is not None:
+            self._exposures.close()
+        if self._journal is not None:
+            self._journal.close()

@@ -1,0 +1,260 @@
+"""Sessions: the same answers as from whole histories, whatever happened in between; bounded memory."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chronorec.engine import Engine, Sessions
+from chronorec.models import HSTU, GRU4Rec, PersonalFrequency, SASRec, SequenceModel
+from tests.support.logs import cycle_log, histories_of
+
+ITEMS = 40
+MICROS = 1_000_000
+
+
+#: Those of the first group keep a state from event to event.
+STREAMING: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
+    "gru": (GRU4Rec, {"hidden_size": 24, "layers": 2}),
+    "lstm": (GRU4Rec, {"hidden_size": 17, "cell": "lstm", "tied": False, "time_features": True}),
+    "rnn": (GRU4Rec, {"cell": "rnn", "request_time": True, "timezone": "America/New_York"}),
+    "sasrec": (SASRec, {"position": "relative", "block": "ligr", "max_length": 5}),
+    "sasrec with times": (
+        SASRec,
+        {"position": "relative", "max_length": 4, "time_features": True, "request_time": True},
+    ),
+    "hstu": (HSTU, {"max_length": 5, "time_bias": False}),
+    "hstu with times": (HSTU, {"max_length": 3, "blocks": 3}),
+}
+OTHERS = {"absolute": (SASRec, {"max_length": 5})}
+
+
+def make_engine(kind: str, seed: int = 0) -> Engine:
+    torch.manual_seed(seed)
+    histories = histories_of(cycle_log(items=ITEMS, events=30))
+    if kind == "frequency":
+        end = histories.offsets[1:]
+        return Engine(PersonalFrequency(1.0).fit(histories, end, basket=False, exclude_seen=False))
+    model, options = (STREAMING | OTHERS)[kind]
+    built = model(histories.num_items, width=16, **options).eval()
+    with torch.no_grad():  # make every weight matter
+        for parameter in built.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return Engine(built.export(histories.items))
+
+
+ENGINES = {kind: make_engine(kind) for kind in (*STREAMING, *OTHERS, "frequency")}
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 2),  # user
+        st.integers(0, ITEMS),  # item; the last one is unknown
+        st.integers(0, 20),  # time
+        st.sampled_from(["append", "recommend", "past", "forget"]),
+    ),
+    max_size=60,
+)
+
+
+def expected(engine: Engine, events: list[tuple[int, str]], at: int, **how: Any) -> Any:
+    events = sorted((e for e in events if e[0] < at), key=lambda e: e[0])
+    return engine.recommend([item for _, item in events], times=[t for t, _ in events], at=at, **how)
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    assert len(found.items) == len(wanted.items)
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-4, atol=1e-5)
+    places = {item: place for place, item in enumerate(wanted.items)}
+    for item, score in zip(found.items, found.scores, strict=True):  # but for the order of ties
+        assert abs(score - wanted.scores[places[item]]) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("forgetful", [False, True])
+@settings(deadline=None, max_examples=30)
+@given(story=EVENTS)
+def test_answers_are_those_of_whole_histories(
+    kind: str, forgetful: bool, story: list[tuple[int, int, int, str]]
+) -> None:
+    engine, sessions = ENGINES[kind], Sessions(ENGINES[kind])
+    log: dict[str, list[tuple[int, str]]] = {}
+    for number, code, seconds, action in story:
+        user, item, at = f"user {number}", f"item {code}", seconds * MICROS
+        events = log.setdefault(user, [])
+        if forgetful:
+            sessions._live.store.drop_states()
+        if action == "append":
+            assert sessions.append(user, item, at=at) == (code < ITEMS)
+            if code < ITEMS and (at, item) not in events:  # told twice it is the same event
+                events.append((at, item))
+        elif action == "forget":
+            assert sessions.forget(user) == bool(events)
+            events.clear()
+        else:
+            asked = at if action == "past" else 10**9 * MICROS
+            how = {"k": ITEMS, "exclude_seen": number % 2 == 0}
+            assert_same(sessions.recommend(user, at=asked, **how), expected(engine, events, asked, **how))
+
+
+@pytest.mark.parametrize("kind", STREAMING)
+def test_long_sessions(kind: str) -> None:
+    """Windows slide, and what is kept of them moves to the front of its room, many times."""
+    engine, sessions = ENGINES[kind], Sessions(ENGINES[kind])
+    rng = np.random.default_rng(0)
+    events: list[tuple[int, str]] = []
+    at = 0
+    for step in range(150):
+        at += int(rng.choice([1, 60, 5000])) * MICROS
+        item = f"item {rng.integers(ITEMS)}"
+        sessions.append("u", item, at=at)
+        events.append((at, item))
+        if step % 7 == 0:
+            asked = at + 3600 * MICROS
+            found = sessions.recommend("u", at=asked, k=ITEMS)
+            assert_same(found, expected(engine, events, asked, k=ITEMS))
+
+
+def test_filters_are_those_of_the_engine() -> None:
+    engine = ENGINES["gru"]
+    sessions = Sessions(engine)
+    sessions.extend(7, ["item 3", "item 4"], [1, 2])
+    everything = engine.recommend(["item 3", "item 4"], k=ITEMS)
+    for how in (
+        {"exclude": everything.items[:2]},
+        {"exclude": [*everything.items[:2], "nothing"], "exclude_seen": True},
+        {"candidates": ["item 9", "item 5", "nothing", "item 4"], "exclude_seen": True},
+        {"candidates": []},
+        {"k": 3},
+    ):
+        found, wanted = sessions.recommend(7, **how), engine.recommend(["item 3", "item 4"], **how)
+        assert_same(found, wanted)
+    with pytest.raises(ValueError, match="k: wanted a whole number from 1, got 0"):
+        sessions.recommend(7, k=0)
+
+
+def test_which_models_stream() -> None:
+    for kind, engine in ENGINES.items():
+        assert Sessions(engine).streams == (kind in STREAMING), kind
+
+
+def test_users_are_texts_or_numbers_and_never_mixed() -> None:
+    sessions = Sessions(ENGINES["gru"])
+    sessions.append(7, "item 1", at=1)
+    sessions.append("7", "item 2", at=1)
+    sessions.append("", "item 3", at=1)
+    sessions.append("a name that is longer than any word of a machine \0 é", "item 4", at=1)
+    assert [sessions.history(user)[0] for user in (7, "7", "", 8)] == [["item 1"], ["item 2"], ["item 3"], []]
+    assert len(sessions) == 4
+    for wrong in (True, 1.5, None, b"7"):
+        with pytest.raises(TypeError, match="user: wanted a text or a whole number"):
+            sessions.append(wrong, "item 1")  # type: ignore[arg-type]
+    with pytest.raises(OverflowError):
+        sessions.append(2**70, "item 1")
+
+
+def test_memory_is_bounded_and_states_go_first() -> None:
+    sessions = Sessions(ENGINES["gru"], memory="64K")
+    for user in range(400):
+        sessions.append(user, "item 1", at=1)
+        sessions.recommend(user)
+        counts = sessions.counts()
+        used = counts["index_bytes"] + counts["state_bytes"] + counts["event_bytes"]
+        assert used <= 64 << 10
+    assert counts["dropped_states"] > 0
+    assert counts["sessions"] > counts["states"] > 0
+    assert sessions.history(399)[0] == ["item 1"]
+    for user in range(400, 4000):
+        sessions.append(user, "item 1", at=1)
+    assert sessions.counts()["dropped_sessions"] > 0
+    assert sessions.history(3999)[0] == ["item 1"]
+    assert sessions.history(400)[0] == []
+
+
+def test_idle_sessions_are_forgotten() -> None:
+    sessions = Sessions(ENGINES["gru"], forget_after=datetime.timedelta(seconds=1))
+    sessions.append("early", "item 1")
+    deadline = time.time() + 10
+    while sessions.counts()["dropped_sessions"] == 0 and time.time() < deadline:
+        time.sleep(0.2)
+        sessions.append("late", "item 2", at=1)
+    assert sessions.history("early")[0] == []
+    assert len(sessions) == 1
+    with pytest.raises(ValueError, match="forget_after: wanted at least a second"):
+        Sessions(ENGINES["gru"], forget_after=datetime.timedelta(0))
+
+
+def test_snapshot_and_restore(tmp_path: Path) -> None:
+    sessions = Sessions(ENGINES["gru"])
+    for user in (1, "1", "ü", 2**40):
+        sessions.extend(user, [f"item {i}" for i in range(9)], list(range(9)))
+    assert sessions.snapshot(tmp_path / "sessions.arrow") == 4
+    again = Sessions(ENGINES["gru"])
+    assert again.restore(tmp_path / "sessions.arrow") == 4
+    for user in (1, "1", "ü", 2**40):
+        items, times = again.history(user)
+        assert items == sessions.history(user)[0]
+        np.testing.assert_array_equal(times, range(9))
+        assert_same(again.recommend(user), sessions.recommend(user))
+    assert [path.name for path in tmp_path.iterdir()] == ["sessions.arrow"]
+
+
+def test_snapshot_that_is_none_is_refused(tmp_path: Path) -> None:
+    sessions = Sessions(ENGINES["gru"])
+    sessions.append(1, "item 1")
+    sessions.snapshot(tmp_path / "good")
+    content = (tmp_path / "good").read_bytes()
+    (tmp_path / "torn").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="damaged snapshot"):
+        sessions.restore(tmp_path / "torn")
+    table = pa.table({"a": [1]})
+    with pa.ipc.new_file(str(tmp_path / "other"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(ValueError, match="wanted a snapshot of sessions"):
+        sessions.restore(tmp_path / "other")
+
+
+def test_reload_keeps_events_and_never_mixes_states() -> None:
+    sessions = Sessions(ENGINES["gru"])
+    sessions.extend("u", ["item 3", "item 4"], [1, 2])
+    before = sessions.recommend("u")
+    other = make_engine("gru", seed=1)
+    sessions.reload(other)
+    assert_same(sessions.recommend("u"), other.recommend(["item 3", "item 4"]))
+    assert sessions.recommend("u").scores[0] != before.scores[0]
+
+
+def test_threads_side_by_side() -> None:
+    engine = ENGINES["gru"]
+    sessions = Sessions(engine, memory="2M")
+    errors: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        try:
+            for step in range(300):
+                shared = int(rng.integers(20))
+                sessions.append(shared, f"item {rng.integers(ITEMS)}")
+                sessions.recommend(shared)
+                sessions.append(f"{seed}", f"item {step % ITEMS}", at=step + 1)
+        except BaseException as error:  # shown by the test
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for seed in range(4):
+        history = [f"item {step % ITEMS}" for step in range(300)]
+        assert sessions.history(f"{seed}")[0] == history
+        assert_same(sessions.recommend(f"{seed}"), engine.recommend(history))
