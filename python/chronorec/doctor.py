@@ -60,7 +60,8 @@ def _package(name: str, missing: str) -> str:
 def _triton() -> str:
     if importlib.util.find_spec("triton") is None:
         return "not installed; attention and items need it on a GPU: pip install 'chronorec[gpu]'"
-    return f"{importlib.metadata.version('triton')}, for CUDA tensors; its kernels were only ever run in the interpreter"
+    version = importlib.metadata.version("triton")
+    return f"{version}, for CUDA tensors; its kernels only ever ran in the interpreter"
 
 
 def _cuda() -> str:

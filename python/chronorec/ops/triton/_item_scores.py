@@ -14,7 +14,7 @@ from torch import Tensor
 from chronorec.ops._memory import rows
 from chronorec.ops.triton._tiles import bisection_steps, product
 
-QUERIES, ITEMS = 32, 128  # of a tile
+QUERIES, ITEMS = 32, 64  # of a tile
 CONFIG = {"num_warps": 8, "num_stages": 2}
 
 
