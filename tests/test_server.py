@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -138,15 +139,21 @@ def test_metrics_health_and_description(client: TestClient) -> None:
     }
 
 
-def test_a_full_disk_refuses_events(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> int:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
-        answer = client.post("/v1/events", json={"events": [{"user": 7, "item": "item 3"}]})
-    assert answer.status_code == 503
-    assert "No space left" in answer.json()["error"]
+def test_a_full_disk_refuses_events(client: TestClient, tmp_path: Path) -> None:
+    """Files may not grow beyond a few bytes more: the system itself cuts the write short."""
+    tell(client, (8, "item 3", 1))
+    [segment] = (tmp_path / "journal").glob("events-*.jsonl")
+    before = segment.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+    try:
+        answers = [client.post("/v1/events", json={"events": [{"user": 7, "item": "item 3"}]}) for _ in "ab"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for answer in answers:
+        assert answer.status_code == 503
+        assert "the event log cannot be written: 5 of" in answer.json()["error"]
+    assert segment.read_bytes() == before
     assert ask(client, user=7)["source"] == "popularity"
     tell(client, (7, "item 3", 1))
     assert ask(client, user=7)["source"] == "session"

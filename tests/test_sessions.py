@@ -91,7 +91,7 @@ def test_answers_are_those_of_whole_histories(
         user, item, at = f"user {number}", f"item {code}", seconds * MICROS
         events = log.setdefault(user, [])
         if forgetful:
-            sessions._live.store.drop_states()
+            sessions.reload(engine)  # states are made anew
         if action == "append":
             assert sessions.append(user, item, at=at) == (code < ITEMS)
             if code < ITEMS and (at, item) not in events:  # told twice it is the same event

@@ -1,6 +1,5 @@
 // The engine's program and its sessions as Python classes.
 #pragma once
-#include <algorithm>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -55,6 +54,8 @@ class Sessions {
            const py::object& codes, const py::object& facts, int64_t memory, int64_t idle_seconds)
       : scorer_{table_.view(panels), num_items, table_.view(bias), table_.view(codes), table_.view(facts)},
         store_(program.program, memory, idle_seconds) {
+    expect_that(program.program.most_items() >= num_items, "program", num_items,
+                program.program.most_items());
     streams_ = program.program.answers();
     if (streams_)
       expect_packed(scorer_.panels, "panels", DType::f32,
@@ -87,23 +88,10 @@ class Sessions {
     if (out) expect_packed(out, "exclude", DType::i32, {kAnySize});
     expect_output(top_scores, "scores", DType::f32, {kAnySize});
     expect_output(top_items, "items", DType::i32, {top_scores.shape[0]});
-    const UserId id = user_id(user);
+    const SessionRequest request = {user_id(user), at,      end,        now,      leave_seen,
+                                    out,           allowed, top_scores, top_items};
     int64_t used = 0;
-    without_gil([&] {
-      static thread_local Workspace work;
-      static thread_local std::vector<int32_t> left_out;
-      static thread_local std::vector<float> state;
-      state.resize(static_cast<size_t>(scorer_.panels.shape[1]));
-      left_out.clear();
-      used = store_.query(id, at, end, now, state.data(), left_out);
-      if (!leave_seen) left_out.clear();
-      if (out)
-        left_out.insert(left_out.end(), out.as<const int32_t>(), out.as<const int32_t>() + out.shape[0]);
-      std::sort(left_out.begin(), left_out.end());
-      left_out.erase(std::unique(left_out.begin(), left_out.end()), left_out.end());
-      scorer_.best(state.data(), left_out, allowed, top_scores.shape[0], top_scores.as<float>(),
-                   top_items.as<int32_t>(), work);
-    });
+    without_gil([&] { used = chronorec::recommend(store_, scorer_, request); });
     return used;
   }
 
@@ -229,8 +217,8 @@ inline void define_engine(py::module_& module) {
       .def("append_one", &Sessions::append_one)
       .def("recommend", &Sessions::recommend)
       .def("events", &Sessions::events)
+      .def("contains", [](Sessions& self, py::handle user) { return self.store().contains(user_id(user)); })
       .def("forget", [](Sessions& self, py::handle user) { return self.store().forget(user_id(user)); })
-      .def("drop_states", [](Sessions& self) { self.store().drop_states(); })
       .def_property_readonly("num_shards", [](Sessions& self) { return self.store().num_shards(); })
       .def("shard", &Sessions::shard)
       .def("counts", &counts_of);

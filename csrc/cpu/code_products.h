@@ -41,12 +41,14 @@ struct CodeTraits<uint8_t> {
 #endif
 };
 
-#if defined(__AVX512BF16__)
-inline vi load_codes(const bf16* p) {
+inline vi load_words(const void* p) {
   vi v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
+
+#if defined(__AVX512BF16__)
+inline vi load_codes(const bf16* p) { return load_words(p); }
 inline vf multiply_add(int32_t left, vi right, vf acc) {
   return reinterpret_cast<vf>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(acc),
                                                reinterpret_cast<__m512bh>(right),
@@ -58,11 +60,7 @@ inline vf multiply_add(float left, vf right, vf acc) { return fma(splat(left), r
 #endif
 
 #if defined(__AVX512VNNI__)
-inline vi load_codes(const uint8_t* p) {
-  vi v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
+inline vi load_codes(const uint8_t* p) { return load_words(p); }
 inline vi multiply_add(int32_t left, vi right, vi acc) {
   return reinterpret_cast<vi>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(acc),
                                                   reinterpret_cast<__m512i>(right),

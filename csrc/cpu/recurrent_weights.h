@@ -5,8 +5,7 @@
 //   fp32   the rows as they are
 //   bf16   the rows rounded to bf16, products and sums as in gemm_bf16.h
 //   int8   a weight is a code times the scale of its row of the layer's matrix; a row of the left side is
-//   taken
-//          as whole numbers of 24 bits times one scale, in three digits, so that only weights lose precision
+//          24-bit whole numbers times one scale, in three digits, so that only weights lose precision
 //
 // A panel, 16 columns of the right side, has round_up(depth, .) x 16 elements; that of codes ends with the
 // 16 scales as floats. The sums of a row do not depend on what other rows come with it.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/recurrent_tiles.h"
 #include "engine/program.h"
 #include "ops.h"
 
@@ -45,18 +46,16 @@ class LayerNorm final : public Call {
 
 class Dense final : public Call {
  public:
-  Dense(const Register& in, const TensorView& packed, const TensorView& bias, const Register* residual,
+  Dense(const Register& in, const TensorView& packed, const TensorView& bias, const Register& residual,
         int64_t activation, const Register& out)
-      : in_(in), out_(out), packed_(packed), bias_(bias), activation_(activation) {
-    if (residual != nullptr) residual_ = *residual;
-  }
+      : in_(in), out_(out), residual_(residual), packed_(packed), bias_(bias), activation_(activation) {}
   void run(const Moment&, float* rows, float*, Workspace&) const override {
     const TensorView residual = residual_.width == 0 ? TensorView{} : row_at(rows, residual_);
     chronorec::dense({row_at(rows, in_), packed_, bias_, residual, activation_, row_at(rows, out_)});
   }
 
  private:
-  Register in_, out_, residual_ = {0, 0};
+  Register in_, out_, residual_;
   TensorView packed_, bias_;
   int64_t activation_;
 };
@@ -64,14 +63,13 @@ class Dense final : public Call {
 // A recurrent kernel for one step; the state is followed by the cell where there is one.
 struct RecurrentKernel {
   const char* name;
-  int64_t gates, slots;
+  const RecurrentKind& kind;
   void (*step)(const RecurrentStepArgs&);
   int64_t (*scratch)(int64_t hidden_size);
-  bool cell;
 };
-constexpr RecurrentKernel kRecurrent[] = {{"gru", 3, 4, gru_step, gru_step_scratch, false},
-                                          {"lstm", 4, 4, lstm_step, lstm_step_scratch, true},
-                                          {"rnn", 1, 1, rnn_tanh_step, rnn_step_scratch, false}};
+constexpr RecurrentKernel kRecurrent[] = {{"gru", kGru, gru_step, gru_step_scratch},
+                                          {"lstm", kLstm, lstm_step, lstm_step_scratch},
+                                          {"rnn", kRnn, rnn_tanh_step, rnn_step_scratch}};
 
 class Recurrent final : public Call {
  public:
@@ -81,7 +79,7 @@ class Recurrent final : public Call {
   void run(const Moment&, float* rows, float* state, Workspace& work) const override {
     const TensorView before = view_of(state, DType::f32, {1, out_.width}), after = row_at(rows, out_);
     const TensorView cell =
-        kernel_.cell ? view_of(state + out_.width, DType::f32, {1, out_.width}) : TensorView{};
+        kernel_.kind.cell ? view_of(state + out_.width, DType::f32, {1, out_.width}) : TensorView{};
     kernel_.step({row_at(rows, in_), before, cell, weight_ih_, weight_hh_, bias_, after, cell,
                   work.scratch(kernel_.scratch(out_.width))});
     std::memcpy(state, after.data, static_cast<size_t>(out_.width) * sizeof(float));
@@ -156,10 +154,8 @@ class Attention final : public Call {
 
 class Multiply final : public Call {
  public:
-  Multiply(const Register& in, const Register& by, const Register* residual, const Register& out)
-      : in_(in), by_(by), out_(out) {
-    if (residual != nullptr) residual_ = *residual;
-  }
+  Multiply(const Register& in, const Register& by, const Register& residual, const Register& out)
+      : in_(in), by_(by), out_(out), residual_(residual) {}
   void run(const Moment&, float* rows, float*, Workspace&) const override {
     for (int64_t j = 0; j < out_.width; ++j) {
       const float product = rows[in_.place + j] * rows[by_.place + j];
@@ -168,7 +164,7 @@ class Multiply final : public Call {
   }
 
  private:
-  Register in_, by_, out_, residual_ = {0, 0};
+  Register in_, by_, out_, residual_;
 };
 
 // Adds the row of a table that a time falls into.

@@ -30,10 +30,12 @@ Workspace::~Workspace() {
 void* Workspace::Block::at_least(int64_t wanted) {
   if (wanted > bytes) {
     std::free(data);
-    bytes = (wanted + kAlignment - 1) / kAlignment * kAlignment;
+    bytes = round_up(wanted, kAlignment);
     data = std::aligned_alloc(kAlignment, static_cast<size_t>(bytes));
-    if (data == nullptr) bytes = 0;
-    if (data == nullptr) throw std::bad_alloc();
+    if (data == nullptr) {
+      bytes = 0;
+      throw std::bad_alloc();
+    }
   }
   return data;
 }
@@ -49,9 +51,15 @@ const Register& Program::at(int64_t reg) const {
   return registers_[static_cast<size_t>(reg)];
 }
 
+Register Program::residual_of(int64_t reg, int64_t width) const {
+  if (reg < 0) return {0, 0};
+  expect_that(at(reg).width == width, "residual", width, at(reg).width);
+  return at(reg);
+}
+
 Register Program::next(int64_t width) {
   const Register out = {row_floats_, width};
-  row_floats_ += (width + kLineFloats - 1) / kLineFloats * kLineFloats;
+  row_floats_ += round_up(width, kLineFloats);
   return out;
 }
 
@@ -65,6 +73,7 @@ int64_t Program::add(std::unique_ptr<Call> call, const Register& out, int64_t st
 
 int64_t Program::embed(const TensorView& table, double scale) {
   expect(table, "table", DType::f32, {kAnySize, kAnySize});
+  if (table.shape[0] < most_items_) most_items_ = table.shape[0];
   const Register out = next(table.shape[1]);
   return add(std::make_unique<Embed>(table, scale, out), out);
 }
@@ -80,28 +89,26 @@ int64_t Program::dense(int64_t in, const TensorView& packed, const TensorView& b
                        int64_t activation) {
   const Register from = at(in);
   expect_packed(bias, "bias", DType::f32, {kAnySize});
-  expect_packed(packed, "packed", DType::f32, {(bias.shape[0] + 15) / 16, from.width, 16});
-  const Register out = next(bias.shape[0]);
-  if (residual >= 0) expect_that(at(residual).width == out.width, "residual", out.width, at(residual).width);
-  return add(
-      std::make_unique<Dense>(from, packed, bias, residual < 0 ? nullptr : &at(residual), activation, out),
-      out);
+  expect_packed(packed, "packed", DType::f32, {ceil_div(bias.shape[0], kUnitPanel), from.width, kUnitPanel});
+  const Register added = residual_of(residual, bias.shape[0]), out = next(bias.shape[0]);
+  return add(std::make_unique<Dense>(from, packed, bias, added, activation, out), out);
 }
 
-int64_t Program::recurrent(const std::string& kind, int64_t in, const TensorView& weight_ih,
+int64_t Program::recurrent(const std::string& name, int64_t in, const TensorView& weight_ih,
                            const TensorView& weight_hh, const TensorView& bias, int64_t hidden_size) {
   const RecurrentKernel* kernel = nullptr;
   for (const RecurrentKernel& one : kRecurrent)
-    if (kind == one.name) kernel = &one;
-  expect_that(kernel != nullptr, "kind", "gru, lstm or rnn", kind);
+    if (name == one.name) kernel = &one;
+  expect_that(kernel != nullptr, "kind", "gru, lstm or rnn", name);
   expect_that(hidden_size > 0, "hidden_size", "at least 1", hidden_size);
   const Register from = at(in), out = next(hidden_size);
-  const int64_t panels = (hidden_size + 15) / 16;
-  expect_packed(weight_ih, "weight_ih", DType::f32, {panels, kernel->gates, from.width, 16});
-  expect_packed(weight_hh, "weight_hh", DType::f32, {panels, kernel->gates, hidden_size, 16});
-  expect_packed(bias, "bias", DType::f32, {panels, kernel->slots, 16});
+  const RecurrentKind& kind = kernel->kind;
+  const int64_t panels = padded_units(hidden_size) / kUnitPanel;
+  expect_packed(weight_ih, "weight_ih", DType::f32, {panels, kind.gates, from.width, kUnitPanel});
+  expect_packed(weight_hh, "weight_hh", DType::f32, {panels, kind.gates, hidden_size, kUnitPanel});
+  expect_packed(bias, "bias", DType::f32, {panels, kind.slots, kUnitPanel});
   return add(std::make_unique<Recurrent>(*kernel, from, weight_ih, weight_hh, bias, out), out,
-             hidden_size * (kernel->cell ? 2 : 1));
+             hidden_size * (kind.cell ? 2 : 1));
 }
 
 int64_t Program::attention(int64_t in, const AttentionForm& form) {
@@ -115,10 +122,10 @@ int64_t Program::attention(int64_t in, const AttentionForm& form) {
 }
 
 int64_t Program::multiply(int64_t in, int64_t by, int64_t residual) {
-  const Register from = at(in), out = next(from.width);
+  const Register from = at(in), added = residual_of(residual, from.width);
   expect_that(at(by).width == from.width, "by", from.width, at(by).width);
-  if (residual >= 0) expect_that(at(residual).width == out.width, "residual", out.width, at(residual).width);
-  return add(std::make_unique<Multiply>(from, at(by), residual < 0 ? nullptr : &at(residual), out), out);
+  const Register out = next(from.width);
+  return add(std::make_unique<Multiply>(from, at(by), added, out), out);
 }
 
 int64_t Program::add_time(int64_t in, const TimeBuckets& buckets) {

@@ -84,7 +84,7 @@ class Program {
   int64_t layer_norm(int64_t in, const TensorView& weight, const TensorView& bias, double epsilon);
   int64_t dense(int64_t in, const TensorView& packed, const TensorView& bias, int64_t residual,
                 int64_t activation);
-  int64_t recurrent(const std::string& kind, int64_t in, const TensorView& weight_ih,
+  int64_t recurrent(const std::string& name, int64_t in, const TensorView& weight_ih,
                     const TensorView& weight_hh, const TensorView& bias, int64_t hidden_size);
   int64_t attention(int64_t in, const AttentionForm& form);
   int64_t multiply(int64_t in, int64_t by, int64_t residual);
@@ -92,6 +92,8 @@ class Program {
   int64_t last(int64_t in);
 
   int64_t width_of(int64_t reg) const { return at(reg).width; }
+  // Items that events may have: all below this.
+  int64_t most_items() const { return most_items_; }
   // Floats that a session keeps, all zero before its first event.
   int64_t state_floats() const { return state_floats_; }
 
@@ -109,12 +111,14 @@ class Program {
   };
 
   const Register& at(int64_t reg) const;
+  Register residual_of(int64_t reg, int64_t width) const;  // of width 0 where reg is negative: none
   Register next(int64_t width);
   int64_t add(std::unique_ptr<Call> call, const Register& out, int64_t state_floats = 0);
 
   std::vector<Entry> on_event_, on_answer_;
   std::vector<Register> registers_;
   int64_t row_floats_ = 0, state_floats_ = 0;
+  int64_t most_items_ = INT32_MAX;
   int64_t answer_ = -1;
   int64_t last_ = -1;  // register whose row a session keeps for the calls after `last`
   int64_t last_state_ = 0;

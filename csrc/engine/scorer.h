@@ -1,10 +1,10 @@
-// The item table of an engine and the best of its items for one state.
+// The item table of an engine, the best of its items for one state, and the answer to a request.
 #pragma once
 #include <stdint.h>
 
 #include <vector>
 
-#include "engine/program.h"
+#include "engine/session_store.h"
 
 namespace chronorec {
 
@@ -19,5 +19,19 @@ struct Scorer {
   void best(const float* state, const std::vector<int32_t>& out, const TensorView& allow, int64_t k,
             float* scores, int32_t* items, Workspace& work) const;
 };
+
+// What a user of a store is to get.
+struct SessionRequest {
+  UserId user;
+  int64_t at, end, now;  // as SessionStore::query takes them
+  bool leave_seen;       // the items of the events used leave the answer
+  TensorView exclude;    // int32 [N], in any order, or none
+  TensorView allow;      // uint8 [V] or none
+  TensorView scores;     // float [K]: as Scorer::best fills them
+  TensorView items;      // int32 [K]
+};
+
+// Returns how many events were used.
+int64_t recommend(SessionStore& store, const Scorer& scorer, const SessionRequest& request);
 
 }  // namespace chronorec

@@ -10,6 +10,7 @@
 #include <new>
 
 #include "core/check.h"
+#include "core/hash.h"
 #include "engine/session_index.h"
 
 namespace chronorec {
@@ -17,23 +18,12 @@ namespace {
 
 constexpr int64_t kMostShards = 16, kLeastShardBytes = 1 << 20;
 constexpr uint32_t kNone = SessionIndex::kNone, kNumber = UINT32_MAX;
+constexpr int64_t kMostTime = int64_t{1} << 61;        // differences of times fit 64 bits
 constexpr int64_t kEventBytes = 12, kBlockBytes = 16;  // of an event; that an allocation takes beside
 
-uint64_t mix(uint64_t a, uint64_t b) {
-  const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
-  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-}
-
-uint64_t hash_of(const UserId& user, uint64_t seed) {
-  constexpr uint64_t kOdd = 0x9e3779b97f4a7c15u, kOdd2 = 0xe7037ed1a0b428dbu;
-  if (!user.is_text) return mix(seed ^ static_cast<uint64_t>(user.number), kOdd);
-  uint64_t hash = mix(seed ^ user.text.size(), kOdd2);
-  for (size_t i = 0; i < user.text.size(); i += 8) {
-    uint64_t word = 0;
-    std::memcpy(&word, user.text.data() + i, std::min<size_t>(8, user.text.size() - i));
-    hash = mix(hash ^ word, kOdd);
-  }
-  return hash;
+uint64_t hash_of_user(const UserId& user, uint64_t seed) {
+  if (!user.is_text) return mix(seed ^ static_cast<uint64_t>(user.number), kHashOdd);
+  return hash_of(user.text.data(), static_cast<int64_t>(user.text.size()), seed);
 }
 
 template <typename T>
@@ -180,10 +170,6 @@ class SessionStore::Shard {
       erase(without_state_.oldest), ++counts_.dropped_sessions;
   }
 
-  void drop_states() {
-    while (with_state_.oldest != kNone) drop_state(with_state_.oldest);
-  }
-
   SessionCounts counts() const {
     SessionCounts all = counts_;
     all.index_bytes += index_.bytes() + static_cast<int64_t>(sessions_.size() * sizeof(Session));
@@ -316,10 +302,13 @@ void SessionStore::sweep(int64_t now) {
 int64_t SessionStore::append(const UserId& user, const int32_t* items, const int64_t* times, int64_t count,
                              int64_t now) {
   sweep(now);
-  const uint64_t hash = hash_of(user, seed_);
+  const uint64_t hash = hash_of_user(user, seed_);
   Shard& shard = shard_of(hash);
   const std::lock_guard<std::mutex> lock(shard.mutex);
   const uint32_t n = shard.find_or_make(user, static_cast<uint32_t>(hash));
+  for (int64_t i = 0; i < count; ++i)
+    expect_that(times[i] >= -kMostTime && times[i] <= kMostTime, "times", "microseconds from -2^61 to 2^61",
+                times[i]);
   expect_that(shard.at(n).count + count < INT32_MAX, "items", "fewer than 2^31 events in all", count);
   for (int64_t i = 0; i < count; ++i) shard.add_event(n, items[i], times[i]);
   if (shard.at(n).state != nullptr) shard.updated_state(n);
@@ -331,7 +320,8 @@ int64_t SessionStore::append(const UserId& user, const int32_t* items, const int
 int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t now, float* query,
                             std::vector<int32_t>& seen) {
   static thread_local std::vector<float> other;
-  const uint64_t hash = hash_of(user, seed_);
+  expect_that(at >= -kMostTime && at <= kMostTime, "at", "microseconds from -2^61 to 2^61", at);
+  const uint64_t hash = hash_of_user(user, seed_);
   Shard& shard = shard_of(hash);
   const std::lock_guard<std::mutex> lock(shard.mutex);
   const uint32_t n = shard.find(user, static_cast<uint32_t>(hash));
@@ -357,9 +347,16 @@ int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t
   return used;
 }
 
+bool SessionStore::contains(const UserId& user) const {
+  const uint64_t hash = hash_of_user(user, seed_);
+  const Shard& shard = shard_of(hash);
+  const std::lock_guard<std::mutex> lock(shard.mutex);
+  return shard.find(user, static_cast<uint32_t>(hash)) != kNone;
+}
+
 bool SessionStore::events(const UserId& user, std::vector<int32_t>& items,
                           std::vector<int64_t>& times) const {
-  const uint64_t hash = hash_of(user, seed_);
+  const uint64_t hash = hash_of_user(user, seed_);
   const Shard& shard = shard_of(hash);
   const std::lock_guard<std::mutex> lock(shard.mutex);
   const uint32_t n = shard.find(user, static_cast<uint32_t>(hash));
@@ -371,21 +368,13 @@ bool SessionStore::events(const UserId& user, std::vector<int32_t>& items,
 }
 
 bool SessionStore::forget(const UserId& user) {
-  const uint64_t hash = hash_of(user, seed_);
+  const uint64_t hash = hash_of_user(user, seed_);
   Shard& shard = shard_of(hash);
   const std::lock_guard<std::mutex> lock(shard.mutex);
   const uint32_t n = shard.find(user, static_cast<uint32_t>(hash));
   if (n == kNone) return false;
   shard.erase(n);
   return true;
-}
-
-void SessionStore::drop_states() {
-  for (int64_t s = 0; s < num_shards_; ++s) {
-    Shard& shard = shards_[static_cast<size_t>(s)];
-    const std::lock_guard<std::mutex> lock(shard.mutex);
-    shard.drop_states();
-  }
 }
 
 SessionCounts SessionStore::counts() const {

@@ -50,8 +50,8 @@ class SessionStore {
 
   // Copies of a session's events, oldest first; false where there is no such session.
   bool events(const UserId& user, std::vector<int32_t>& items, std::vector<int64_t>& times) const;
+  bool contains(const UserId& user) const;
   bool forget(const UserId& user);
-  void drop_states();  // they are made again when asked for
 
   SessionCounts counts() const;
   // Calls visit(user, items, times, count) for every session of one shard, which is locked meanwhile.

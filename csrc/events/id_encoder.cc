@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "core/hash.h"
 #include "core/parallel.h"
 
 namespace chronorec {
@@ -39,25 +40,6 @@ void encode_windows(int64_t count, int32_t* codes, bool insert_unknown, LookUp l
   }
 }
 
-uint64_t mix(uint64_t a, uint64_t b) {
-  const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
-  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-}
-
-uint64_t load(const char* data, int64_t size) {
-  uint64_t word = 0;
-  std::memcpy(&word, data, static_cast<size_t>(size));
-  return word;
-}
-
-constexpr uint64_t kOdd = 0x9e3779b97f4a7c15u, kOdd2 = 0xe7037ed1a0b428dbu;
-
-uint64_t hash_of(const char* data, int64_t size) {
-  uint64_t hash = kOdd ^ static_cast<uint64_t>(size);
-  for (; size > 8; data += 8, size -= 8) hash = mix(hash ^ load(data, 8), kOdd2);
-  return mix(hash ^ load(data, size), kOdd2);
-}
-
 }  // namespace
 
 // ---- integers ------------------------------------------------------------------------------------------
@@ -68,7 +50,7 @@ IntEncoder::IntEncoder() : shift_(64 - kFirstBits), slots_(size_t{1} << kFirstBi
 uint64_t IntEncoder::home(int64_t key) const {
   uint64_t word = static_cast<uint64_t>(key);
   word ^= word >> 32;
-  return (word * kOdd) >> shift_;
+  return (word * kHashOdd) >> shift_;
 }
 
 int32_t IntEncoder::find(int64_t key) const {

@@ -34,7 +34,6 @@ class Experiment:
         self.name = name
         self.variants = list(shares)
         edges = np.cumsum(list(shares.values()))
-        self.shares = dict(zip(self.variants, (np.diff(edges, prepend=0) / edges[-1]).tolist(), strict=True))
         self._edges = edges / edges[-1]
 
     def variant(self, user: str | int) -> str:
@@ -50,7 +49,7 @@ class ExposureLog:
 
     Args:
         path: of a new file.
-        rows: how many are gathered before they are written; the rest is on ``flush`` and ``close``.
+        rows: how many are gathered before they are written; the rest is on ``close``.
     """
 
     def __init__(self, path: str | os.PathLike[str], rows: int = 1000) -> None:
@@ -66,11 +65,6 @@ class ExposureLog:
             self._rows.append((experiment, str(user), variant, at))
             if len(self._rows) >= self._most:
                 self._write()
-
-    def flush(self) -> None:
-        """Writes what has been gathered."""
-        with self._lock:
-            self._write()
 
     def close(self) -> None:
         """Writes the rest and ends the stream."""

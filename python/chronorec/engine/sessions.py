@@ -251,7 +251,7 @@ class Sessions:
         return int(self.counts()["sessions"])
 
     def __contains__(self, user: User) -> bool:
-        return self._live.store.events(user) is not None
+        return self._live.store.contains(user)
 
     def counts(self) -> dict[str, int]:
         """How many sessions, states and events there are, their bytes, and how many were dropped so far."""

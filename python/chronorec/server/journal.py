@@ -70,22 +70,20 @@ class Journal:
                 os.ftruncate(self._file, size)
                 raise JournalError(f"{self.folder}: the event log cannot be written: {error}") from error
 
-    def restore(self, variants: Mapping[str, Sessions]) -> tuple[int, int]:
-        """Brings sessions back: how many of snapshots, and how many entries after them.
+    def restore(self, variants: Mapping[str, Sessions]) -> None:
+        """Brings sessions back: those of the snapshots, then the entries after them.
 
         A variant without a snapshot of its own begins with that of another.
         """
         written = sorted(self.folder.glob("sessions-*.arrow"))
-        restored = 0
         for name, sessions in variants.items():
             own = self._snapshot_of(name)
             for snapshot in [own] if own in written else written[:1]:
-                restored += sessions.restore(snapshot)
-        entries = [entry for segment in self._segments() for entry in _entries(segment)]
-        for entry in entries:
-            for sessions in variants.values():
-                replay(sessions, entry)
-        return restored, len(entries)
+                sessions.restore(snapshot)
+        for segment in self._segments():
+            for entry in _entries(segment):
+                for sessions in variants.values():
+                    replay(sessions, entry)
 
     def snapshot(self, variants: Mapping[str, Sessions]) -> int:
         """Writes all sessions and lets go of the events before; returns how many sessions there are."""

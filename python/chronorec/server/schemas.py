@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 Id = Annotated[str, Meta(max_length=512)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-When = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(2**62), le=2**62)]
+When = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(2**61), le=2**61)]
 Ids = Annotated[list[Id], Meta(max_length=10_000)]
 
 

@@ -35,7 +35,8 @@ class Service:
 
     Args:
         models: variant name to model folder; every event goes to the sessions of all.
-        experiment: which variant answers whom; needed where there are several.
+        experiment: which variant answers whom, by default equal shares; a history without a user is answered
+            by the first.
         fallback: a model (such as popularity) that speaks where nothing is known of a user; without one the
             variant itself answers for an empty history.
         journal: where events are written before they are acknowledged, or None: they are lost at the end.
@@ -106,7 +107,7 @@ class Service:
             raise ValueError("user, history: wanted one of the two")
         if request.times is not None and request.history is None:
             raise ValueError("times: wanted with a history only")
-        name = self.experiment.variant(request.user if request.user is not None else 0)
+        name = next(iter(self.variants)) if request.user is None else self.experiment.variant(request.user)
         variant = self.variants[name]
         found, source, model = self._answer(request, variant)
         if self._exposures is not None and request.user is not None and len(self.variants) > 1:
@@ -135,7 +136,7 @@ class Service:
         return found, "popularity" if nothing else source, engine.artifact.name
 
     def similar(self, item: str | int, k: int) -> Answer:
-        """Items like one item, by the first variant that has item vectors."""
+        """Items like one item, by the first variant."""
         name, variant = next(iter(self.variants.items()))
         found = variant.engine.similar_items(item, k)
         return Answer(found.items, found.scores.tolist(), "item", variant.engine.artifact.name, name, 0)
