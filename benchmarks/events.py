@@ -1,6 +1,6 @@
 """From an Arrow table of events to histories, beside polars: time and peak of memory.
 
-    python benchmarks/events.py --events 20000000
+    python -m benchmarks.events --events 20000000
 
 Both sides start from int64 ids and microsecond timestamps in memory; ours also encodes the ids. The sides
 take turns in one process and run twice a turn: the first call after a pause may have to fetch its memory from
@@ -11,8 +11,6 @@ as the allocator of polars, which keeps memory, always does. Medians and their r
 from __future__ import annotations
 
 import argparse
-import os
-import threading
 import time
 from collections.abc import Callable
 
@@ -20,6 +18,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from benchmarks.memory import peak_above, resident
 from chronorec.data import EventLog
 
 
@@ -36,35 +35,6 @@ def make_log(events: int, users: int, items: int, ordered: bool) -> pa.Table:
             "timestamp": pa.array(micros, pa.timestamp("us")),
         }
     )
-
-
-def resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-class Peak:
-    """Highest resident memory above what there was at the start, sampled every two milliseconds."""
-
-    def __enter__(self) -> Peak:
-        self.start = self.highest = resident()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.002):
-            self.highest = max(self.highest, resident())
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self.highest = max(self.highest, resident())
-
-    @property
-    def above(self) -> int:
-        return self.highest - self.start
 
 
 def sort_then_group(frame: pl.DataFrame) -> object:
@@ -96,13 +66,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     log = make_log(options.events, options.users, options.items, not options.shuffled)
-    with Peak() as peak:
-        histories = EventLog.read(log).histories()
+    before = resident()
+    histories = EventLog.read(log).histories()
+    peak = peak_above(before)
     assert histories.time is not None
     result = histories.item.nbytes + histories.time.nbytes + histories.offsets.nbytes
     result += histories.users.nbytes + histories.items.nbytes
     print(f"{histories.num_events:,} events, {histories.num_users:,} users, {histories.num_items:,} items")
-    print(f"peak above the input {peak.above / 1e6:,.0f} MB, {peak.above / result:.2f} x the result")
+    print(f"peak above the input {peak / 1e6:,.0f} MB, {peak / result:.2f} x the result")
     del histories
     frame = pl.DataFrame(pl.from_arrow(log))
     works: dict[str, Callable[[], object]] = {

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.memory import peak_above, resident
 from chronorec import __version__, _core
 
 OURS = "chronorec"
@@ -152,17 +153,9 @@ def extra_memory(call: Provider) -> int:
     """Bytes by which resident memory rises during a call; what the call gives back is dropped at once."""
     call()
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = _resident("VmRSS")
+    before = resident()
     call()
-    return max(0, _resident("VmHWM") - before)
-
-
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    return peak_above(before)
 
 
 def peak_name(unit: str, dtype: str) -> str:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 
-def resident() -> float:
-    """MiB in memory now; the peak starts anew from here."""
+def resident() -> int:
+    """Bytes in memory now; the peak starts anew from here."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
 
-def peak_above(before: float) -> float:
-    """MiB that the peak since :func:`resident` stood above ``before``."""
-    return _status("VmHWM") - before
+def peak_above(before: int) -> int:
+    """Bytes that the peak since :func:`resident` stood above ``before``."""
+    return max(0, _status("VmHWM") - before)
 
 
-def _status(name: str) -> float:
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) / 1024
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")

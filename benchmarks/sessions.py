@@ -10,9 +10,9 @@ model eagerly over the session's 200 events, with its own product and top-k.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from benchmarks.memory import peak_above, resident
 from chronorec import _core
 from chronorec.engine import Engine, Sessions
 from chronorec.models import HSTU, GRU4Rec, SequenceModel, Sequences
@@ -89,11 +90,11 @@ def memory_of(count: int) -> None:
     """Bytes of idle sessions of one event each."""
     model = GRU4Rec(100, width=16, hidden_size=WIDTH).eval()
     sessions = Sessions(Engine(model.export(pa.table({"item": np.arange(100)}))), memory="8G")
-    before = _resident()
+    before = resident()
     for user in range(count):
         sessions.append(user, user % 100, at=1)
         sessions.recommend(user, k=1)
-    used, counts = _resident() - before, sessions.counts()
+    used, counts = peak_above(before), sessions.counts()
     print(
         f"{count:,} idle GRU sessions of H={WIDTH}: {used / 1e6:,.0f} MB resident; counted: states "
         f"{counts['state_bytes'] / 1e6:,.0f} MB, index {counts['index_bytes'] / 1e6:,.0f} MB, events "
@@ -101,19 +102,14 @@ def memory_of(count: int) -> None:
     )
 
 
-def _resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def first_answer(folder: str) -> None:
+def first_answer() -> None:
     """A process that loads a model and answers."""
     model = MODELS["gru4rec"]().eval()
-    model.export(pa.table({"item": np.arange(ITEMS)})).save(folder)
-    code = f"from chronorec import Engine; Engine.load({folder!r}).recommend([1, 2, 3])"
-    seconds = [
-        microseconds(lambda: subprocess.run([sys.executable, "-c", code], check=True)) / 1e6 for _ in range(5)
-    ]
+    with tempfile.TemporaryDirectory() as work:
+        folder = model.export(pa.table({"item": np.arange(ITEMS)})).save(f"{work}/model")
+        code = f"from chronorec import Engine; Engine.load({str(folder)!r}).recommend([1, 2, 3])"
+        start = lambda: subprocess.run([sys.executable, "-c", code], check=True)  # noqa: E731
+        seconds = [microseconds(start) / 1e6 for _ in range(5)]
     print(f"start of a process to its first answer, {ITEMS:,} items: {np.median(seconds):.2f} s")
 
 
@@ -124,10 +120,9 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--requests", type=int, default=3000)
     parser.add_argument("--idle", type=int, default=1_000_000, help="sessions whose memory is counted")
-    parser.add_argument("--folder", default="/tmp/chronorec-model", help="where a model is written")
     options = parser.parse_args()
     torch.set_num_threads(_core.num_threads())
-    first_answer(options.folder)
+    first_answer()
     for name in MODELS:
         time_model(name, options.sessions, options.requests)
     memory_of(options.idle)

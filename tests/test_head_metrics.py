@@ -12,7 +12,6 @@ from chronorec.evaluation.head_metrics import (
     calibration,
     classification,
     confusion,
-    log_loss,
     per_class,
     regression,
 )
@@ -66,14 +65,6 @@ def test_classification_errors() -> None:
         confusion(np.array([0, 2]), np.array([0, 1]), 2)
     with pytest.raises(ValueError, match="at least one known class"):
         classification(np.array([0]), np.array([-1]), 2)
-    with pytest.raises(ValueError, match="at least one known class"):
-        log_loss(np.ones((1, 2)) / 2, np.array([-1]))
-
-
-def test_log_loss() -> None:
-    probabilities = np.array([[0.5, 0.5], [0.1, 0.9], [0.3, 0.7]])
-    assert log_loss(probabilities, np.array([0, 1, -1])) == pytest.approx(-(np.log(0.5) + np.log(0.9)) / 2)
-    assert np.isfinite(log_loss(np.array([[1.0, 0.0]]), np.array([1])))
 
 
 def test_calibration_finds_the_truth() -> None:

@@ -10,7 +10,6 @@ epoch of it is long, so that by default 5 batches are timed and stand for all.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from recbole.model.sequential_recommender import GRU4Rec
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.memory import peak_above, resident
+from benchmarks.peers.options import peer_parser
 
 _TYPES = {"user_id": "token", "item_id": "token", "order": "float"}
 
@@ -39,13 +39,7 @@ def write_log(path: str, order: str, min_item_events: int, folder: Path) -> None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--order", default="timestamp")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--min-item-events", type=int, default=5)
+    parser = peer_parser(__doc__, epochs=1)
     parser.add_argument("--batches", type=int, default=5, help="timed, and scaled up to an epoch")
     arguments = parser.parse_args()
     imports = resident()
@@ -84,7 +78,7 @@ def main() -> None:
             done += 1
         seconds = (time.perf_counter() - started) * len(batches) / done
         print(f"epoch {epoch + 1}: {seconds:.1f} s, from {done} of {len(batches)} batches", flush=True)
-    print(f"peak memory above imports: {peak_above(imports):.0f} MiB")
+    print(f"peak memory above imports: {peak_above(imports) / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ softmax; batches of 128 users as RecTools pads them.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from rectools.models import SASRecModel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.memory import peak_above, resident
+from benchmarks.peers.options import peer_parser
 
 
 class EpochClock(Callback):
@@ -36,13 +36,7 @@ class EpochClock(Callback):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--order", default="timestamp")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--min-item-events", type=int, default=5)
+    parser = peer_parser(__doc__, epochs=2)
     arguments = parser.parse_args()
     imports = resident()
 
@@ -74,7 +68,7 @@ def main() -> None:
         ),
     )
     model.fit(Dataset.construct(log))
-    print(f"peak memory above imports: {peak_above(imports):.0f} MiB")
+    print(f"peak memory above imports: {peak_above(imports) / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import chronorec
+from benchmarks.harness import cpu_name
 from benchmarks.memory import peak_above, resident
 from benchmarks.quality.rows import Row, read_histories
 from chronorec import _core
@@ -70,12 +71,12 @@ def run(
 
 
 def _on_split(
-    row: Row, config: Config, histories: Histories, folder: Path, part: Any, again: bool, imports: float
+    row: Row, config: Config, histories: Histories, folder: Path, part: Any, again: bool, imports: int
 ) -> tuple[Report, dict[str, Any]]:
     split = make_split(config.split, histories)
     print(f"{histories}\n{split.describe()}")
     result = train(config, histories, split=split, output=folder)
-    peak = peak_above(imports)
+    peak = peak_above(imports) / 2**20
     cost: dict[str, Any] = {
         "validation": result.validation,
         "epochs": result.best_epoch,
@@ -118,10 +119,8 @@ def _machine() -> dict[str, Any]:
         text=True,
         check=False,
     )
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": names[0] if names else "",
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": _core.num_threads(),
         "level": _core.level,

@@ -98,15 +98,6 @@ def classification(
     return {"accuracy": float(np.trace(counts)) / total, **means}
 
 
-def log_loss(probabilities: npt.NDArray[Any], target: npt.NDArray[Any]) -> float:
-    """Mean of -log p(target) in nats; ``probabilities`` [N, C], ``target`` [N], negative where unknown."""
-    known = np.flatnonzero(target >= 0)
-    if len(known) == 0:
-        raise ValueError("target: wanted at least one known class, got none")
-    right = probabilities[known, target[known]].astype(np.float64)
-    return float(-np.log(np.maximum(right, np.finfo(np.float64).tiny)).mean())
-
-
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Whether what is called 30 % likely happens in 30 % of the cases.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from chronorec.models._blocks import BlockModel
 from chronorec.models._steps import Step, attention_step, dense_step, multiply_step, norm_step
-from chronorec.models.base import SequenceModel, Sequences, receptive_length
+from chronorec.models.base import receptive_length
 from chronorec.nn import HSTUBlock
 
 
-class HSTU(SequenceModel):
+class HSTU(BlockModel):
     """Embedding -> HSTU blocks -> layer norm; position is in the attention alone.
 
     Args:
@@ -46,28 +47,14 @@ class HSTU(SequenceModel):
         )
         self.norm = nn.LayerNorm(width)
 
-    def encode(self, tokens: Tensor, sequences: Sequences) -> Tensor:
-        for block in self.blocks:
-            tokens = block(tokens, sequences.offsets, sequences.times)
-        normed: Tensor = self.norm(tokens)
-        return normed
-
-    def encoder_steps(self) -> list[Step]:
-        steps: list[Step] = []
-        for index, block in enumerate(self.blocks):
-            assert isinstance(block, HSTUBlock)
-            steps += _block_steps(f"blocks.{index}", block)
-        return [*steps, {"call": "last", "in": "x", "out": "x"}, norm_step("norm", "x", "x")]
-
-
-def _block_steps(name: str, block: HSTUBlock) -> list[Step]:
-    silu = {"activation": "silu", "divisor": float(block.window), "window": block.window}
-    return [
-        norm_step(f"{name}.norm", "x", "y"),
-        dense_step(f"{name}.gate", "y", "gate", activation="silu"),
-        dense_step(f"{name}.query_key_value", "y", "y", activation="silu"),
-        attention_step("y", "y", block.heads, block.bias, f"{name}.bias", **silu),
-        norm_step(f"{name}.attention_norm", "y", "y"),
-        multiply_step("y", "gate", "y"),
-        dense_step(f"{name}.output", "y", "x", residual="x"),
-    ]
+    def block_steps(self, name: str, block: HSTUBlock) -> list[Step]:
+        silu = {"activation": "silu", "divisor": float(block.window), "window": block.window}
+        return [
+            norm_step(f"{name}.norm", "x", "y"),
+            dense_step(f"{name}.gate", "y", "gate", activation="silu"),
+            dense_step(f"{name}.query_key_value", "y", "y", activation="silu"),
+            attention_step("y", "y", block.heads, block.bias, f"{name}.bias", **silu),
+            norm_step(f"{name}.attention_norm", "y", "y"),
+            multiply_step("y", "gate", "y"),
+            dense_step(f"{name}.output", "y", "x", residual="x"),
+        ]

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chronorec.models._blocks import BlockModel
 from chronorec.models._steps import Step, attention_step, dense_step, multiply_step, norm_step
-from chronorec.models.base import SequenceModel, Sequences, receptive_length
+from chronorec.models.base import Sequences, receptive_length
 from chronorec.nn import SelfAttention, TransformerBlock
 
 
-class SASRec(SequenceModel):
+class SASRec(BlockModel):
     """Embedding -> pre-norm transformer blocks -> layer norm.
 
     Args:
@@ -74,42 +75,30 @@ class SASRec(SequenceModel):
         # an indexed position table would add its gradient up in no fixed order
         return tokens + F.embedding(places, self.position)
 
-    def encode(self, tokens: Tensor, sequences: Sequences) -> Tensor:
-        for block in self.blocks:
-            tokens = block(tokens, sequences.offsets, sequences.times)
-        normed: Tensor = self.norm(tokens)
-        return normed
-
     def embed_steps(self, **more: str) -> list[Step]:
         return super().embed_steps(**more, **({} if self.position is None else {"position": "position"}))
 
-    def encoder_steps(self) -> list[Step]:
-        steps: list[Step] = []
-        for index, block in enumerate(self.blocks):
-            assert isinstance(block, TransformerBlock)
-            steps += _block_steps(f"blocks.{index}", block)
-        return [*steps, {"call": "last", "in": "x", "out": "x"}, norm_step("norm", "x", "x")]
-
-
-def _block_steps(name: str, block: TransformerBlock) -> list[Step]:
-    attention = block.attention
-    form: dict[str, Any] = {} if attention.causal else {"causal": False}
-    if attention.window is not None:
-        form["window"] = attention.window
-    steps = [
-        norm_step(f"{name}.attention_norm", "x", "y"),
-        dense_step(f"{name}.attention.query_key_value", "y", "y"),
-        attention_step("y", "y", attention.heads, attention.bias, f"{name}.attention.bias", **form),
-        *_add_branch(f"{name}.attention.output", f"{name}.attention_gate", block.attention_gate is not None),
-        norm_step(f"{name}.feed_norm", "x", "y"),
-    ]
-    if block.expand_gate is None:
-        steps.append(dense_step(f"{name}.expand", "y", "y", activation="gelu"))
-    else:
-        steps.append(dense_step(f"{name}.expand_gate", "y", "gate", activation="silu"))
-        steps.append(dense_step(f"{name}.expand", "y", "y"))
-        steps.append(multiply_step("y", "gate", "y"))
-    return steps + _add_branch(f"{name}.contract", f"{name}.feed_gate", block.feed_gate is not None)
+    def block_steps(self, name: str, block: TransformerBlock) -> list[Step]:
+        attention = block.attention
+        form: dict[str, Any] = {} if attention.causal else {"causal": False}
+        if attention.window is not None:
+            form["window"] = attention.window
+        steps = [
+            norm_step(f"{name}.attention_norm", "x", "y"),
+            dense_step(f"{name}.attention.query_key_value", "y", "y"),
+            attention_step("y", "y", attention.heads, attention.bias, f"{name}.attention.bias", **form),
+            *_add_branch(
+                f"{name}.attention.output", f"{name}.attention_gate", block.attention_gate is not None
+            ),
+            norm_step(f"{name}.feed_norm", "x", "y"),
+        ]
+        if block.expand_gate is None:
+            steps.append(dense_step(f"{name}.expand", "y", "y", activation="gelu"))
+        else:
+            steps.append(dense_step(f"{name}.expand_gate", "y", "gate", activation="silu"))
+            steps.append(dense_step(f"{name}.expand", "y", "y"))
+            steps.append(multiply_step("y", "gate", "y"))
+        return steps + _add_branch(f"{name}.contract", f"{name}.feed_gate", block.feed_gate is not None)
 
 
 def _add_branch(output: str, gate: str, gated: bool) -> list[Step]:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chronorec.nn.gap_bias import gap_boundaries
+from chronorec.nn.time_features import HOUR
 
-HOUR = 3_600_000_000  # microseconds
 #: The factor on table entries: they have further to go than the weights of a network at the same rate.
 SCALE = 10.0
 #: Tokens back that are told apart.

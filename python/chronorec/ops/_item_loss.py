@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,26 @@ from chronorec.ops._memory import packed
 from chronorec.ops._register import define_gradient
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class SoftmaxInputs(NamedTuple):
+    """What the op of the softmax loss takes, in the order of its schema."""
+
+    hidden: Tensor
+    table: Tensor
+    targets: Tensor
+    target_offsets: Tensor | None
+    bias: Tensor | None
+    negatives: Tensor | None
+    negative_log_q: Tensor | None
+    target_log_q: Tensor | None
+    weights: Tensor | None
+    temperature: float
+    label_smoothing: float
+    ignore_index: int
+    hidden_grad: bool
+    table_grad: bool
+    bias_grad: bool
 
 
 def loss_outputs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from chronorec.ops._backend import in_triton
 from chronorec.ops._check import FLOATS, check_same_device_or_triton, check_tensor
 from chronorec.ops._item_loss import (
     Outputs,
+    SoftmaxInputs,
     counted_targets,
     define_loss_gradient,
     loss_outputs,
@@ -184,28 +185,8 @@ def _check_options(
         raise ValueError(f"calibration: wanted 0 to 1, got {calibration}")
 
 
-class _Inputs(NamedTuple):
-    """What the op takes, in the order of its schema."""
-
-    hidden: Tensor
-    table: Tensor
-    targets: Tensor
-    target_offsets: Tensor | None
-    bias: Tensor | None
-    negatives: Tensor | None
-    negative_log_q: Tensor | None
-    target_log_q: Tensor | None
-    weights: Tensor | None
-    temperature: float
-    label_smoothing: float
-    ignore_index: int
-    hidden_grad: bool
-    table_grad: bool
-    bias_grad: bool
-
-
 def _cpu(*arguments: Any) -> Outputs:
-    x = _Inputs(*arguments)
+    x = SoftmaxInputs(*arguments)
     outputs = _fake(*arguments)
     targets, offsets, target_log_q = counted_targets(
         x.targets, x.target_offsets, x.target_log_q, x.ignore_index
@@ -247,7 +228,7 @@ def _cpu(*arguments: Any) -> Outputs:
 
 
 def _fake(*arguments: Any) -> Outputs:
-    x = _Inputs(*arguments)
+    x = SoftmaxInputs(*arguments)
     return loss_outputs(x.hidden, x.table, x.bias, *x[-3:])
 
 
@@ -260,4 +241,4 @@ _softmax_loss = define_op(
     cuda=in_triton("item_cross_entropy", "softmax_loss"),
     fake=_fake,
 )
-define_loss_gradient(_softmax_loss, _Inputs._fields)
+define_loss_gradient(_softmax_loss, SoftmaxInputs._fields)

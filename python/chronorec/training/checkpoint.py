@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from chronorec.atomic import new_file
 
 FORMAT = "chronorec.checkpoint.1"
 
@@ -36,15 +37,12 @@ def save_checkpoint(
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = value.detach()
-    partial = path.with_name(path.name + ".partial")
-    save_file(
+    content = save(
         {name: value.contiguous().clone() for name, value in tensors.items()},
-        partial,
         metadata={"format": FORMAT, "state": json.dumps(state)},
     )
-    with open(partial, "rb") as written:
-        os.fsync(written.fileno())
-    os.replace(partial, path)
+    with new_file(path, draft=path.with_name(path.name + ".partial")) as file:
+        file.write(content)
 
 
 def load_checkpoint(

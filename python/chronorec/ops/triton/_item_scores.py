@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from chronorec.ops._memory import rows
-from chronorec.ops.triton._tiles import bisection_steps, product
+from chronorec.ops.triton._tiles import bisection_steps, count_not_above, product
 
 QUERIES, ITEMS = 32, 64  # of a tile
 CONFIG = {"num_warps": 8, "num_stages": 2}
@@ -92,8 +92,8 @@ def adjusted_scores(scores, adjust, allow, query, items, kept_queries, kept_item
         after = tl.load(adjust[0] + query + 1, mask=kept_queries, other=0)
         count = (after - first).to(tl.int32)
         lowest = tl.min(items, 0)
-        place = _count_below(adjust[1] + first, count, lowest, SEARCH)
-        end = _count_below(adjust[1] + first, count, lowest + items.shape[0], SEARCH)
+        place = count_not_above(adjust[1] + first, count, lowest - 1, SEARCH)
+        end = count_not_above(adjust[1] + first, count, lowest + items.shape[0] - 1, SEARCH)
         for step in range(tl.max(end - place, 0)):
             here = place + step < end
             at = first + place + step
@@ -107,18 +107,6 @@ def adjusted_scores(scores, adjust, allow, query, items, kept_queries, kept_item
         places = query.to(tl.int64)[None, :] * allow[1] + items.to(tl.int64)[:, None] * allow[2]
         kept = kept & (tl.load(allow[0] + places, mask=kept, other=0) != 0)
     return tl.where(kept & (scores > float("-inf")), scores, float("-inf"))
-
-
-@triton.jit
-def _count_below(ascending, count, value, STEPS: tl.constexpr):
-    """Per list of ids how many are below a value."""
-    found = tl.zeros(count.shape, tl.int32)
-    for step in tl.static_range(STEPS):
-        probe = found + (1 << (STEPS - 1 - step))
-        inside = probe <= count
-        number = tl.load(ascending + probe - 1, mask=inside, other=0)
-        found = tl.where(inside & (number < value), probe, found)
-    return found
 
 
 @triton.jit
@@ -137,7 +125,7 @@ def own_scores(
         first = tl.load(adjust[0] + query, mask=kept, other=0)
         after = tl.load(adjust[0] + query + 1, mask=kept, other=0)
         count = (after - first).to(tl.int32)
-        place = _count_below(adjust[1] + first, count, item, SEARCH)
+        place = count_not_above(adjust[1] + first, count, item - 1, SEARCH)
         found = tl.load(adjust[1] + first + place, mask=place < count, other=-1) == item
         added = tl.full(own.shape, float("-inf"), tl.float32)
         if adjust[2] is not None:

@@ -56,8 +56,8 @@ def store_rows(base, rows, stride, kept, values, WIDTH: tl.constexpr, PADDED: tl
 
 @triton.jit
 def count_not_above(ascending, count, values, STEPS: tl.constexpr):
-    """How many of ``count`` ascending numbers are <= each value, by bisection; count < 2 ** STEPS."""
-    found = tl.zeros(values.shape, tl.int32)
+    """How many of ``count`` ascending numbers are <= a value, by bisection; count < 2 ** STEPS."""
+    found = tl.zeros((count + values).shape, tl.int32)
     for step in tl.static_range(STEPS):
         probe = found + (1 << (STEPS - 1 - step))
         inside = probe <= count

@@ -6,7 +6,7 @@ anew and keeps none. The columns of a tile are items; with negatives, those that
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from chronorec.ops._item_loss import Outputs, loss_outputs
+from chronorec.ops._item_loss import Outputs, SoftmaxInputs, loss_outputs
 from chronorec.ops._memory import packed, rows
 from chronorec.ops.triton._targets import (
     Targets,
@@ -26,29 +26,9 @@ from chronorec.ops.triton._targets import (
 from chronorec.ops.triton._tiles import launch, product
 
 
-class Inputs(NamedTuple):
-    """What the op takes, in the order of its schema."""
-
-    hidden: Tensor
-    table: Tensor
-    targets: Tensor
-    target_offsets: Tensor | None
-    bias: Tensor | None
-    negatives: Tensor | None
-    negative_log_q: Tensor | None
-    target_log_q: Tensor | None
-    weights: Tensor | None
-    temperature: float
-    label_smoothing: float
-    ignore_index: int
-    hidden_grad: bool
-    table_grad: bool
-    bias_grad: bool
-
-
 def softmax_loss(*arguments: Any) -> Outputs:
     """Loss, and the gradients of hidden, table and bias that are wanted."""
-    x = Inputs(*arguments)
+    x = SoftmaxInputs(*arguments)
     outputs = loss_outputs(x.hidden, x.table, x.bias, *x[-3:])
     hidden, table = rows(x.hidden.detach()), rows(x.table.detach())
     count = hidden.shape[0]
@@ -116,8 +96,8 @@ def _target_scores(
 
 
 def _gradients(
-    x: Inputs, outputs: Outputs, inputs: tuple[Any, ...], of_targets: tuple[Any, ...], targets: Targets,
-    lse: Tensor, constants: dict[str, Any],
+    x: SoftmaxInputs, outputs: Outputs, inputs: tuple[Any, ...], of_targets: tuple[Any, ...],
+    targets: Targets, lse: Tensor, constants: dict[str, Any],
 ) -> None:  # fmt: skip
     (hidden, _), count, columns = inputs[0], *inputs[5:7]
     width, factor = hidden.shape[1], inputs[7]
