@@ -92,8 +92,8 @@ def adjusted_scores(scores, adjust, allow, query, items, kept_queries, kept_item
         after = tl.load(adjust[0] + query + 1, mask=kept_queries, other=0)
         count = (after - first).to(tl.int32)
         lowest = tl.min(items, 0)
-        place = count_not_above(adjust[1] + first, count, lowest - 1, SEARCH)
-        end = count_not_above(adjust[1] + first, count, lowest + items.shape[0] - 1, SEARCH)
+        place = count_not_above(adjust[1] + first, count, lowest, SEARCH, EQUAL=False)
+        end = count_not_above(adjust[1] + first, count, lowest + items.shape[0], SEARCH, EQUAL=False)
         for step in range(tl.max(end - place, 0)):
             here = place + step < end
             at = first + place + step
@@ -125,7 +125,7 @@ def own_scores(
         first = tl.load(adjust[0] + query, mask=kept, other=0)
         after = tl.load(adjust[0] + query + 1, mask=kept, other=0)
         count = (after - first).to(tl.int32)
-        place = count_not_above(adjust[1] + first, count, item - 1, SEARCH)
+        place = count_not_above(adjust[1] + first, count, item, SEARCH, EQUAL=False)
         found = tl.load(adjust[1] + first + place, mask=place < count, other=-1) == item
         added = tl.full(own.shape, float("-inf"), tl.float32)
         if adjust[2] is not None:

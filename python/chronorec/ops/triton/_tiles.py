@@ -55,14 +55,20 @@ def store_rows(base, rows, stride, kept, values, WIDTH: tl.constexpr, PADDED: tl
 
 
 @triton.jit
-def count_not_above(ascending, count, values, STEPS: tl.constexpr):
-    """How many of ``count`` ascending numbers are <= a value, by bisection; count < 2 ** STEPS."""
+def count_not_above(ascending, count, values, STEPS: tl.constexpr, EQUAL: tl.constexpr = True):
+    """How many of ``count`` ascending numbers are <= a value, or < without EQUAL, by bisection; count is
+    below 2 ** STEPS.
+    """
     found = tl.zeros((count + values).shape, tl.int32)
     for step in tl.static_range(STEPS):
         probe = found + (1 << (STEPS - 1 - step))
         inside = probe <= count
         number = tl.load(ascending + probe - 1, mask=inside, other=0)
-        found = tl.where(inside & (number <= values), probe, found)
+        if EQUAL:
+            ahead = inside & (number <= values)
+        else:
+            ahead = inside & (number < values)
+        found = tl.where(ahead, probe, found)
     return found
 
 
