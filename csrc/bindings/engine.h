@@ -95,6 +95,18 @@ class Sessions {
     return used;
   }
 
+  // Writes the answer register to `state`; returns the items of the events used as bytes.
+  py::bytes query(py::handle user, int64_t at, int64_t end, int64_t now, py::handle state) {
+    expect_that(streams_, "program", "one that answers", "an empty one");
+    Borrow borrow;
+    const TensorView out = borrow.view(state);
+    expect_output(out, "state", DType::f32, {scorer_.panels.shape[1]});
+    const UserId id = user_id(user);
+    std::vector<int32_t> seen;
+    without_gil([&] { store_.query(id, at, end, now, out.as<float>(), seen); });
+    return bytes_of(seen);
+  }
+
   py::object events(py::handle user) const {
     std::vector<int32_t> items;
     std::vector<int64_t> times;
@@ -216,6 +228,7 @@ inline void define_engine(py::module_& module) {
       .def("append", &Sessions::append)
       .def("append_one", &Sessions::append_one)
       .def("recommend", &Sessions::recommend)
+      .def("query", &Sessions::query)
       .def("events", &Sessions::events)
       .def("contains", [](Sessions& self, py::handle user) { return self.store().contains(user_id(user)); })
       .def("forget", [](Sessions& self, py::handle user) { return self.store().forget(user_id(user)); })

@@ -17,10 +17,14 @@ from chronorec.atomic import new_file
 from chronorec.data.jagged import Int32s, Int64s
 from chronorec.data.out_of_core import parse_bytes
 from chronorec.data.splits import parse_time
-from chronorec.engine.engine import Engine, Recommendations, checked_k, known
+from chronorec.engine.adjust import combine, exclude_history
+from chronorec.engine.choice import Choice
+from chronorec.engine.engine import Engine, Recommendations, checked_k
 from chronorec.engine.history import HistoryBatch
 from chronorec.engine.requests import When
+from chronorec.engine.rules import Rules
 from chronorec.engine.stream import stream_program
+from chronorec.engine.vocabulary import known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +56,7 @@ class _Model(NamedTuple):
         exclude_seen: bool | None,
         exclude: Iterable[Hashable],
         candidates: Iterable[Hashable] | None,
+        rules: Rules | None,
     ) -> Recommendations:
         codes, times = self.events(user)
         now = _microseconds(at)
@@ -63,8 +68,22 @@ class _Model(NamedTuple):
             time=times[:used],
             at=np.array([now], np.int64),
         )
-        found, scores = self.engine.answer(batch, k, exclude_seen, exclude, candidates)
+        found, scores = self.engine.answer(batch, k, exclude_seen, exclude, candidates, rules)
         return self.engine.recommendations(found[0], scores[0])
+
+    def from_state(
+        self, user: User, at: When | None, exclude_seen: bool | None, choice: Choice
+    ) -> Recommendations:
+        """The answer by rules, from the state that is kept."""
+        engine, now = self.engine, _microseconds(at)
+        state = np.empty((1, engine.table.panels.shape[1]), np.float32)
+        end = _ALWAYS if at is None else now
+        seen = np.frombuffer(self.store.query(user, now, end, _seconds(), state[0]), np.int32)
+        batch = HistoryBatch(seen, np.array([0, len(seen)], np.int64), engine.num_items)
+        additions = [exclude_history(batch)] if engine.leaves_seen(exclude_seen) else []
+        adjustment = combine(additions, 1, engine.num_items)
+        found, scores = choice.best(state, adjustment, np.array([now], np.int64))
+        return engine.recommendations(found[0], scores[0])
 
     def events(self, user: User) -> tuple[Int32s, Int64s]:
         events = self.store.events(user)
@@ -212,18 +231,21 @@ class Sessions:
         exclude_seen: bool | None = None,
         candidates: Iterable[Hashable] | None = None,
         exclude: Iterable[Hashable] = (),
+        rules: Rules | None = None,
     ) -> Recommendations:
         """The k best next items of a user; one that was never heard of has an empty history.
 
         Args:
             at: when the answer is asked for, by default now; with a time given, events at or after it are
                 as if they were not there.
-            k, exclude_seen, candidates, exclude: see :meth:`Engine.recommend`.
+            k, exclude_seen, candidates, exclude, rules: see :meth:`Engine.recommend`.
         """
         live, k = self._live, checked_k(k)
         engine = live.engine
         if not live.streams:
-            return live.recompute(user, at, k, exclude_seen, exclude, candidates)
+            return live.recompute(user, at, k, exclude_seen, exclude, candidates, rules)
+        if rules is not None:
+            return live.from_state(user, at, exclude_seen, engine.choice(k, exclude, candidates, rules))
         vocabulary = engine.vocabulary
         blocked = known(vocabulary.codes_of(exclude, "exclude"))
         allowed = None
@@ -237,7 +259,7 @@ class Sessions:
             _microseconds(at),
             _ALWAYS if at is None else _microseconds(at),
             _seconds(),
-            engine.artifact.exclude_seen if exclude_seen is None else exclude_seen,
+            engine.leaves_seen(exclude_seen),
             blocked if len(blocked) else None,
             allowed,
             scores,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Mapping
@@ -10,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from chronorec.data.splits import parse_time
-from chronorec.engine import Engine, Recommendations, Sessions
+from chronorec.engine import Engine, Near, Recommendations, Rules, Sessions
 from chronorec.engine.experiment import Experiment, ExposureLog
 from chronorec.engine.item_table import Precision
+from chronorec.server import schemas
 from chronorec.server.journal import Entry, Journal, replay
 from chronorec.server.schemas import Accepted, Answer, Event, Request
 
@@ -121,6 +125,7 @@ class Service:
             "exclude_seen": request.exclude_seen,
             "candidates": request.candidates,
             "exclude": request.exclude,
+            "rules": None if request.rules is None else _rules(request.rules),
         }
         sessions, engine = variant.sessions, variant.engine
         if request.history is not None:
@@ -130,10 +135,17 @@ class Service:
             assert request.user is not None
             nothing, source = request.user not in sessions, "session"
         if nothing and self._fallback is not None:
-            return self._fallback.recommend([], **how), "popularity", self._fallback.artifact.name
+            return self._popular(how), "popularity", self._fallback.artifact.name
         if request.user is not None:
             found = sessions.recommend(request.user, **how)
         return found, "popularity" if nothing else source, engine.artifact.name
+
+    def _popular(self, how: dict[str, Any]) -> Recommendations:
+        """The answer of the fallback; one that has no item vectors does without diversity."""
+        assert self._fallback is not None
+        if how["rules"] is not None and self._fallback.artifact.table is None:
+            how = how | {"rules": dataclasses.replace(how["rules"], diversity=0.0)}
+        return self._fallback.recommend([], **how)
 
     def similar(self, item: str | int, k: int) -> Answer:
         """Items like one item, by the first variant."""
@@ -173,3 +185,9 @@ class Service:
             self._exposures.close()
         if self._journal is not None:
             self._journal.close()
+
+
+def _rules(asked: schemas.Rules) -> Rules:
+    fields = msgspec.structs.asdict(asked)
+    near = None if asked.near is None else Near(*msgspec.structs.astuple(asked.near))
+    return Rules(**fields | {"near": near})
