@@ -3,5 +3,6 @@
 from chronorec.engine.engine import Engine, Recommendations
 from chronorec.engine.rules import Near, Rules
 from chronorec.engine.sessions import Sessions
+from chronorec.engine.shared_sessions import SharedSessions
 
-__all__ = ["Engine", "Near", "Recommendations", "Rules", "Sessions"]
+__all__ = ["Engine", "Near", "Recommendations", "Rules", "Sessions", "SharedSessions"]

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from chronorec import __version__
 from chronorec.artifact import ArtifactError
+from chronorec.engine.shared_sessions import StoreError
 from chronorec.server import schemas
 from chronorec.server.journal import JournalError
 from chronorec.server.openapi import openapi
@@ -122,6 +123,8 @@ class _Handlers:
         try:
             asked = self.decoders[kind].decode(body)
             with self.seconds.labels(request.url.path).time():
+                if self.service.shared:  # which waits for others
+                    return _json(await run_in_threadpool(work, asked))
                 return _json(work(asked))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise HTTPException(400, f"body: {error}") from error
@@ -129,7 +132,7 @@ class _Handlers:
             raise HTTPException(422, str(error)) from error
         except KeyError as error:
             raise HTTPException(404, str(error.args[0])) from error
-        except JournalError as error:
+        except (JournalError, StoreError) as error:
             raise HTTPException(503, str(error)) from error
 
     async def events(self, request: HttpRequest) -> Response:
@@ -154,10 +157,10 @@ class _Handlers:
         if kind not in ("text", "number"):
             raise HTTPException(404, f"kind: wanted text or number, got {kind!r}")
         try:
-            found = self.service.forget(user if kind == "text" else int(user))
+            found = await run_in_threadpool(self.service.forget, user if kind == "text" else int(user))
         except (ValueError, OverflowError) as error:
             raise HTTPException(422, f"user: wanted a whole number of 64 bits, got {user!r}") from error
-        except JournalError as error:
+        except (JournalError, StoreError) as error:
             raise HTTPException(503, str(error)) from error
         return _json(schemas.Forgotten(found))
 

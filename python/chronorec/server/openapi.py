@@ -14,7 +14,7 @@ _REFUSALS = {
     "404": "nothing of this name",
     "413": "too long",
     "422": "a value that cannot be",
-    "503": "events cannot be written down",
+    "503": "events cannot be written down, or the shared store does not answer",
 }
 
 
