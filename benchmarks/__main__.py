@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   python -m benchmarks gru --quick             a rough answer within seconds
   python -m benchmarks gru --out rows.jsonl    also append the numbers, one JSON object a line
   python -m benchmarks --device cuda           on a GPU; exit status 77, skipped, where there is none
+  python -m benchmarks --device cuda --replay  there, without the processor's time to launch
 
 Every row gives the median time of a call, its 20th and 80th percentile, the rate of useful work and its
 share of the peak probed in the same run, the extra memory of a call, and the time over ours: a provider at
@@ -41,6 +42,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--quick", action="store_true", help="0.1 s instead of 1 s for each provider of a case"
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
+    parser.add_argument("--replay", action="store_true", help="on a GPU: time replays of captured graphs")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.ops) - set(harness.op_names()))
     if unknown:
@@ -72,14 +74,15 @@ def main(arguments: list[str]) -> int:
     if not tests_pass(options.ops, options.device):
         print("The tests fail: nothing was timed.", file=sys.stderr)
         return 1
-    machine = cuda if options.device == "cuda" else harness
+    on_gpu = options.device == "cuda"
+    machine: harness.Machine = (cuda.Replay() if options.replay else cuda) if on_gpu else harness
     torch.set_default_device(options.device)
-    facts = harness.header() | (cuda.header() if options.device == "cuda" else {})
+    facts = harness.header() | (cuda.header() | {"replay": options.replay} if on_gpu else {})
     print(harness.header_lines(facts))
     if os.getloadavg()[0] > 0.5:
         print("The machine is busy: other libraries' threads wait for each other, and the ratios flatter us.")
     for op in options.ops:
-        peaks = machine.probe()
+        peaks = cuda.probe() if on_gpu else harness.probe()
         print(f"\npeaks: {', '.join(f'{rate:.0f} {name}' for name, rate in peaks.items())}")
         cases = cases_on(options.device, op)
         for rows in harness.run(cases, peaks, machine, 0.1 if options.quick else 1.0):
