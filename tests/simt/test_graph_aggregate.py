@@ -31,11 +31,6 @@ DEGREES = [0, 1, 2, 3, 0, 0, 7, 8, 31, 32, 33, 511, 512, 513, 419, 3072, 1300, 5
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
 
 
-@pytest.fixture(scope="module")
-def module(tmp_path_factory: pytest.TempPathFactory) -> SimtModule:
-    return SimtModule(tmp_path_factory.mktemp("simt"))
-
-
 @pytest.fixture(autouse=True)
 def cuda(module: SimtModule, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimtModule]:
     """Has the public function take the path of CUDA tensors with those in CPU memory."""
