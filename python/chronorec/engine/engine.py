@@ -19,6 +19,7 @@ from chronorec.engine import adjust
 from chronorec.engine.catalogue import Catalogue
 from chronorec.engine.choice import Choice
 from chronorec.engine.copy import CopyHead
+from chronorec.engine.explain import Explanation, explanations, parts_of
 from chronorec.engine.history import HistoryBatch, cut_tokens
 from chronorec.engine.item_table import ItemTable, Precision, make_item_table, score_lists, topk
 from chronorec.engine.program import Floats, Program, scratch, weight_of
@@ -170,6 +171,28 @@ class Engine:
         codes, scores = topk(query, self._unit_table, itself, None, k)
         return self.recommendations(codes[0], scores[0])
 
+    def explain(
+        self,
+        history: Sequence[Hashable],
+        items: Sequence[Hashable],
+        *,
+        times: Sequence[When] | None = None,
+        sessions: Sequence[Hashable] | None = None,
+        at: When | None = None,
+        last: int = 50,
+    ) -> list[Explanation]:
+        """Why ``items`` score as they do after a history: exact, by scoring it again without each event.
+
+        Args:
+            last: how many of the latest events are left out, one after the other.
+            history, times, sessions, at: see :meth:`recommend`.
+
+        Raises:
+            KeyError: the model does not know an item.
+        """
+        batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
+        return self.explain_batch(batch, items, last)
+
     # --- many requests ------------------------------------------------------------------------------
 
     def recommend_batch(
@@ -293,6 +316,19 @@ class Engine:
             codes[rows], scores[rows] = choice.best(states, adjustment, part.at)
         return codes, scores
 
+    def explain_batch(self, batch: HistoryBatch, items: Sequence[Hashable], last: int) -> list[Explanation]:
+        """:meth:`explain` for a batch of one request."""
+        codes = self.vocabulary.codes_of(items, "items")
+        for item, code in zip(items, codes.tolist(), strict=True):
+            if code < 0:
+                raise KeyError(f"items: the model does not know {item!r}")
+        states, additions = self._run(batch)
+        alone = score_lists(states, self.table, None, None, codes, np.array([0, len(codes)], np.int64))
+        parts = parts_of(codes, alone, self.bias, additions)
+        score = functools.partial(self._score_codes, codes=codes, exclude_seen=False)
+        timed = self.artifact.needs_time
+        return explanations(batch, codes, checked_k(last, "last"), self.vocabulary, score, parts, timed)
+
     def choice(
         self,
         k: int,
@@ -347,22 +383,29 @@ class Engine:
 
     def _states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
         """States [B, D] and what is added to the scores of each query."""
+        states, named = self._run(batch)
+        additions = [added for _, added in named]
+        if exclude_seen:
+            additions.append(adjust.exclude_history(batch))
+        return states, adjust.combine(additions, batch.num_users, self.num_items)
+
+    def _run(self, batch: HistoryBatch) -> tuple[Floats, list[tuple[str, adjust.Additions]]]:
+        """States [B, D] and what the model adds to the scores, by kind."""
         model = self.artifact
         if model.needs_time:
             batch.require_time(model.name)
         tokens = cut_tokens(batch, basket=model.basket, max_length=model.max_length)
         states = self._program.run(tokens)
         additions = [
-            adjust.from_model(spec, model.weights, batch, tokens)
+            (str(spec["kind"]), adjust.from_model(spec, model.weights, batch, tokens))
             for spec in model.adjustments
             if spec["kind"] != "copy"
         ]
         for head in self._copy_heads:
             score = functools.partial(score_lists, states, self.table, self.bias, None)
-            additions.append(adjust.Additions(*head.adjust(tokens, self.num_items, states, score)))
-        if exclude_seen:
-            additions.append(adjust.exclude_history(batch))
-        return states, adjust.combine(additions, batch.num_users, self.num_items)
+            added = adjust.Additions(*head.adjust(tokens, self.num_items, states, score))
+            additions.append(("copy", added))
+        return states, additions
 
     def _fill_topk(self, states: Floats, adjustment: adjust.Adjustment | None, found: Int32s) -> None:
         k = min(found.shape[1], self.num_items)
@@ -378,8 +421,8 @@ class Engine:
         return scores.reshape(batch.num_users, len(codes))
 
 
-def checked_k(k: int) -> int:
+def checked_k(k: int, name: str = "k") -> int:
     """k, if it is a whole number from 1; raises ValueError otherwise."""
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"k: wanted a whole number from 1, got {k!r}")
+        raise ValueError(f"{name}: wanted a whole number from 1, got {k!r}")
     return int(k)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from chronorec.data.splits import parse_time
 from chronorec.engine.adjust import combine, exclude_history
 from chronorec.engine.choice import Choice
 from chronorec.engine.engine import Engine, Recommendations, checked_k
+from chronorec.engine.explain import Explanation
 from chronorec.engine.history import HistoryBatch
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
@@ -112,18 +113,26 @@ class LiveModel(NamedTuple):
         candidates: Iterable[Hashable] | None,
         rules: Rules | None,
     ) -> Recommendations:
+        batch = self._history_batch(user, at)
+        found, scores = self.engine.answer(batch, k, exclude_seen, exclude, candidates, rules)
+        return self.engine.recommendations(found[0], scores[0])
+
+    def explain(self, user: User, items: Sequence[Hashable], at: When | None, last: int) -> list[Explanation]:
+        """See :meth:`Sessions.explain`."""
+        return self.engine.explain_batch(self._history_batch(user, at), items, last)
+
+    def _history_batch(self, user: User, at: When | None) -> HistoryBatch:
+        """A request with the events before it; all of them where no time is given."""
         codes, times = self.events(user)
         now = microseconds(at)
         used = len(times) if at is None else int(np.searchsorted(times, now))
-        batch = HistoryBatch(
+        return HistoryBatch(
             item=codes[:used],
             offsets=np.array([0, used], np.int64),
             num_items=self.engine.num_items,
             time=times[:used],
             at=np.array([now], np.int64),
         )
-        found, scores = self.engine.answer(batch, k, exclude_seen, exclude, candidates, rules)
-        return self.engine.recommendations(found[0], scores[0])
 
     def _from_state(
         self, user: User, at: When | None, exclude_seen: bool | None, choice: Choice

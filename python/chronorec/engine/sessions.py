@@ -14,6 +14,7 @@ from chronorec.atomic import new_file
 from chronorec.data.jagged import Int64s
 from chronorec.data.out_of_core import parse_bytes
 from chronorec.engine.engine import Engine, Recommendations
+from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds, seconds
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
@@ -118,6 +119,12 @@ class Sessions:
             k, exclude_seen, candidates, exclude, rules: see :meth:`Engine.recommend`.
         """
         return self._live.recommend(user, at, k, exclude_seen, candidates, exclude, rules)
+
+    def explain(
+        self, user: User, items: Sequence[Hashable], *, at: When | None = None, last: int = 50
+    ) -> list[Explanation]:
+        """Why ``items`` score as they do for a user; see :meth:`Engine.explain`."""
+        return self._live.explain(user, items, at, last)
 
     # --- all of them ----------------------------------------------------------------------------------
 

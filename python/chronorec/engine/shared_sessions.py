@@ -17,6 +17,7 @@ import numpy as np
 from chronorec.data.jagged import Int64s
 from chronorec.data.out_of_core import parse_bytes
 from chronorec.engine.engine import Engine, Recommendations
+from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import LiveModel, User, idle_seconds, microseconds, seconds
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
@@ -202,6 +203,13 @@ class SharedSessions:
         """The k best next items of a user; see :meth:`chronorec.engine.Sessions.recommend`."""
         with self._current(user) as model:
             return model.recommend(user, at, k, exclude_seen, candidates, exclude, rules)
+
+    def explain(
+        self, user: User, items: Sequence[Hashable], *, at: When | None = None, last: int = 50
+    ) -> list[Explanation]:
+        """Why ``items`` score as they do for a user; see :meth:`chronorec.engine.Engine.explain`."""
+        with self._current(user) as model:
+            return model.explain(user, items, at, last)
 
     def __contains__(self, user: User) -> bool:
         with self._current(user) as model:

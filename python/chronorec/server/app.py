@@ -48,6 +48,7 @@ def make_app(service: Service, *, snapshot_seconds: float = 300.0) -> Starlette:
     routes = [
         Route("/v1/events", handlers.events, methods=["POST"]),
         Route("/v1/recommend", handlers.recommend, methods=["POST"]),
+        Route("/v1/explain", handlers.explain, methods=["POST"]),
         Route("/v1/similar", handlers.similar, methods=["POST"]),
         Route("/v1/users/{kind}/{user:path}", handlers.forget, methods=["DELETE"]),
         Route("/v1/reload", handlers.reload, methods=["POST"]),
@@ -115,15 +116,18 @@ class _Handlers:
             "chronorec_answers_total", "Answers.", ["source", "variant"], registry=self.registry
         )
         self.decoders = {
-            kind: msgspec.json.Decoder(kind) for kind in (schemas.Events, schemas.Request, schemas.Similar)
+            kind: msgspec.json.Decoder(kind)
+            for kind in (schemas.Events, schemas.Request, schemas.Explain, schemas.Similar)
         }
 
-    async def _answer(self, request: HttpRequest, kind: Any, work: Callable[[Any], Any]) -> Response:
+    async def _answer(
+        self, request: HttpRequest, kind: Any, work: Callable[[Any], Any], slow: bool = False
+    ) -> Response:
         body = await _body(request)
         try:
             asked = self.decoders[kind].decode(body)
             with self.seconds.labels(request.url.path).time():
-                if self.service.shared:  # which waits for others
+                if slow or self.service.shared:  # which waits for others
                     return _json(await run_in_threadpool(work, asked))
                 return _json(work(asked))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -145,6 +149,9 @@ class _Handlers:
             return answer
 
         return await self._answer(request, schemas.Request, work)
+
+    async def explain(self, request: HttpRequest) -> Response:
+        return await self._answer(request, schemas.Explain, self.service.explain, slow=True)
 
     async def similar(self, request: HttpRequest) -> Response:
         def work(asked: schemas.Similar) -> schemas.Answer:

@@ -98,6 +98,50 @@ class Answer(Struct):
     unknown_items: int
 
 
+class Explain(Struct, forbid_unknown_fields=True):
+    """Why ``items`` score as they do for a ``user``, or after a ``history`` given here.
+
+    ``last`` of the latest events are left out, one after the other.
+    """
+
+    items: Annotated[list[Id], Meta(min_length=1, max_length=100)]
+    user: Id | None = None
+    history: Annotated[list[Id], Meta(max_length=1000)] | None = None
+    times: Annotated[list[When], Meta(max_length=1000)] | None = None
+    at: When | None = None
+    last: Annotated[int, Meta(ge=1, le=100)] = 20
+
+
+class Share(Struct):
+    """What an event did to a score: how much lower it would be without the event."""
+
+    item: str | int
+    time: int | None
+    difference: float
+
+
+class Reason(Struct):
+    """Why an item has its score.
+
+    ``parts`` add up to the score; ``waiting`` is what the time since the last event did to it, null where the
+    model does not look at times. ``events``: largest difference first.
+    """
+
+    item: str | int
+    score: float
+    parts: dict[str, float]
+    waiting: float | None
+    events: list[Share]
+
+
+class Reasons(Struct):
+    """Reasons in the order of the items asked for, of the model and variant that answers the user."""
+
+    reasons: list[Reason]
+    model: str
+    variant: str
+
+
 class Similar(Struct, forbid_unknown_fields=True):
     """Items like one item."""
 

@@ -19,7 +19,7 @@ from chronorec.engine.experiment import Experiment, ExposureLog
 from chronorec.engine.item_table import Precision
 from chronorec.server import schemas
 from chronorec.server.journal import Entry, Journal, replay
-from chronorec.server.schemas import Accepted, Answer, Event, Request
+from chronorec.server.schemas import Accepted, Answer, Event, Explain, Reason, Reasons, Request, Share
 
 if TYPE_CHECKING:
     import datetime
@@ -130,16 +130,37 @@ class Service:
         Raises:
             ValueError: neither or both of user and history, or a time that is none.
         """
+        name, variant = self._variant_for(request)
+        found, source, model = self._answer(request, variant)
+        if self._exposures is not None and request.user is not None and len(self.variants) > 1:
+            self._exposures.add(self.experiment.name, request.user, name, time.time_ns() // 1000)
+        return Answer(found.items, found.scores.tolist(), source, model, name, found.unknown_items)
+
+    def _variant_for(self, request: Request | Explain) -> tuple[str, Variant]:
+        """Who answers."""
         if (request.user is None) == (request.history is None):
             raise ValueError("user, history: wanted one of the two")
         if request.times is not None and request.history is None:
             raise ValueError("times: wanted with a history only")
         name = next(iter(self.variants)) if request.user is None else self.experiment.variant(request.user)
-        variant = self.variants[name]
-        found, source, model = self._answer(request, variant)
-        if self._exposures is not None and request.user is not None and len(self.variants) > 1:
-            self._exposures.add(self.experiment.name, request.user, name, time.time_ns() // 1000)
-        return Answer(found.items, found.scores.tolist(), source, model, name, found.unknown_items)
+        return name, self.variants[name]
+
+    def explain(self, request: Explain) -> Reasons:
+        """Why items score as they do, by the variant that answers the user; see :meth:`Engine.explain`."""
+        name, variant = self._variant_for(request)
+        how: dict[str, Any] = {"at": request.at, "last": request.last}
+        if request.history is not None:
+            found = variant.engine.explain(request.history, request.items, times=request.times, **how)
+        else:
+            assert request.user is not None
+            found = variant.sessions.explain(request.user, request.items, **how)
+        reasons = [
+            Reason(
+                one.item, one.score, one.parts, one.waiting, [Share(**vars(event)) for event in one.events]
+            )
+            for one in found
+        ]
+        return Reasons(reasons, variant.engine.artifact.name, name)
 
     def _answer(self, request: Request, variant: Variant) -> tuple[Recommendations, str, str]:
         how: dict[str, Any] = {
