@@ -137,7 +137,7 @@ class Windows:
 
 
 class _Places:
-    """Points on the unit sphere, by latitude."""
+    """Points on the unit sphere [3, N], by latitude."""
 
     def __init__(self, table: pa.Table) -> None:
         latitude, longitude = _degrees(table, "latitude", 90), _degrees(table, "longitude", 180)
@@ -153,9 +153,11 @@ class _Places:
             int(np.searchsorted(self._latitude, near.latitude - reach, "left")),
             int(np.searchsorted(self._latitude, near.latitude + reach, "right")),
         )
-        gap = self._points[band] - _points(np.float64(near.latitude), np.float64(near.longitude))
-        # a quarter of the squared chord is the haversine of the angle
-        inside = np.einsum("nd,nd->n", gap, gap) / 4 <= np.sin(angle / 2) ** 2
+        centre = _points(np.float64(near.latitude), np.float64(near.longitude))
+        chord = np.zeros(band.stop - band.start)
+        for axis in range(3):
+            chord += (self._points[axis, band] - centre[axis]) ** 2
+        inside = chord <= 4 * np.sin(angle / 2) ** 2  # a quarter of the squared chord is the haversine
         found: Int32s = self._items[band][inside]
         return found
 
@@ -163,7 +165,7 @@ class _Places:
 def _points(latitude: Any, longitude: Any) -> npt.NDArray[np.float64]:
     up, round_ = np.radians(latitude), np.radians(longitude)
     flat = np.cos(up)
-    return np.stack([flat * np.cos(round_), flat * np.sin(round_), np.sin(up)], axis=-1)
+    return np.stack([flat * np.cos(round_), flat * np.sin(round_), np.sin(up)])
 
 
 def _degrees(table: pa.Table, name: str, most: float) -> npt.NDArray[np.float64]:
