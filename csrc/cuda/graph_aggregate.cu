@@ -8,18 +8,12 @@
 namespace chronorec::cuda {
 namespace {
 
-// Columns [column, column + kVec) of row `row`.
-template <typename T>
-struct Rows {
-  T* data;
-  int64_t stride;
-  __device__ __forceinline__ T* at(int64_t row, int column) const { return data + row * stride + column; }
-};
-
 // Sums in fp32, and where partial ones are kept.
 template <typename T, int kVecs>
 struct Sums {
   static constexpr int kVec = kVecs;
+  static constexpr int kBlocks = 3;
+  static constexpr bool kGathers = true;
   struct State {
     float x[kVec];
   };
@@ -54,28 +48,44 @@ __device__ __forceinline__ float scale_of(const float* scale, int64_t i) {
   return scale != nullptr ? scale[i] : 1.f;
 }
 
+struct Column {
+  int column;
+};
+
+struct WeightedEdge {
+  int64_t neighbour;
+  float factor;
+};
+
 // output[r] = row_scale[r] * sum of weight * neighbour_scale * features
 template <typename T, int kVecs>
 struct Sum : Sums<T, kVecs> {
   using typename Sums<T, kVecs>::State;
+  using Here = Column;
+  using Edge = WeightedEdge;
   using Fetched = Pack<T, kVecs>;
-  static constexpr bool kUsesPlace = false;
   Rows<const T> features;
   const float *weight, *row_scale, *neighbour_scale;
   Ids edges;  // data is null: each edge its own place
 
+  __device__ __forceinline__ Here open(int64_t, int64_t, int column) const { return {column}; }
   __device__ __forceinline__ Edge edge(int64_t e, int64_t neighbour) const {
     const int64_t place = edges.data != nullptr && weight != nullptr ? edges[e] : e;
-    return {neighbour, scale_of(weight, place) * scale_of(neighbour_scale, neighbour), 0};
+    return {neighbour, scale_of(weight, place) * scale_of(neighbour_scale, neighbour)};
   }
-  __device__ __forceinline__ Fetched fetch(const Edge& edge, int column) const {
-    Fetched pack;
-    pack.load(features.at(edge.neighbour, column));
-    return pack;
+  __device__ __forceinline__ void fetch(Fetched& x, const Here& here, const Edge& mine,
+                                        const Exchange& exchange, int u, bool is_there, int64_t) const {
+    const int64_t neighbour = exchange(mine.neighbour, u);
+    if (is_there) x.load(features.at(neighbour, here.column));
   }
-  __device__ __forceinline__ void take(State& state, const Fetched& x, const Edge& edge, int) const {
+  __device__ __forceinline__ void take(State& state, const Here&, const Fetched* x, const Edge& mine,
+                                       const Exchange& exchange, int count, int64_t) const {
 #pragma unroll
-    for (int i = 0; i < kVecs; ++i) state.x[i] += edge.factor * widen(x.x[i]);
+    for (int u = 0; u < kReadsAhead; ++u) {
+      const float factor = exchange(mine.factor, u);
+#pragma unroll
+      for (int i = 0; u < count && i < kVecs; ++i) state.x[i] += factor * widen(x[u].x[i]);
+    }
   }
   __device__ __forceinline__ void store(int64_t row, int column, const State& state) const {
     this->store_scaled(row, column, state, scale_of(row_scale, row));
@@ -85,32 +95,42 @@ struct Sum : Sums<T, kVecs> {
 // The gradient of the features of a maximum, over the transpose: a row gives what it lost to this edge.
 template <typename T, int kVecs>
 struct MaxGradient : Sums<T, kVecs> {
+  static constexpr int kBlocks = kVecs > 1 ? 2 : 3;
   using typename Sums<T, kVecs>::State;
+  using Here = Column;
+  struct Edge : WeightedEdge {
+    int place;  // which edge of its row
+  };
   struct Fetched {
     Pack<T, kVecs> grad;
     Pack<int, kVecs> arg;
   };
-  static constexpr bool kUsesPlace = true;
   Rows<const T> grad;
   Rows<const int> arg;
   const float* weight;
   const int64_t* offsets;
   Ids edges;
 
+  __device__ __forceinline__ Here open(int64_t, int64_t, int column) const { return {column}; }
   __device__ __forceinline__ Edge edge(int64_t e, int64_t row) const {
     const int64_t mine = edges[e];
-    return {row, scale_of(weight, mine), static_cast<int>(mine - offsets[row])};
+    return {{row, scale_of(weight, mine)}, static_cast<int>(mine - offsets[row])};
   }
-  __device__ __forceinline__ Fetched fetch(const Edge& edge, int column) const {
-    Fetched both;
-    both.grad.load(grad.at(edge.neighbour, column));
-    both.arg.load(arg.at(edge.neighbour, column));
-    return both;
+  __device__ __forceinline__ void fetch(Fetched& x, const Here& here, const Edge& mine,
+                                        const Exchange& exchange, int u, bool is_there, int64_t) const {
+    const int64_t row = exchange(mine.neighbour, u);
+    if (is_there) x.grad.load(grad.at(row, here.column)), x.arg.load(arg.at(row, here.column));
   }
-  __device__ __forceinline__ void take(State& state, const Fetched& x, const Edge& edge, int) const {
+  __device__ __forceinline__ void take(State& state, const Here&, const Fetched* x, const Edge& mine,
+                                       const Exchange& exchange, int count, int64_t) const {
 #pragma unroll
-    for (int i = 0; i < kVecs; ++i)
-      if (x.arg.x[i] == edge.place) state.x[i] += edge.factor * widen(x.grad.x[i]);
+    for (int u = 0; u < kReadsAhead; ++u) {
+      const float factor = exchange(mine.factor, u);
+      const int place = exchange(mine.place, u);
+#pragma unroll
+      for (int i = 0; u < count && i < kVecs; ++i)
+        if (x[u].arg.x[i] == place) state.x[i] += factor * widen(x[u].grad.x[i]);
+    }
   }
   __device__ __forceinline__ void store(int64_t row, int column, const State& state) const {
     this->store_scaled(row, column, state, 1.f);
@@ -121,11 +141,17 @@ struct MaxGradient : Sums<T, kVecs> {
 template <typename T, int kVecs>
 struct Max {
   static constexpr int kVec = kVecs;
-  static constexpr bool kUsesPlace = false;
+  static constexpr int kBlocks = 2;
+  static constexpr bool kGathers = true;
   struct State {
     float x[kVec];
     int count[kVec];  // the number of the edge in its row plus one; 0 where there is none
   };
+  struct Here {
+    int column;
+    int64_t start;
+  };
+  using Edge = WeightedEdge;
   using Fetched = Pack<T, kVec>;
   Rows<const T> features;
   const float* weight;
@@ -133,13 +159,14 @@ struct Max {
   Rows<int> arg;
   Rows<float> partial;  // [slots, 2 D]: values, and counts as bits
 
+  __device__ __forceinline__ Here open(int64_t, int64_t start, int column) const { return {column, start}; }
   __device__ __forceinline__ Edge edge(int64_t e, int64_t neighbour) const {
-    return {neighbour, scale_of(weight, e), 0};
+    return {neighbour, scale_of(weight, e)};
   }
-  __device__ __forceinline__ Fetched fetch(const Edge& edge, int column) const {
-    Fetched pack;
-    pack.load(features.at(edge.neighbour, column));
-    return pack;
+  __device__ __forceinline__ void fetch(Fetched& x, const Here& here, const Edge& mine,
+                                        const Exchange& exchange, int u, bool is_there, int64_t) const {
+    const int64_t neighbour = exchange(mine.neighbour, u);
+    if (is_there) x.load(features.at(neighbour, here.column));
   }
   __device__ __forceinline__ static void better(float& x, int& count, float y, int other) {
     const bool x_nan = x != x, y_nan = y != y;
@@ -147,9 +174,16 @@ struct Max {
     const bool larger = !x_nan && (y_nan || y > x);
     if (other != 0 && (count == 0 || larger || (equal && other < count))) x = y, count = other;
   }
-  __device__ __forceinline__ void take(State& state, const Fetched& x, const Edge& edge, int place) const {
+  __device__ __forceinline__ void take(State& state, const Here& here, const Fetched* x, const Edge& mine,
+                                       const Exchange& exchange, int count, int64_t e) const {
+    const int place = static_cast<int>(e - here.start) + 1;
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) better(state.x[i], state.count[i], edge.factor * widen(x.x[i]), place + 1);
+    for (int u = 0; u < kReadsAhead; ++u) {
+      const float factor = exchange(mine.factor, u);
+#pragma unroll
+      for (int i = 0; u < count && i < kVec; ++i)
+        better(state.x[i], state.count[i], factor * widen(x[u].x[i]), place + u);
+    }
   }
   __device__ __forceinline__ void merge(State& a, const State& b) const {
 #pragma unroll
@@ -217,62 +251,11 @@ struct WonDot {
   __device__ __forceinline__ float factor(int64_t, int64_t) const { return 1.f; }
 };
 
-template <typename T>
-Rows<T> rows_of(const TensorView& view) {
-  return {view.as<T>(), view.stride[0]};
-}
-Ids ids_of(const TensorView& view) { return {view.data, view.dtype == DType::i64}; }
-
-Matrix matrix_of(const TensorView& offsets, const TensorView& neighbours, int64_t width) {
-  Matrix m{};
-  m.offsets = offsets.as<const int64_t>();
-  m.neighbours = ids_of(neighbours);
-  m.rows = offsets.shape[0] - 1;
-  m.edges = neighbours.shape[0];
-  m.width = static_cast<int>(width);
-  return m;
-}
-
-// Scratch: the owners of the parts, then two slots a part.
-struct Scratch {
-  int64_t* owned;
-  float* partial;
-};
-int64_t owners_bytes(int64_t edges) { return ((edges + kPart - 1) / kPart * 8 + 63) / 64 * 64; }
-Scratch scratch_of(const TensorView& scratch, int64_t edges) {
-  char* data = scratch.as<char>();
-  return {reinterpret_cast<int64_t*>(data), reinterpret_cast<float*>(data + owners_bytes(edges))};
-}
-
-// Whether rows can be read 16 bytes at a time.
-template <typename T>
-bool has_wide_rows(const TensorView& view) {
-  constexpr int64_t kWide = 16 / sizeof(T);
-  return view.shape[1] % kWide == 0 && view.stride[0] % kWide == 0 &&
-         reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
-}
-
-// Calls run(T{}, columns to a lane) for the element type and the width of the accesses.
-template <typename Run, typename... Views>
-void with_types(Run&& run, const TensorView& first, const Views&... others) {
-  const auto with = [&](auto element) {
-    using T = decltype(element);
-    if (has_wide_rows<T>(first) && (has_wide_rows<T>(others) && ...))
-      run(element, std::integral_constant<int, 16 / sizeof(T)>{});
-    else
-      run(element, std::integral_constant<int, 1>{});
-  };
-  if (first.dtype == DType::bf16)
-    with(bf16{});
-  else
-    with(float{});
-}
-
 }  // namespace
 
 int64_t graph_scratch(int64_t rows, int64_t edges, int64_t width) {
   expect_that(rows >= 0 && edges >= 0 && width >= 0, "graph_scratch", "sizes of at least 0", "less");
-  return owners_bytes(edges) + (edges + kPart - 1) / kPart * 2 * width * 4;
+  return scratch_bytes(edges, width);
 }
 
 void graph_sum(const GraphSumArgs& args, Stream stream) {
@@ -285,9 +268,8 @@ void graph_sum(const GraphSumArgs& args, Stream stream) {
   expect_scale(args.neighbour_scale, "neighbour_scale", args.features.shape[0]);
   expect_output(args.output, "output", args.features.dtype, {rows, width}, Device::cuda);
   expect_scratch(args.scratch, "scratch", graph_scratch(rows, edges, width), Device::cuda);
-  Matrix m = matrix_of(args.offsets, args.neighbours, width);
-  const Scratch scratch = scratch_of(args.scratch, edges);
-  m.owned = scratch.owned;
+  const Scratch scratch = scratch_of(args.scratch.as<char>(), edges);
+  const Matrix m = matrix_of(args.offsets, args.neighbours, width, scratch.owned);
   with_types(
       [&](auto element, auto vec) {
         using T = decltype(element);
@@ -337,9 +319,8 @@ void graph_max(const GraphMaxArgs& args, Stream stream) {
   expect_output(args.output, "output", args.features.dtype, {rows, width}, Device::cuda);
   expect_output(args.arg, "arg", DType::i32, {rows, width}, Device::cuda);
   expect_scratch(args.scratch, "scratch", graph_scratch(rows, edges, 2 * width), Device::cuda);
-  Matrix m = matrix_of(args.offsets, args.neighbours, width);
-  const Scratch scratch = scratch_of(args.scratch, edges);
-  m.owned = scratch.owned;
+  const Scratch scratch = scratch_of(args.scratch.as<char>(), edges);
+  const Matrix m = matrix_of(args.offsets, args.neighbours, width, scratch.owned);
   with_types(
       [&](auto element, auto vec) {
         using T = decltype(element);
@@ -368,9 +349,8 @@ void graph_max_backward(const GraphMaxBackwardArgs& args, Stream stream) {
   expect_output(args.grad_features, "grad_features", args.features.dtype, {nodes, width}, Device::cuda);
   if (args.grad_weight) expect_output(args.grad_weight, "grad_weight", DType::f32, {edges}, Device::cuda);
   expect_scratch(args.scratch, "scratch", graph_scratch(nodes, edges, width), Device::cuda);
-  Matrix transposed = matrix_of(args.transposed_offsets, args.rows, width);
-  const Scratch scratch = scratch_of(args.scratch, edges);
-  transposed.owned = scratch.owned;
+  const Scratch scratch = scratch_of(args.scratch.as<char>(), edges);
+  const Matrix transposed = matrix_of(args.transposed_offsets, args.rows, width, scratch.owned);
   with_types(
       [&](auto element, auto vec) {
         using T = decltype(element);
