@@ -12,7 +12,7 @@ namespace {
 template <typename T, int kVecs>
 struct Sums {
   static constexpr int kVec = kVecs;
-  static constexpr int kBlocks = 3;
+  static constexpr int kBlocks = 4;
   static constexpr bool kGathers = true;
   struct State {
     float x[kVec];
@@ -24,19 +24,19 @@ struct Sums {
 #pragma unroll
     for (int i = 0; i < kVec; ++i) a.x[i] += b.x[i];
   }
-  __device__ __forceinline__ void put(int64_t slot, int column, const State& state) const {
+  __device__ __forceinline__ void put(int slot, int column, const State& state) const {
     Pack<float, kVec> pack;
     for (int i = 0; i < kVec; ++i) pack.x[i] = state.x[i];
     pack.store(partial.at(slot, column));
   }
-  __device__ __forceinline__ State get(int64_t slot, int column) const {
+  __device__ __forceinline__ State get(int slot, int column) const {
     Pack<float, kVec> pack;
     pack.load(partial.at(slot, column));
     State state;
     for (int i = 0; i < kVec; ++i) state.x[i] = pack.x[i];
     return state;
   }
-  __device__ __forceinline__ void store_scaled(int64_t row, int column, const State& state, float by) const {
+  __device__ __forceinline__ void store_scaled(int row, int column, const State& state, float by) const {
     Pack<T, kVec> pack;
 #pragma unroll
     for (int i = 0; i < kVec; ++i) narrow(state.x[i] * by, pack.x[i]);
@@ -48,12 +48,8 @@ __device__ __forceinline__ float scale_of(const float* scale, int64_t i) {
   return scale != nullptr ? scale[i] : 1.f;
 }
 
-struct Column {
-  int column;
-};
-
 struct WeightedEdge {
-  int64_t neighbour;
+  int neighbour;
   float factor;
 };
 
@@ -61,22 +57,22 @@ struct WeightedEdge {
 template <typename T, int kVecs>
 struct Sum : Sums<T, kVecs> {
   using typename Sums<T, kVecs>::State;
-  using Here = Column;
+  using Here = const T*;  // features of the first
   using Edge = WeightedEdge;
   using Fetched = Pack<T, kVecs>;
   Rows<const T> features;
   const float *weight, *row_scale, *neighbour_scale;
   Ids edges;  // data is null: each edge its own place
 
-  __device__ __forceinline__ Here open(int64_t, int64_t, int column) const { return {column}; }
-  __device__ __forceinline__ Edge edge(int64_t e, int64_t neighbour) const {
+  __device__ __forceinline__ Here open(int, int64_t, int column) const { return features.data + column; }
+  __device__ __forceinline__ Edge edge(int64_t e, int neighbour) const {
     const int64_t place = edges.data != nullptr && weight != nullptr ? edges[e] : e;
     return {neighbour, scale_of(weight, place) * scale_of(neighbour_scale, neighbour)};
   }
   __device__ __forceinline__ void fetch(Fetched& x, const Here& here, const Edge& mine,
                                         const Exchange& exchange, int u, bool is_there, int64_t) const {
-    const int64_t neighbour = exchange(mine.neighbour, u);
-    if (is_there) x.load(features.at(neighbour, here.column));
+    const int neighbour = exchange(mine.neighbour, u);
+    if (is_there) x.load(features.at(neighbour, here));
   }
   __device__ __forceinline__ void take(State& state, const Here&, const Fetched* x, const Edge& mine,
                                        const Exchange& exchange, int count, int64_t) const {
@@ -87,7 +83,7 @@ struct Sum : Sums<T, kVecs> {
       for (int i = 0; u < count && i < kVecs; ++i) state.x[i] += factor * widen(x[u].x[i]);
     }
   }
-  __device__ __forceinline__ void store(int64_t row, int column, const State& state) const {
+  __device__ __forceinline__ void store(int row, int column, const State& state) const {
     this->store_scaled(row, column, state, scale_of(row_scale, row));
   }
 };
@@ -95,9 +91,12 @@ struct Sum : Sums<T, kVecs> {
 // The gradient of the features of a maximum, over the transpose: a row gives what it lost to this edge.
 template <typename T, int kVecs>
 struct MaxGradient : Sums<T, kVecs> {
-  static constexpr int kBlocks = kVecs > 1 ? 2 : 3;
+  static constexpr int kBlocks = kVecs > 4 ? 2 : 3;
   using typename Sums<T, kVecs>::State;
-  using Here = Column;
+  struct Here {
+    const T* grad;
+    const int* arg;
+  };
   struct Edge : WeightedEdge {
     int place;  // which edge of its row
   };
@@ -111,15 +110,17 @@ struct MaxGradient : Sums<T, kVecs> {
   const int64_t* offsets;
   Ids edges;
 
-  __device__ __forceinline__ Here open(int64_t, int64_t, int column) const { return {column}; }
-  __device__ __forceinline__ Edge edge(int64_t e, int64_t row) const {
+  __device__ __forceinline__ Here open(int, int64_t, int column) const {
+    return {grad.data + column, arg.data + column};
+  }
+  __device__ __forceinline__ Edge edge(int64_t e, int row) const {
     const int64_t mine = edges[e];
     return {{row, scale_of(weight, mine)}, static_cast<int>(mine - offsets[row])};
   }
   __device__ __forceinline__ void fetch(Fetched& x, const Here& here, const Edge& mine,
                                         const Exchange& exchange, int u, bool is_there, int64_t) const {
-    const int64_t row = exchange(mine.neighbour, u);
-    if (is_there) x.grad.load(grad.at(row, here.column)), x.arg.load(arg.at(row, here.column));
+    const int row = exchange(mine.neighbour, u);
+    if (is_there) x.grad.load(grad.at(row, here.grad)), x.arg.load(arg.at(row, here.arg));
   }
   __device__ __forceinline__ void take(State& state, const Here&, const Fetched* x, const Edge& mine,
                                        const Exchange& exchange, int count, int64_t) const {
@@ -132,7 +133,7 @@ struct MaxGradient : Sums<T, kVecs> {
         if (x[u].arg.x[i] == place) state.x[i] += factor * widen(x[u].grad.x[i]);
     }
   }
-  __device__ __forceinline__ void store(int64_t row, int column, const State& state) const {
+  __device__ __forceinline__ void store(int row, int column, const State& state) const {
     this->store_scaled(row, column, state, 1.f);
   }
 };
@@ -141,14 +142,14 @@ struct MaxGradient : Sums<T, kVecs> {
 template <typename T, int kVecs>
 struct Max {
   static constexpr int kVec = kVecs;
-  static constexpr int kBlocks = 2;
+  static constexpr int kBlocks = 3;
   static constexpr bool kGathers = true;
   struct State {
     float x[kVec];
     int count[kVec];  // the number of the edge in its row plus one; 0 where there is none
   };
   struct Here {
-    int column;
+    const T* features;
     int64_t start;
   };
   using Edge = WeightedEdge;
@@ -159,14 +160,16 @@ struct Max {
   Rows<int> arg;
   Rows<float> partial;  // [slots, 2 D]: values, and counts as bits
 
-  __device__ __forceinline__ Here open(int64_t, int64_t start, int column) const { return {column, start}; }
-  __device__ __forceinline__ Edge edge(int64_t e, int64_t neighbour) const {
+  __device__ __forceinline__ Here open(int, int64_t start, int column) const {
+    return {features.data + column, start};
+  }
+  __device__ __forceinline__ Edge edge(int64_t e, int neighbour) const {
     return {neighbour, scale_of(weight, e)};
   }
   __device__ __forceinline__ void fetch(Fetched& x, const Here& here, const Edge& mine,
                                         const Exchange& exchange, int u, bool is_there, int64_t) const {
-    const int64_t neighbour = exchange(mine.neighbour, u);
-    if (is_there) x.load(features.at(neighbour, here.column));
+    const int neighbour = exchange(mine.neighbour, u);
+    if (is_there) x.load(features.at(neighbour, here.features));
   }
   __device__ __forceinline__ static void better(float& x, int& count, float y, int other) {
     const bool x_nan = x != x, y_nan = y != y;
@@ -189,16 +192,15 @@ struct Max {
 #pragma unroll
     for (int i = 0; i < kVec; ++i) better(a.x[i], a.count[i], b.x[i], b.count[i]);
   }
-  __device__ __forceinline__ void put(int64_t slot, int column, const State& state) const {
-    float* to = partial.at(slot, 2 * column);
-    memcpy(to, &state, sizeof(State));
+  __device__ __forceinline__ void put(int slot, int column, const State& state) const {
+    memcpy(partial.at(slot, 2 * column), &state, sizeof(State));
   }
-  __device__ __forceinline__ State get(int64_t slot, int column) const {
+  __device__ __forceinline__ State get(int slot, int column) const {
     State state;
     memcpy(&state, partial.at(slot, 2 * column), sizeof(State));
     return state;
   }
-  __device__ __forceinline__ void store(int64_t row, int column, const State& state) const {
+  __device__ __forceinline__ void store(int row, int column, const State& state) const {
     Pack<T, kVec> pack;
     Pack<int, kVec> places;
 #pragma unroll
@@ -212,20 +214,22 @@ struct Max {
 template <typename T, int kVecs>
 struct Dot {
   static constexpr int kVec = kVecs;
+  static constexpr int kBlocks = 3;
+  struct Fetched {
+    Pack<T, kVec> left, right;
+  };
   Rows<const T> left, right;
   const float *row_scale, *neighbour_scale;
 
-  __device__ __forceinline__ float product(int64_t row, int64_t neighbour, int, int column) const {
-    Pack<T, kVec> a, b;
-    a.load(left.at(row, column));
-    b.load(right.at(neighbour, column));
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < kVec; ++i) sum += widen(a.x[i]) * widen(b.x[i]);
-    return sum;
+  __device__ __forceinline__ void fetch(Fetched& x, const DotEdge& edge, int column) const {
+    x.left.load(left.at(edge.row, column));
+    x.right.load(right.at(edge.neighbour, column));
   }
-  __device__ __forceinline__ float factor(int64_t row, int64_t neighbour) const {
-    return scale_of(row_scale, row) * scale_of(neighbour_scale, neighbour);
+  __device__ __forceinline__ float product(const Fetched& x, const DotEdge&) const {
+    return cuda::product(x.left, x.right);
+  }
+  __device__ __forceinline__ float factor(const DotEdge& edge) const {
+    return scale_of(row_scale, edge.row) * scale_of(neighbour_scale, edge.neighbour);
   }
 };
 
@@ -233,22 +237,27 @@ struct Dot {
 template <typename T, int kVecs>
 struct WonDot {
   static constexpr int kVec = kVecs;
+  static constexpr int kBlocks = kVec > 1 ? 2 : 3;
+  struct Fetched {
+    Pack<T, kVec> grad, features;
+    Pack<int, kVec> winner;
+  };
   Rows<const T> grad, features;
   Rows<const int> arg;
 
-  __device__ __forceinline__ float product(int64_t row, int64_t neighbour, int place, int column) const {
-    Pack<T, kVec> a, b;
-    Pack<int, kVec> winner;
-    a.load(grad.at(row, column));
-    b.load(features.at(neighbour, column));
-    winner.load(arg.at(row, column));
+  __device__ __forceinline__ void fetch(Fetched& x, const DotEdge& edge, int column) const {
+    x.grad.load(grad.at(edge.row, column));
+    x.features.load(features.at(edge.neighbour, column));
+    x.winner.load(arg.at(edge.row, column));
+  }
+  __device__ __forceinline__ float product(const Fetched& x, const DotEdge& edge) const {
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < kVec; ++i)
-      if (winner.x[i] == place) sum += widen(a.x[i]) * widen(b.x[i]);
+      if (x.winner.x[i] == edge.place) sum += widen(x.grad.x[i]) * widen(x.features.x[i]);
     return sum;
   }
-  __device__ __forceinline__ float factor(int64_t, int64_t) const { return 1.f; }
+  __device__ __forceinline__ float factor(const DotEdge&) const { return 1.f; }
 };
 
 }  // namespace
@@ -274,9 +283,9 @@ void graph_sum(const GraphSumArgs& args, Stream stream) {
       [&](auto element, auto vec) {
         using T = decltype(element);
         Sum<T, decltype(vec)::value> op{};
-        op.output = rows_of<T>(args.output);
-        op.partial = {scratch.partial, width};
-        op.features = rows_of<const T>(args.features);
+        op.output = rows_of<T>(args.output, "output");
+        op.partial = rows_of(scratch.partial, width);
+        op.features = rows_of<const T>(args.features, "features");
         op.weight = args.weight.as<const float>();
         op.row_scale = args.row_scale.as<const float>();
         op.neighbour_scale = args.neighbour_scale.as<const float>();
@@ -301,8 +310,8 @@ void graph_dot(const GraphDotArgs& args, Stream stream) {
       [&](auto element, auto vec) {
         using T = decltype(element);
         Dot<T, decltype(vec)::value> op{};
-        op.left = rows_of<const T>(args.left);
-        op.right = rows_of<const T>(args.right);
+        op.left = rows_of<const T>(args.left, "left");
+        op.right = rows_of<const T>(args.right, "right");
         op.row_scale = args.row_scale.as<const float>();
         op.neighbour_scale = args.neighbour_scale.as<const float>();
         dot_rows(op, matrix_of(args.offsets, args.neighbours, width), args.output.as<float>(),
@@ -325,11 +334,11 @@ void graph_max(const GraphMaxArgs& args, Stream stream) {
       [&](auto element, auto vec) {
         using T = decltype(element);
         Max<T, decltype(vec)::value> op{};
-        op.features = rows_of<const T>(args.features);
+        op.features = rows_of<const T>(args.features, "features");
         op.weight = args.weight.as<const float>();
-        op.output = rows_of<T>(args.output);
-        op.arg = rows_of<int>(args.arg);
-        op.partial = {scratch.partial, 2 * width};
+        op.output = rows_of<T>(args.output, "output");
+        op.arg = rows_of<int>(args.arg, "arg");
+        op.partial = rows_of(scratch.partial, 2 * width);
         reduce_rows(op, m, static_cast<cudaStream_t>(stream));
       },
       args.features, args.output);
@@ -357,17 +366,18 @@ void graph_max_backward(const GraphMaxBackwardArgs& args, Stream stream) {
         constexpr int kVec = decltype(vec)::value;
         const auto on = static_cast<cudaStream_t>(stream);
         MaxGradient<T, kVec> op{};
-        op.output = rows_of<T>(args.grad_features);
-        op.partial = {scratch.partial, width};
-        op.grad = rows_of<const T>(args.grad_output);
-        op.arg = rows_of<const int>(args.arg);
+        op.output = rows_of<T>(args.grad_features, "grad_features");
+        op.partial = rows_of(scratch.partial, width);
+        op.grad = rows_of<const T>(args.grad_output, "grad_output");
+        op.arg = rows_of<const int>(args.arg, "arg");
         op.weight = args.weight.as<const float>();
         op.offsets = args.offsets.as<const int64_t>();
         op.edges = ids_of(args.edges);
         reduce_rows(op, transposed, on);
         if (!args.grad_weight) return;
-        const WonDot<T, kVec> won{rows_of<const T>(args.grad_output), rows_of<const T>(args.features),
-                                  rows_of<const int>(args.arg)};
+        const WonDot<T, kVec> won{rows_of<const T>(args.grad_output, "grad_output"),
+                                  rows_of<const T>(args.features, "features"),
+                                  rows_of<const int>(args.arg, "arg")};
         dot_rows(won, matrix_of(args.offsets, args.neighbours, width), args.grad_weight.as<float>(), on);
       },
       args.features, args.grad_output, args.grad_features);

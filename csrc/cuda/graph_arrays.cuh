@@ -3,8 +3,9 @@
 #pragma once
 #include <type_traits>
 
-#include "core/tensor_view.h"
+#include "core/check.h"
 #include "cuda/pack.cuh"
+#include "cuda/ptx.h"
 
 namespace chronorec::cuda {
 namespace {
@@ -20,18 +21,24 @@ struct Ids {
   }
 };
 
-// Columns from `column` on of row `row`.
+// Rows of an array, fewer than 2^31 and less than 2^31 bytes apart: an address is one multiplication. A lane
+// that reads many rows from one column on keeps that column of the first row.
 template <typename T>
 struct Rows {
   T* data;
-  int64_t stride;
-  __device__ __forceinline__ T* at(int64_t row, int column) const { return data + row * stride + column; }
+  int pitch;  // in bytes
+  __device__ __forceinline__ T* at(int row, T* first) const {
+    using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+    return reinterpret_cast<T*>(reinterpret_cast<Byte*>(first) + wide_product(row, pitch));
+  }
+  __device__ __forceinline__ T* at(int row, int column) const { return at(row, data + column); }
 };
 
 struct Matrix {
   const int64_t* offsets;
   Ids neighbours;
-  int64_t rows, edges;
+  int64_t edges;
+  int rows;
   int width;       // columns that are shared out among lanes
   int team;        // lanes that read a row: a power of two
   int64_t* owned;  // [parts]: the long row that starts in a part, or -1
@@ -39,8 +46,16 @@ struct Matrix {
 };
 
 template <typename T>
-Rows<T> rows_of(const TensorView& view) {
-  return {view.as<T>(), view.stride[0]};
+Rows<T> rows_of(const TensorView& view, const char* name) {
+  const int64_t pitch = view.shape[0] > 1 ? view.stride[0] * static_cast<int64_t>(sizeof(T)) : 0;
+  expect_that(view.shape[0] <= INT32_MAX && pitch == static_cast<int>(pitch), name,
+              "fewer than 2^31 rows, less than 2^31 bytes apart", [&] { return shape_of(view); });
+  return {view.as<T>(), static_cast<int>(pitch)};
+}
+// Of contiguous rows of so many columns.
+template <typename T>
+Rows<T> rows_of(T* data, int64_t columns) {
+  return {data, static_cast<int>(columns * static_cast<int64_t>(sizeof(T)))};
 }
 
 inline Ids ids_of(const TensorView& view) { return {view.data, view.dtype == DType::i64}; }
@@ -50,7 +65,7 @@ inline Matrix matrix_of(const TensorView& offsets, const TensorView& neighbours,
   Matrix m{};
   m.offsets = offsets.as<const int64_t>();
   m.neighbours = ids_of(neighbours);
-  m.rows = offsets.shape[0] - 1;
+  m.rows = static_cast<int>(offsets.shape[0] - 1);
   m.edges = neighbours.shape[0];
   m.width = static_cast<int>(width);
   m.owned = owned;

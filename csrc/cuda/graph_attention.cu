@@ -8,7 +8,7 @@ namespace {
 template <typename T, int kVecs>
 struct Forward {
   static constexpr int kVec = kVecs;
-  static constexpr int kBlocks = kVec > 4 ? 2 : 3;
+  static constexpr int kBlocks = kVec > 1 ? 3 : 4;
   static constexpr bool kGathers = true;
   // A softmax in progress: sums of exp(score - shift_of(top)), with the features and without.
   struct State {
@@ -16,11 +16,13 @@ struct Forward {
     float top = -INFINITY, total = 0;
   };
   struct Here {
-    Place place;
     float own;  // the score of the row
+    // what the first neighbour and the first edge have
+    const T* features;
+    const float *source_score, *edge_score;
   };
   struct Edge {
-    int64_t neighbour;
+    int neighbour;
   };
   struct Fetched {
     Pack<T, kVec> features;
@@ -28,25 +30,26 @@ struct Forward {
   };
   Heads heads;
   Rows<const T> features;
-  const float *source_score, *destination_score, *edge_score;
+  Rows<const float> source_score;
+  const float *destination_score, *edge_score;
   float slope;
-  T* output;
+  Rows<T> output;
   float* softmax;
   States<State, kVec> partial;
 
-  __device__ __forceinline__ Here open(int64_t row, int64_t, int column) const {
+  __device__ __forceinline__ Here open(int row, int64_t, int column) const {
     const Place place = heads.place<kVec>(column);
-    return {place, destination_score[row * heads.heads + place.head]};
+    return {destination_score[heads.score(row, place)], features.data + heads.column(place),
+            source_score.data + place.head, edge_score == nullptr ? nullptr : edge_score + place.head};
   }
-  __device__ __forceinline__ Edge edge(int64_t, int64_t neighbour) const { return {neighbour}; }
+  __device__ __forceinline__ Edge edge(int64_t, int neighbour) const { return {neighbour}; }
   __device__ __forceinline__ void fetch(Fetched& x, const Here& here, const Edge& mine,
                                         const Exchange& exchange, int u, bool is_there, int64_t e) const {
-    const int64_t neighbour = exchange(mine.neighbour, u);
+    const int neighbour = exchange(mine.neighbour, u);
     if (!is_there) return;
-    const int head = here.place.head;
-    x.source = source_score[neighbour * heads.heads + head];
-    x.edge = edge_score != nullptr ? edge_score[e * heads.heads + head] : 0.f;
-    if (here.place.reads) x.features.load(features.at(neighbour, heads.column(here.place)));
+    x.source = *source_score.at(neighbour, here.source_score);
+    x.edge = edge_score == nullptr ? 0.f : here.edge_score[e * heads.heads + u * heads.heads];
+    x.features.load(features.at(neighbour, here.features));
   }
   // Takes in a largest score.
   __device__ __forceinline__ static void raise(State& state, float top) {
@@ -72,7 +75,6 @@ struct Forward {
       if (u >= count) continue;
       const float term = expf(score[u] - shift_of(state.top));
       state.total += term;
-      if (!here.place.reads) continue;
 #pragma unroll
       for (int i = 0; i < kVec; ++i) state.x[i] += term * widen(x[u].features.x[i]);
     }
@@ -84,22 +86,23 @@ struct Forward {
 #pragma unroll
     for (int i = 0; i < kVec; ++i) a.x[i] += factor * b.x[i];
   }
-  __device__ __forceinline__ void put(int64_t slot, int column, const State& state) const {
+  __device__ __forceinline__ void put(int slot, int column, const State& state) const {
     partial.put(slot, column, state);
   }
-  __device__ __forceinline__ State get(int64_t slot, int column) const { return partial.get(slot, column); }
-  __device__ __forceinline__ void store(int64_t row, int column, const State& state) const {
+  __device__ __forceinline__ State get(int slot, int column) const { return partial.get(slot, column); }
+  __device__ __forceinline__ void store(int row, int column, const State& state) const {
     const Place place = heads.place<kVec>(column);
     const float inverse = state.total == 0 ? 0.f : 1.f / state.total;
-    if (place.reads) {
+    if (place.stores) {
       Pack<T, kVec> pack;
 #pragma unroll
       for (int i = 0; i < kVec; ++i) narrow(state.x[i] * inverse, pack.x[i]);
-      pack.store(output + (row * heads.heads + place.head) * heads.width + place.offset);
+      pack.store(output.at(row, heads.column(place)));
     }
     if (!place.leads()) return;
-    softmax[2 * row * heads.heads + place.head] = shift_of(state.top);
-    softmax[(2 * row + 1) * heads.heads + place.head] = inverse;
+    float* kept = softmax + 2 * heads.score(row, Place{}) + place.head;
+    kept[0] = shift_of(state.top);
+    kept[heads.heads] = inverse;
   }
 };
 
@@ -126,12 +129,12 @@ void graph_attention_forward(const GraphAttentionForwardArgs& args, Stream strea
         using T = decltype(element);
         Forward<T, decltype(vec)::value> op{};
         op.heads = heads_of(s.heads, s.width, op.kVec);
-        op.features = rows_of<const T>(args.features);
-        op.source_score = args.source_score.as<const float>();
+        op.features = rows_of<const T>(args.features, "features");
+        op.source_score = rows_of<const float>(args.source_score, "source_score");
         op.destination_score = args.destination_score.as<const float>();
         op.edge_score = args.edge_score.as<const float>();
         op.slope = static_cast<float>(args.negative_slope);
-        op.output = args.output.as<T>();
+        op.output = rows_of<T>(args.output, "output");
         op.softmax = args.softmax.as<float>();
         op.partial = {scratch.partial, lanes_of(op.heads)};
         const Matrix m =

@@ -11,10 +11,11 @@
 namespace chronorec::cuda {
 namespace {
 
-// A lane's place: kVec columns of a head from `offset` on.
+// A lane's place: kVec columns of a head from `offset` on. A lane that has none reads those from the head's
+// start, for nobody.
 struct Place {
   int head, offset;
-  bool reads;  // there are such columns
+  bool stores;  // there are such columns
   __device__ __forceinline__ bool leads() const { return offset == 0; }
 };
 
@@ -28,14 +29,16 @@ struct Heads {
     return {head, offset, offset < width};
   }
   __device__ __forceinline__ int column(const Place& place) const {
-    return place.head * width + place.offset;
+    return place.head * width + (place.stores ? place.offset : 0);
+  }
+  // Where the score of a row stands among those of all.
+  __device__ __forceinline__ int64_t score(int64_t row, const Place& place) const {
+    return row * heads + place.head;
   }
   // Adds the numbers of all lanes of a head; the whole warp comes here together.
   template <int kCount>
   __device__ __forceinline__ void add_up(float (&x)[kCount]) const {
-    for (int step = min(lanes, 32) / 2; step > 0; step /= 2)
-#pragma unroll
-      for (int u = 0; u < kCount; ++u) x[u] += __shfl_xor_sync(kAllLanes, x[u], step);
+    cuda::add_up(x, min(lanes, 32));
   }
 };
 
@@ -52,14 +55,6 @@ __device__ __forceinline__ float leaky(float x, float slope) { return x > 0 ? x 
 // Where no score is above -inf, nothing is subtracted and all terms are zero.
 __device__ __forceinline__ float shift_of(float top) { return top > -INFINITY ? top : 0.f; }
 
-template <typename T, int kVec>
-__device__ __forceinline__ float product(const Pack<T, kVec>& a, const Pack<T, kVec>& b) {
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < kVec; ++i) sum += widen(a.x[i]) * widen(b.x[i]);
-  return sum;
-}
-
 // Partial results: states side by side.
 template <typename State, int kVec>
 struct States {
@@ -67,13 +62,13 @@ struct States {
   float* data;
   int64_t lanes;  // of a row
 
-  __device__ __forceinline__ float* at(int64_t slot, int column) const {
-    return data + (slot * lanes + column / kVec) * kFloats;
+  __device__ __forceinline__ float* at(int slot, int column) const {
+    return data + (static_cast<int64_t>(slot) * lanes + column / kVec) * kFloats;
   }
-  __device__ __forceinline__ void put(int64_t slot, int column, const State& state) const {
+  __device__ __forceinline__ void put(int slot, int column, const State& state) const {
     memcpy(at(slot, column), &state, sizeof(State));
   }
-  __device__ __forceinline__ State get(int64_t slot, int column) const {
+  __device__ __forceinline__ State get(int slot, int column) const {
     State state;
     memcpy(static_cast<void*>(&state), at(slot, column), sizeof(State));
     return state;

@@ -12,86 +12,93 @@ namespace {
 template <typename T, int kVecs>
 struct Backward {
   static constexpr int kVec = kVecs;
-  static constexpr int kBlocks = 2;
+  static constexpr int kBlocks = kVec > 1 ? 2 : 3;
   static constexpr bool kGathers = true;
   struct State {
     float x[kVec] = {};
     float total = 0;  // of the gradients of the scores
   };
   struct Here {
-    int64_t neighbour;
     Place place;
     float own;  // the score of the neighbour, whose features these are
     Pack<T, kVec> features;
+    const T *own_features, *grad;  // where they lie, and what the first row has
+    const float4* stats;
   };
   struct Edge {
-    int64_t row, edge;
+    int row;
+    int64_t scores;  // where those of the edge begin
   };
   struct Fetched {
     Pack<T, kVec> grad;
     float4 stats;
-    float edge, rest;
+    float edge;
   };
   Heads heads;
   Rows<const T> grad, features;
+  Rows<const float4> stats;  // [R, A]: score of the row, the two of the softmax, g . output
   const float *source_score, *edge_score;
-  const float4* stats;  // [R, A]: score of the row, the two of the softmax, g . output
   Ids edges;
   float slope;
-  T* grad_features;
+  Rows<T> grad_features;
   float *grad_source_score, *grad_edge_score;
   States<State, kVec> partial;
 
-  __device__ __forceinline__ Here open(int64_t neighbour, int64_t, int column) const {
+  __device__ __forceinline__ Here open(int neighbour, int64_t, int column) const {
     Here here;
-    here.neighbour = neighbour;
     here.place = heads.place<kVec>(column);
-    here.own = source_score[neighbour * heads.heads + here.place.head];
-    if (here.place.reads) here.features.load(features.at(neighbour, heads.column(here.place)));
+    here.own = source_score[heads.score(neighbour, here.place)];
+    const int first = heads.column(here.place);
+    here.own_features = features.at(neighbour, first);
+    here.features.load(here.own_features);
+    here.grad = grad.data + first;
+    here.stats = stats.data + here.place.head;
     return here;
   }
-  __device__ __forceinline__ Edge edge(int64_t e, int64_t row) const { return {row, edges[e]}; }
+  __device__ __forceinline__ Edge edge(int64_t e, int row) const { return {row, edges[e] * heads.heads}; }
   __device__ __forceinline__ void fetch(Fetched& x, const Here& here, const Edge& mine,
                                         const Exchange& exchange, int u, bool is_there, int64_t) const {
-    const int64_t row = exchange(mine.row, u);
-    const int64_t edge = edge_score != nullptr ? exchange(mine.edge, u) : 0;
+    const int row = exchange(mine.row, u);
+    const int64_t scores = edge_score == nullptr ? 0 : exchange(mine.scores, u);
     if (!is_there) return;
-    const int head = here.place.head;
-    x.stats = stats[row * heads.heads + head];
-    x.edge = edge_score != nullptr ? edge_score[edge * heads.heads + head] : 0.f;
-    if (here.place.reads) x.grad.load(grad.at(row, heads.column(here.place)));
-    x.rest = heads.lanes > 32 ? rest_of_product(here, row) : 0.f;
+    x.stats = *stats.at(row, here.stats);
+    x.edge = edge_score == nullptr ? 0.f : edge_score[scores + here.place.head];
+    x.grad.load(grad.at(row, here.grad));
   }
-  // What g . x lacks where a head is wider than a warp: the first warp of the head sees to that.
-  __device__ __forceinline__ float rest_of_product(const Here& here, int64_t row) const {
+  // g . x of each edge; of a head wider than a warp the first warp makes it, of all columns.
+  __device__ __forceinline__ void products(float (&dot)[kReadsAhead], const Here& here, const Fetched* x,
+                                           const Edge& mine, const Exchange& exchange, int count) const {
+#pragma unroll
+    for (int u = 0; u < kReadsAhead; ++u)
+      dot[u] = u < count && here.place.stores ? product(x[u].grad, here.features) : 0.f;
     constexpr int kStep = 32 * kVec;
-    float sum = 0;
-    for (int i = kStep; here.place.offset < kStep && here.place.offset + i < heads.width; i += kStep) {
-      Pack<T, kVec> a, b;
-      a.load(grad.at(row, heads.column(here.place) + i));
-      b.load(features.at(here.neighbour, heads.column(here.place) + i));
-      sum += product(a, b);
+    for (int i = kStep; i < heads.width && heads.lanes > 32; i += kStep) {
+      const bool reads = here.place.offset < kStep && here.place.offset + i < heads.width;
+#pragma unroll
+      for (int u = 0; u < kReadsAhead; ++u) {
+        const int row = exchange(mine.row, u);
+        if (u >= count || !reads) continue;
+        Pack<T, kVec> a, b;
+        a.load(grad.at(row, here.grad + i));
+        b.load(here.own_features + i);
+        dot[u] += product(a, b);
+      }
     }
-    return sum;
+    heads.add_up(dot);
   }
   __device__ __forceinline__ void take(State& state, const Here& here, const Fetched* x, const Edge& mine,
                                        const Exchange& exchange, int count, int64_t) const {
     float dot[kReadsAhead];
+    products(dot, here, x, mine, exchange, count);
 #pragma unroll
     for (int u = 0; u < kReadsAhead; ++u) {
-      dot[u] = u < count && here.place.reads ? product(x[u].grad, here.features) + x[u].rest : 0.f;
-    }
-    heads.add_up(dot);
-#pragma unroll
-    for (int u = 0; u < kReadsAhead; ++u) {
-      const int64_t edge = exchange(mine.edge, u);
+      const int64_t scores = exchange(mine.scores, u);
       if (u >= count) continue;
       const float score = here.own + x[u].edge + x[u].stats.x;
       const float weight = expf(leaky(score, slope) - x[u].stats.y) * x[u].stats.z;
       const float steep = weight * (dot[u] - x[u].stats.w), sloped = score > 0 ? steep : steep * slope;
       state.total += sloped;
-      if (here.place.leads()) grad_edge_score[edge * heads.heads + here.place.head] = sloped;
-      if (!here.place.reads) continue;
+      if (here.place.leads()) grad_edge_score[scores + here.place.head] = sloped;
 #pragma unroll
       for (int i = 0; i < kVec; ++i) state.x[i] += weight * widen(x[u].grad.x[i]);
     }
@@ -101,20 +108,19 @@ struct Backward {
 #pragma unroll
     for (int i = 0; i < kVec; ++i) a.x[i] += b.x[i];
   }
-  __device__ __forceinline__ void put(int64_t slot, int column, const State& state) const {
+  __device__ __forceinline__ void put(int slot, int column, const State& state) const {
     partial.put(slot, column, state);
   }
-  __device__ __forceinline__ State get(int64_t slot, int column) const { return partial.get(slot, column); }
-  __device__ __forceinline__ void store(int64_t neighbour, int column, const State& state) const {
+  __device__ __forceinline__ State get(int slot, int column) const { return partial.get(slot, column); }
+  __device__ __forceinline__ void store(int neighbour, int column, const State& state) const {
     const Place place = heads.place<kVec>(column);
-    const int64_t at = neighbour * heads.heads + place.head;
-    if (place.reads) {
+    if (place.stores) {
       Pack<T, kVec> pack;
 #pragma unroll
       for (int i = 0; i < kVec; ++i) narrow(state.x[i], pack.x[i]);
-      pack.store(grad_features + at * heads.width + place.offset);
+      pack.store(grad_features.at(neighbour, heads.column(place)));
     }
-    if (place.leads()) grad_source_score[at] = state.total;
+    if (place.leads()) grad_source_score[heads.score(neighbour, place)] = state.total;
   }
 };
 
@@ -136,7 +142,7 @@ struct RowScores {
   float* output;        // [R, A]
   States<State, 1> partial;
 
-  __device__ __forceinline__ Here open(int64_t, int64_t, int column) const {
+  __device__ __forceinline__ Here open(int, int64_t, int column) const {
     return {column % lanes, column / lanes};
   }
   __device__ __forceinline__ void take_all(const Here& here, int64_t begin, int64_t end, State& state) const {
@@ -153,12 +159,12 @@ struct RowScores {
       state.x += __shfl_xor_sync(kAllLanes, state.x, step);
   }
   __device__ __forceinline__ void merge(State& a, const State& b) const { a.x += b.x; }
-  __device__ __forceinline__ void put(int64_t slot, int column, const State& state) const {
+  __device__ __forceinline__ void put(int slot, int column, const State& state) const {
     partial.put(slot, column, state);
   }
-  __device__ __forceinline__ State get(int64_t slot, int column) const { return partial.get(slot, column); }
-  __device__ __forceinline__ void store(int64_t row, int column, const State& state) const {
-    if (column < heads) output[row * heads + column] = state.x;
+  __device__ __forceinline__ State get(int slot, int column) const { return partial.get(slot, column); }
+  __device__ __forceinline__ void store(int row, int column, const State& state) const {
+    if (column < heads) output[static_cast<int64_t>(row) * heads + column] = state.x;
   }
 };
 
@@ -175,7 +181,7 @@ __global__ void __launch_bounds__(kThreads)
   float dot[1] = {};
   for (int i = place.offset; there && i < heads.width; i += heads.lanes * kVec) {
     Pack<T, kVec> a, b;
-    a.load(grad.at(row, place.head * heads.width + i));
+    a.load(grad.at(static_cast<int>(row), place.head * heads.width + i));
     b.load(output + at * heads.width + i);
     dot[0] += product(a, b);
   }
@@ -254,14 +260,14 @@ void graph_attention_backward(const GraphAttentionBackwardArgs& args, Stream str
         using T = decltype(element);
         Backward<T, decltype(vec)::value> op{};
         op.heads = heads_of(s.heads, s.width, op.kVec);
-        op.grad = rows_of<const T>(args.grad_output);
-        op.features = rows_of<const T>(args.features);
+        op.grad = rows_of<const T>(args.grad_output, "grad_output");
+        op.features = rows_of<const T>(args.features, "features");
         op.source_score = args.source_score.as<const float>();
         op.edge_score = args.edge_score.as<const float>();
-        op.stats = stats;
+        op.stats = rows_of<const float4>(stats, s.heads);
         op.edges = ids_of(args.edges);
         op.slope = static_cast<float>(args.negative_slope);
-        op.grad_features = args.grad_features.as<T>();
+        op.grad_features = rows_of<T>(args.grad_features, "grad_features");
         op.grad_source_score = args.grad_source_score.as<float>();
         op.grad_edge_score = args.grad_edge_score.as<float>();
         op.partial = {scratch.partial, lanes_of(op.heads)};

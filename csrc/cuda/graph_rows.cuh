@@ -15,7 +15,7 @@
 // and, unless it takes the edges [begin, end) by itself in take_all(Here, begin, end, State&):
 //   Edge, Fetched
 //   Edge edge(e, neighbour)              what to know of edge e besides its features; read by one lane each
-//   void fetch(Fetched&, Here, Edge mine, Exchange, u, is_there, e)
+//   void fetch(Fetched&, Here, Edge mine, Exchange, u, is_there, e)   of edge e + u
 //                                        reads kVec columns, kept apart so that several reads are under way
 //   void take(State&, Here, Fetched[], Edge mine, Exchange, count, e)
 //                                        the edges e + u, u < count and count <= kReadsAhead
@@ -31,17 +31,31 @@ constexpr int kThreads = 256;
 constexpr unsigned kAllLanes = ~0u;
 constexpr int kReadsAhead = 4;
 
-// The row of edge e: the last that starts at or before e and is not empty.
-__device__ __forceinline__ int64_t row_of(const Matrix& m, int64_t e) {
-  int64_t low = 0, high = m.rows;  // offsets[low] <= e < offsets[high]
+// The row of edge e: the last that starts at or before e and is not empty; not before `low`. Eight ways at a
+// time, since it is the waiting for one read after the other that costs.
+__device__ __forceinline__ int row_of(const Matrix& m, int64_t e, int low = 0) {
+  constexpr int kWays = 8;
+  int high = m.rows;  // offsets[low] <= e < offsets[high]
   while (high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
-    if (m.offsets[middle] <= e)
-      low = middle;
-    else
-      high = middle;
+    const int step = (high - low + kWays - 1) / kWays;
+    int found = low;
+#pragma unroll
+    for (int way = 1; way < kWays; ++way) {
+      const int row = low + way * step;
+      if (row < high && m.offsets[row] <= e) found = row;
+    }
+    low = found;
+    high = min(high, found + step);
   }
   return low;
+}
+
+// Adds each number over neighbouring lanes, a power of two of them; all get the sums.
+template <int kCount>
+__device__ __forceinline__ void add_up(float (&x)[kCount], int lanes) {
+  for (int step = lanes / 2; step > 0; step /= 2)
+#pragma unroll
+    for (int u = 0; u < kCount; ++u) x[u] += __shfl_xor_sync(kAllLanes, x[u], step);
 }
 
 // A number of the lane of the team that has read it for the edge `first + u`.
@@ -66,7 +80,8 @@ __device__ __forceinline__ void gather(const Op& op, const Matrix& m, const type
   const int readable = column < m.width ? length : 0;
   for (int base = 0; base < longest; base += m.team) {
     typename Op::Edge mine{};
-    if (base + member < length) mine = op.edge(begin + base + member, m.neighbours[begin + base + member]);
+    if (base + member < length)
+      mine = op.edge(begin + base + member, static_cast<int>(m.neighbours[begin + base + member]));
     const int most = min(m.team, longest - base);
     for (int j = 0; j < most; j += kReadsAhead) {
       const int count = min(m.team - j, readable - base - j);
@@ -74,8 +89,7 @@ __device__ __forceinline__ void gather(const Op& op, const Matrix& m, const type
       const Exchange exchange{j, m.team};
       typename Op::Fetched fetched[kReadsAhead];
 #pragma unroll
-      for (int u = 0; u < kReadsAhead; ++u)
-        op.fetch(fetched[u], here, mine, exchange, u, u < count, first + u);
+      for (int u = 0; u < kReadsAhead; ++u) op.fetch(fetched[u], here, mine, exchange, u, u < count, first);
       op.take(state, here, fetched, mine, exchange, count, first);
     }
   }
@@ -83,7 +97,7 @@ __device__ __forceinline__ void gather(const Op& op, const Matrix& m, const type
 
 // Edges [begin, end) of the row, which starts at `start`, as the op takes them.
 template <typename Op>
-__device__ __forceinline__ typename Op::State reduce_edges(const Op& op, const Matrix& m, int64_t row,
+__device__ __forceinline__ typename Op::State reduce_edges(const Op& op, const Matrix& m, int row,
                                                            int64_t start, int64_t begin, int64_t end,
                                                            int column) {
   typename Op::Here here{};
@@ -100,11 +114,12 @@ __device__ __forceinline__ typename Op::State reduce_edges(const Op& op, const M
 template <typename Op>
 __device__ __forceinline__ void take_part(const Op& op, const Matrix& m, int64_t part, int column) {
   const int64_t first = part * kPart, last = min(first + kPart, m.edges);
-  int64_t head = -1, owned = -1;
+  int head = -1, owned = -1;
   for (int slot = 0; slot < 2; ++slot) {
-    int64_t row = 0, start = 0, begin = 0, end = 0;
+    int row = 0;
+    int64_t start = 0, begin = 0, end = 0;
     if (first < last) {
-      row = row_of(m, slot == 0 ? first : last - 1);
+      row = slot == 0 ? row_of(m, first) : row_of(m, last - 1, head);
       const int64_t from = m.offsets[row], to = m.offsets[row + 1];
       if (to - from > kPart && row != head) {
         start = from, begin = max(from, first), end = min(to, last);
@@ -113,7 +128,7 @@ __device__ __forceinline__ void take_part(const Op& op, const Matrix& m, int64_t
       head = row;
     }
     const auto state = reduce_edges(op, m, row, start, begin, end, column);
-    if (begin < end && column < m.width) op.put(2 * part + slot, column, state);
+    if (begin < end && column < m.width) op.put(static_cast<int>(2 * part) + slot, column, state);
   }
   const bool leads = (threadIdx.x & (m.team - 1)) == 0 && blockIdx.y == 0;
   if (first < last && leads) m.owned[part] = owned;
@@ -129,7 +144,8 @@ __global__ void __launch_bounds__(kThreads, Op::kBlocks) gather_rows(const Op op
     take_part(op, m, static_cast<int64_t>(blockIdx.x) * teams + team, column);
     return;
   }
-  const int64_t row = (blockIdx.x - part_blocks) * teams + team;
+  const int64_t place = (blockIdx.x - part_blocks) * teams + team;
+  const int row = static_cast<int>(min(place, static_cast<int64_t>(m.rows)));
   int64_t begin = 0, end = 0;
   if (row < m.rows) begin = m.offsets[row], end = m.offsets[row + 1];
   const bool is_long = end - begin > kPart;
@@ -138,8 +154,8 @@ __global__ void __launch_bounds__(kThreads, Op::kBlocks) gather_rows(const Op op
 }
 
 // The slot of a long row in a part that it reaches.
-__device__ __forceinline__ int64_t slot_of(int64_t begin, int64_t part) {
-  return 2 * part + (begin > part * kPart ? 1 : 0);
+__device__ __forceinline__ int slot_of(int64_t begin, int64_t part) {
+  return static_cast<int>(2 * part) + (begin > part * kPart ? 1 : 0);
 }
 
 // The long rows that start in 32 parts, one after the other: every team adds every n-th slot, then one team
@@ -153,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, 2) finish_rows(const Op op, const Ma
   const int64_t first = static_cast<int64_t>(blockIdx.x) * 32;
   const int64_t here = min(m.parts() - first, int64_t{32});
   for (int64_t part = first; part < first + here; ++part) {
-    const int64_t row = m.owned[part];
+    const int row = static_cast<int>(m.owned[part]);
     if (row < 0) continue;  // for all threads alike
     const int64_t begin = m.offsets[row], last = (m.offsets[row + 1] - 1) / kPart;
     typename Op::State state{};

@@ -152,6 +152,8 @@ def test_errors_name_the_argument(cuda: SimtModule) -> None:
     for place, (value, message) in bad.items():
         with pytest.raises(RuntimeError, match=message):
             cuda.graph_sum(*good[:place], value, *good[place + 1 :])
+    with pytest.raises(RuntimeError, match=r"features: wanted fewer than 2\^31 rows"):
+        cuda.graph_sum(torch.zeros(8).expand(2**31, 8), *good[1:])
 
 
 @pytest.mark.parametrize("ids", [torch.int32, torch.int64])
