@@ -12,7 +12,7 @@ namespace {
 template <typename T, int kVecs>
 struct Sums {
   static constexpr int kVec = kVecs;
-  static constexpr int kBlocks = 4;
+  static constexpr int kBlocks = 8;
   static constexpr bool kGathers = true;
   struct State {
     float x[kVec];
@@ -91,7 +91,7 @@ struct Sum : Sums<T, kVecs> {
 // The gradient of the features of a maximum, over the transpose: a row gives what it lost to this edge.
 template <typename T, int kVecs>
 struct MaxGradient : Sums<T, kVecs> {
-  static constexpr int kBlocks = kVecs > 4 ? 2 : 3;
+  static constexpr int kBlocks = kVecs > 4 ? 4 : 6;
   using typename Sums<T, kVecs>::State;
   struct Here {
     const T* grad;
@@ -142,7 +142,7 @@ struct MaxGradient : Sums<T, kVecs> {
 template <typename T, int kVecs>
 struct Max {
   static constexpr int kVec = kVecs;
-  static constexpr int kBlocks = 3;
+  static constexpr int kBlocks = 6;
   static constexpr bool kGathers = true;
   struct State {
     float x[kVec];
@@ -214,7 +214,7 @@ struct Max {
 template <typename T, int kVecs>
 struct Dot {
   static constexpr int kVec = kVecs;
-  static constexpr int kBlocks = 3;
+  static constexpr int kBlocks = 6;
   struct Fetched {
     Pack<T, kVec> left, right;
   };
@@ -237,7 +237,7 @@ struct Dot {
 template <typename T, int kVecs>
 struct WonDot {
   static constexpr int kVec = kVecs;
-  static constexpr int kBlocks = kVec > 1 ? 2 : 3;
+  static constexpr int kBlocks = kVec > 1 ? 4 : 6;
   struct Fetched {
     Pack<T, kVec> grad, features;
     Pack<int, kVec> winner;

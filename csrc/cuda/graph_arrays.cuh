@@ -39,9 +39,9 @@ struct Matrix {
   Ids neighbours;
   int64_t edges;
   int rows;
-  int width;       // columns that are shared out among lanes
-  int team;        // lanes that read a row: a power of two
-  int64_t* owned;  // [parts]: the long row that starts in a part, or -1
+  int width;   // columns that are shared out among lanes
+  int team;    // lanes that read a row: a power of two
+  int* owned;  // [parts]: the long row that starts in a part, or -1
   __host__ __device__ int64_t parts() const { return (edges + kPart - 1) / kPart; }
 };
 
@@ -61,7 +61,7 @@ Rows<T> rows_of(T* data, int64_t columns) {
 inline Ids ids_of(const TensorView& view) { return {view.data, view.dtype == DType::i64}; }
 
 inline Matrix matrix_of(const TensorView& offsets, const TensorView& neighbours, int64_t width,
-                        int64_t* owned = nullptr) {
+                        int* owned = nullptr) {
   Matrix m{};
   m.offsets = offsets.as<const int64_t>();
   m.neighbours = ids_of(neighbours);
@@ -74,15 +74,15 @@ inline Matrix matrix_of(const TensorView& offsets, const TensorView& neighbours,
 
 // Scratch: the owners of the parts, then two slots a part, each of so many floats.
 struct Scratch {
-  int64_t* owned;
+  int* owned;
   float* partial;
 };
-inline int64_t owners_bytes(int64_t edges) { return ((edges + kPart - 1) / kPart * 8 + 63) / 64 * 64; }
+inline int64_t owners_bytes(int64_t edges) { return ((edges + kPart - 1) / kPart * 4 + 63) / 64 * 64; }
 inline int64_t scratch_bytes(int64_t edges, int64_t floats) {
   return owners_bytes(edges) + (edges + kPart - 1) / kPart * 2 * floats * 4;
 }
 inline Scratch scratch_of(char* data, int64_t edges) {
-  return {reinterpret_cast<int64_t*>(data), reinterpret_cast<float*>(data + owners_bytes(edges))};
+  return {reinterpret_cast<int*>(data), reinterpret_cast<float*>(data + owners_bytes(edges))};
 }
 
 // Whether rows, each of contiguous vectors of the last dimension, can be read 16 bytes at a time.

@@ -8,7 +8,7 @@ namespace {
 template <typename T, int kVecs>
 struct Forward {
   static constexpr int kVec = kVecs;
-  static constexpr int kBlocks = kVec > 1 ? 3 : 4;
+  static constexpr int kBlocks = kVec > 1 ? 6 : 8;
   static constexpr bool kGathers = true;
   // A softmax in progress: sums of exp(score - shift_of(top)), with the features and without.
   struct State {

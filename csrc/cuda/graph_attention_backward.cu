@@ -12,7 +12,7 @@ namespace {
 template <typename T, int kVecs>
 struct Backward {
   static constexpr int kVec = kVecs;
-  static constexpr int kBlocks = kVec > 1 ? 2 : 3;
+  static constexpr int kBlocks = kVec > 1 ? 4 : 6;
   static constexpr bool kGathers = true;
   struct State {
     float x[kVec] = {};
@@ -128,7 +128,7 @@ struct Backward {
 // as lanes are left, `lanes` being those of one edge.
 struct RowScores {
   static constexpr int kVec = 1;
-  static constexpr int kBlocks = 4;
+  static constexpr int kBlocks = 8;
   static constexpr bool kGathers = false;
   static constexpr int kUnroll = 4;
   struct State {

@@ -27,7 +27,8 @@
 namespace chronorec::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;  // few, since a block stays as long as its longest row
+constexpr int kFinishThreads = 256;
 constexpr unsigned kAllLanes = ~0u;
 constexpr int kReadsAhead = 4;
 
@@ -161,20 +162,25 @@ __device__ __forceinline__ int slot_of(int64_t begin, int64_t part) {
 // The long rows that start in 32 parts, one after the other: every team adds every n-th slot, then one team
 // adds the sums of the teams. One block.
 template <typename Op>
-__global__ void __launch_bounds__(kThreads, 2) finish_rows(const Op op, const Matrix m) {
+__global__ void __launch_bounds__(kFinishThreads, 2) finish_rows(const Op op, const Matrix m) {
   CHRONOREC_DYNAMIC_SHARED(typename Op::State, states);
-  const int teams = kThreads / m.team, team = static_cast<int>(threadIdx.x) / m.team;
+  const int teams = kFinishThreads / m.team, team = static_cast<int>(threadIdx.x) / m.team;
   const int member = static_cast<int>(threadIdx.x) & (m.team - 1);
   const int column = (static_cast<int>(blockIdx.y) * m.team + member) * Op::kVec;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * 32;
-  const int64_t here = min(m.parts() - first, int64_t{32});
-  for (int64_t part = first; part < first + here; ++part) {
-    const int row = static_cast<int>(m.owned[part]);
-    if (row < 0) continue;  // for all threads alike
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int mine = first + lane < m.parts() ? m.owned[first + lane] : -1;
+  const unsigned owners = __ballot_sync(kAllLanes, mine >= 0);  // for all warps alike
+  for (int owner = 0; owner < 32; ++owner) {
+    if ((owners >> owner & 1) == 0) continue;
+    const int row = __shfl_sync(kAllLanes, mine, owner);
     const int64_t begin = m.offsets[row], last = (m.offsets[row + 1] - 1) / kPart;
     typename Op::State state{};
-    if (column < m.width)
-      for (int64_t p = part + team; p <= last; p += teams) op.merge(state, op.get(slot_of(begin, p), column));
+    if (column < m.width) {
+#pragma unroll 4
+      for (int64_t part = first + owner + team; part <= last; part += teams)
+        op.merge(state, op.get(slot_of(begin, part), column));
+    }
     states[threadIdx.x] = state;
     __syncthreads();
     if (team == 0 && column < m.width) {
@@ -201,9 +207,9 @@ void reduce_rows(const Op& op, Matrix m, cudaStream_t stream) {
   const auto tiles = static_cast<unsigned>((m.width + columns - 1) / columns);
   CHRONOREC_LAUNCH(gather_rows<Op>, dim3(blocks, tiles), kThreads, 0, stream, op, m);
   if (m.edges <= kPart) return;
-  constexpr size_t kShared = kThreads * sizeof(typename Op::State);
+  constexpr size_t kShared = kFinishThreads * sizeof(typename Op::State);
   const auto owners = static_cast<unsigned>((m.parts() + 31) / 32);
-  CHRONOREC_LAUNCH(finish_rows<Op>, dim3(owners, tiles), kThreads, kShared, stream, op, m);
+  CHRONOREC_LAUNCH(finish_rows<Op>, dim3(owners, tiles), kFinishThreads, kShared, stream, op, m);
 }
 
 }  // namespace
