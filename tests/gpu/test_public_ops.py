@@ -96,6 +96,7 @@ DIFFERENTIABLE: dict[str, Problem] = {
     "item_cross_entropy full": loss(None),
     "item_cross_entropy gbce": loss(32),
     "graph_aggregate": graph("graph_aggregate"),
+    "graph_attention": graph("graph_attention"),
 }
 PROBLEMS = DIFFERENTIABLE | {name: search(name) for name in ("item_rank", "item_topk")}
 every_problem = pytest.mark.parametrize("name", PROBLEMS)
