@@ -43,16 +43,11 @@ class Replay:
 
     def time_interleaved(self, providers: dict[str, Provider], seconds: float) -> dict[str, list[float]]:
         """As the module's function; a provider that cannot be captured is named and left out."""
-        replays: dict[str, Provider] = {}
-        for name, call in providers.items():
-            try:
-                replays[name] = _captured(call)
-            except RuntimeError as error:
-                print(f"not captured: {name}: {str(error).splitlines()[0]}")
-        return time_interleaved(replays, seconds)
+        replays = {name: _captured(name, call) for name, call in providers.items()}
+        return time_interleaved({name: call for name, call in replays.items() if call}, seconds)
 
 
-def _captured(call: Provider) -> Provider:
+def _captured(name: str, call: Provider) -> Provider | None:
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -60,8 +55,12 @@ def _captured(call: Provider) -> Provider:
             call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    except RuntimeError as error:
+        print(f"not captured: {name}: {str(error).splitlines()[0]}")
+        return None
     return graph.replay
 
 

@@ -6,12 +6,18 @@
 #include "ops.h"
 
 // One line per function: X(function, args struct); and one per size of scratch, of `int64_t... sizes`.
-#define CHRONOREC_ON_STREAM(X) \
-  X(graph_sum, GraphSumArgs)   \
-  X(graph_dot, GraphDotArgs)   \
-  X(graph_max, GraphMaxArgs)   \
-  X(graph_max_backward, GraphMaxBackwardArgs)
-#define CHRONOREC_ON_STREAM_SCRATCH(X) X(graph_scratch, int64_t rows, int64_t edges, int64_t width)
+#define CHRONOREC_ON_STREAM(X)                          \
+  X(graph_sum, GraphSumArgs)                            \
+  X(graph_dot, GraphDotArgs)                            \
+  X(graph_max, GraphMaxArgs)                            \
+  X(graph_max_backward, GraphMaxBackwardArgs)           \
+  X(graph_attention_forward, GraphAttentionForwardArgs) \
+  X(graph_attention_backward, GraphAttentionBackwardArgs)
+#define CHRONOREC_ON_STREAM_SCRATCH(X)                                                                \
+  X(graph_scratch, int64_t rows, int64_t edges, int64_t width)                                        \
+  X(graph_attention_scratch, int64_t rows, int64_t edges, int64_t heads, int64_t width)               \
+  X(graph_attention_backward_scratch, int64_t rows, int64_t neighbours, int64_t edges, int64_t heads, \
+    int64_t width)
 
 namespace chronorec::cuda {
 

@@ -40,7 +40,7 @@ class Form(NamedTuple):
         return self.scale, 1 / self.divisor, min(self.window, events + 1, _INT32)
 
     def bias(self) -> tuple[Any, Any, Any]:
-        """Per kind of bias what the kernels take: (table, stride of a head, columns[, events, boundaries])."""
+        """Per kind of bias what the kernels take: (table, head stride, columns, events, boundaries)."""
         return (
             _kind(self.position),
             _kind(self.time_table, self.times, self.time_boundaries),
