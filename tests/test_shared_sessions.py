@@ -171,6 +171,17 @@ def test_memory_is_bounded(server: Server, prefix: str) -> None:
     assert shared.history(0)[0] == ["item 1"]
 
 
+def test_the_events_of_a_user_are_bounded(server: Server, prefix: str) -> None:
+    one, two = (SharedSessions(ENGINES["gru"], server.url, prefix=prefix, most_events=10) for _ in range(2))
+    for at in range(47):
+        one.append("u", f"item {at % ITEMS}", at=at)
+        times = two.history("u")[1].tolist()
+        assert times == list(range(times[0], at + 1))
+        assert min(at + 1, 10) <= len(times) <= 20
+    one.extend("u", ["item 1"] * 50, range(100, 150))
+    assert two.history("u")[1].tolist() == list(range(140, 150))
+
+
 def test_idle_users_are_forgotten(server: Server, prefix: str) -> None:
     import datetime
 

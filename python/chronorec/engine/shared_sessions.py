@@ -16,7 +16,7 @@ import numpy as np
 
 from chronorec.data.jagged import Int64s
 from chronorec.data.out_of_core import parse_bytes
-from chronorec.engine.engine import Engine, Recommendations
+from chronorec.engine.engine import Engine, Recommendations, checked_k
 from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import LiveModel, User, idle_seconds, microseconds, seconds
 from chronorec.engine.requests import When
@@ -32,10 +32,14 @@ _SECONDS = 2.0  # that the store may take to answer
 _READ_BYTES = 300  # of an entry in the dictionary of what was read
 
 # A user's events are a list in the order of their arrival. Its first element names this life of the list:
-# after a `forget` and a new beginning it is another.
+# after a `forget` and a new beginning, or when the list was shortened, it is another.
 _APPEND = """
 if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('RPUSH', KEYS[1], ARGV[1]) end
-for i = 3, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+for i = 4, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+if redis.call('LLEN', KEYS[1]) > 2 * tonumber(ARGV[3]) then
+  redis.call('LTRIM', KEYS[1], -ARGV[3], -1)
+  redis.call('LPUSH', KEYS[1], ARGV[1])
+end
 if tonumber(ARGV[2]) > 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 """
 
@@ -102,6 +106,7 @@ class SharedSessions:
         memory: bound for what this process keeps: bytes, or text such as ``"512M"``.
         forget_after: the store forgets users who were neither told of nor asked for as long.
         prefix: of the keys.
+        most_events: of a user; once twice as many were told, the store gives up those that were told first.
     """
 
     def __init__(
@@ -112,6 +117,7 @@ class SharedSessions:
         memory: int | str = "1G",
         forget_after: datetime.timedelta | None = None,
         prefix: str = "chronorec",
+        most_events: int = 100_000,
     ) -> None:
         try:
             import redis
@@ -128,7 +134,7 @@ class SharedSessions:
         self._client = store
         self._append = self._client.register_script(_APPEND)
         self._memory, self._idle_seconds = parse_bytes(memory), idle_seconds(forget_after)
-        self._prefix = prefix
+        self._prefix, self._most_events = prefix, checked_k(most_events, "most_events")
         self._cache = _Cache(engine)
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
@@ -170,7 +176,9 @@ class SharedSessions:
         with self._reachable(), self._client.pipeline(transaction=False) as pipe:
             for key, entries in by_user.items():
                 life = secrets.token_hex(16)
-                self._append(keys=[key], args=[life, self._idle_seconds, *entries], client=pipe)
+                self._append(
+                    keys=[key], args=[life, self._idle_seconds, self._most_events, *entries], client=pipe
+                )
             pipe.execute()
         return known
 
