@@ -32,12 +32,11 @@ constexpr int kFinishThreads = 256;
 constexpr unsigned kAllLanes = ~0u;
 constexpr int kReadsAhead = 4;
 
-// The row of edge e: the last that starts at or before e and is not empty; not before `low`. Eight ways at a
-// time, since it is the waiting for one read after the other that costs.
-__device__ __forceinline__ int row_of(const Matrix& m, int64_t e, int low = 0) {
+// The row of edge e, the last that starts at or before e and is not empty, among those from `low` to before
+// `high`. Eight ways at a time, since it is the waiting for one read after the other that costs.
+__device__ __forceinline__ int row_of(const Matrix& m, int64_t e, int low, int high) {
   constexpr int kWays = 8;
-  int high = m.rows;  // offsets[low] <= e < offsets[high]
-  while (high - low > 1) {
+  while (high - low > 1) {  // offsets[low] <= e < offsets[high]
     const int step = (high - low + kWays - 1) / kWays;
     int found = low;
 #pragma unroll
@@ -49,6 +48,13 @@ __device__ __forceinline__ int row_of(const Matrix& m, int64_t e, int low = 0) {
     high = min(high, found + step);
   }
   return low;
+}
+
+// The same where it is `low` or most likely not far behind.
+__device__ __forceinline__ int row_from(const Matrix& m, int64_t e, int low) {
+  int reach = 8;
+  for (; reach < m.rows - low && m.offsets[low + reach] <= e; reach = min(reach, 1 << 27) * 8) low += reach;
+  return row_of(m, e, low, low + min(reach, m.rows - low));
 }
 
 // Adds each number over neighbouring lanes, a power of two of them; all get the sums.
@@ -120,7 +126,7 @@ __device__ __forceinline__ void take_part(const Op& op, const Matrix& m, int64_t
     int row = 0;
     int64_t start = 0, begin = 0, end = 0;
     if (first < last) {
-      row = slot == 0 ? row_of(m, first) : row_of(m, last - 1, head);
+      row = slot == 0 ? row_of(m, first, 0, m.rows) : row_from(m, last - 1, head);
       const int64_t from = m.offsets[row], to = m.offsets[row + 1];
       if (to - from > kPart && row != head) {
         start = from, begin = max(from, first), end = min(to, last);

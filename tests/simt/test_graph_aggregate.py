@@ -65,7 +65,10 @@ def test_any_width(width: int, dtype: torch.dtype) -> None:
 @every_kind
 @pytest.mark.parametrize(
     ("degrees", "num_sources"),
-    [([], 0), ([], 3), ([0, 0, 0], 0), ([0, 0], 4), ([1], 1), ([700], 2), ([0, PART, 0, PART + 1, 255], 7)],
+    [
+        *[([], 0), ([], 3), ([0, 0, 0], 0), ([0, 0], 4), ([1], 1), ([700], 2)],
+        *[([0, PART, 0, PART + 1, 255], 7), ([1, *[0] * 300, 2, *[0] * 90, 1], 3)],
+    ],
 )
 def test_edges_of_the_domain(degrees: list[int], num_sources: int, kind: dict[str, Any]) -> None:
     assert_matches_reference(random_graph(degrees, num_sources), 10, torch.float32, True, **kind)

@@ -57,7 +57,10 @@ def test_any_width_and_head_count(heads: int, width: int, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize(
     ("degrees", "num_sources"),
-    [([], 0), ([], 3), ([0, 0, 0], 0), ([0, 0], 4), ([1], 1), ([700], 2), ([0, PART, 0, PART + 1, 255], 7)],
+    [
+        *[([], 0), ([], 3), ([0, 0, 0], 0), ([0, 0], 4), ([1], 1), ([700], 2)],
+        *[([0, PART, 0, PART + 1, 255], 7), ([1, *[0] * 300, 2, *[0] * 90, 1], 3)],
+    ],
 )
 @pytest.mark.parametrize("heads", [3, 17])
 def test_edges_of_the_domain(degrees: list[int], num_sources: int, heads: int) -> None:
