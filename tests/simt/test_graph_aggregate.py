@@ -27,11 +27,6 @@ SEEDS = [1, 2, 3]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
 
 
-@pytest.fixture(scope="module")
-def module(tmp_path_factory: pytest.TempPathFactory) -> SimtModule:
-    return SimtModule(tmp_path_factory.mktemp("simt"))
-
-
 @pytest.fixture(autouse=True)
 def cuda(module: SimtModule, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimtModule]:
     """Has the public function take the path of CUDA tensors with those in CPU memory."""

@@ -20,11 +20,6 @@ from tests.support.graphs import PART, PART_DEGREES, random_graph
 SEEDS = [1, 2, 3]
 
 
-@pytest.fixture(scope="module")
-def module(tmp_path_factory: pytest.TempPathFactory) -> SimtModule:
-    return SimtModule(tmp_path_factory.mktemp("simt"))
-
-
 @pytest.fixture(autouse=True)
 def cuda(module: SimtModule, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimtModule]:
     """Has the public function take the path of CUDA tensors with those in CPU memory."""

@@ -40,9 +40,9 @@ class Form(NamedTuple):
         return self.scale, 1 / self.divisor, min(self.window, events + 1, _INT32)
 
     def bias(self) -> tuple[Any, Any, Any]:
-        """Per kind of bias what the kernels take: (table, stride of a head, columns, events, boundaries)."""
+        """Per kind of bias what the kernels take: (table, head stride, columns, events, boundaries)."""
         return (
-            _kind(self.position, None, None),
+            _kind(self.position),
             _kind(self.time_table, self.times, self.time_boundaries),
             _kind(self.distance_table, self.places, self.distance_boundaries),
         )
@@ -60,11 +60,11 @@ class Form(NamedTuple):
         }
 
 
-def _kind(table: Tensor | None, events: Tensor | None, boundaries: Tensor | None) -> tuple[Any, ...] | None:
+def _kind(table: Tensor | None, *of_pairs: Tensor | None) -> tuple[Any, ...] | None:
     if table is None:
         return None
     table = rows(table)
-    return table, table.stride(0), table.shape[1], events, boundaries
+    return table, table.stride(0), table.shape[1], *of_pairs
 
 
 def _steps(boundaries: Tensor | None) -> int:

@@ -87,7 +87,7 @@ def plain_scores(
 @triton.jit
 def adjusted_scores(scores, adjust, allow, query, items, kept_queries, kept_items, SEARCH: tl.constexpr):
     """Scores of consecutive items after the queries' own additions, -inf where taken out or not kept."""
-    if adjust is not None:
+    if SEARCH > 0:
         first = tl.load(adjust[0] + query, mask=kept_queries, other=0)
         after = tl.load(adjust[0] + query + 1, mask=kept_queries, other=0)
         count = (after - first).to(tl.int32)
@@ -121,7 +121,7 @@ def own_scores(
     kept_items = tl.sum(tl.where(chosen, kept[None, :].to(tl.int32), 0), 1) != 0
     scores = plain_scores(queries, panels, bias, query, items, kept, kept_items, WIDTH, CHUNK, PANEL)
     own = tl.sum(tl.where(chosen, scores, 0.0), 0)
-    if adjust is not None:
+    if SEARCH > 0:
         first = tl.load(adjust[0] + query, mask=kept, other=0)
         after = tl.load(adjust[0] + query + 1, mask=kept, other=0)
         count = (after - first).to(tl.int32)
