@@ -14,4 +14,5 @@
 #include "ops/items.h"
 #include "ops/layers.h"
 #include "ops/losses.h"
+#include "ops/recurrence.h"
 #include "ops/recurrent.h"

@@ -74,6 +74,18 @@ def graph(op: str) -> Problem:
     return call, inputs
 
 
+def recurrent(op: str, hidden: int = 48) -> Problem:
+    gates = {"gru": 3, "lstm": 4, "rnn": 1}[op] * hidden
+    weights = [normal(gates, n, seed=n) / n**0.5 for n in (WIDTH, hidden)]
+    biases = [normal(gates, seed=i) for i in range(2)]
+
+    def call(values: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        *weights, offsets = rest
+        return tuple(getattr(ops, op)(values, offsets, *weights))
+
+    return call, [normal(EVENTS, WIDTH), *weights, *biases, offsets_of(LENGTHS)]
+
+
 def search(op: str) -> Problem:
     # whole numbers, so that every order of a sum gives the same
     queries, table, bias = ((4 * normal(*n)).round() for n in ((64, WIDTH), (ITEMS, WIDTH), (ITEMS,)))
@@ -95,6 +107,10 @@ DIFFERENTIABLE: dict[str, Problem] = {
     "jagged_attention silu": attention("silu"),
     "item_cross_entropy full": loss(None),
     "item_cross_entropy gbce": loss(32),
+    "gru": recurrent("gru"),
+    "gru of many units": recurrent("gru", 600),
+    "lstm": recurrent("lstm"),
+    "rnn": recurrent("rnn"),
     "graph_aggregate": graph("graph_aggregate"),
     "graph_attention": graph("graph_attention"),
 }

@@ -51,6 +51,10 @@ class SimtModule:
     def seed(self, seed: int) -> None:
         self._library.simt_seed(ctypes.c_uint64(seed))
 
+    def limits(self, multiprocessors: int = 6, shared: int = 163 << 10) -> None:
+        """What kernels that plan by the device are told of it."""
+        self._library.simt_limits(ctypes.c_int(multiprocessors), ctypes.c_int64(shared))
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(self._library, f"simt_{name}")
         if name.endswith("_scratch"):

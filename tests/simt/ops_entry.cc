@@ -4,6 +4,9 @@
 #include "simt_entry.h"
 
 extern "C" void simt_seed(uint64_t seed) { simt::set_seed(seed); }
+extern "C" void simt_limits(int multiprocessors, int64_t shared) {
+  simt::limits() = {multiprocessors, static_cast<size_t>(shared)};
+}
 
 #define ENTRY(name, Args)                                                      \
   extern "C" const char* simt_##name(const chronorec::Args& args) {            \

@@ -20,6 +20,7 @@ namespace simt {
 namespace {
 
 constexpr size_t kSharedLimit = 163 << 10;  // what one block can have on sm_80
+constexpr size_t kSharedAlignment = 64;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kCanary = 0;  // the sanitizer sees it at the access
 #else
@@ -61,7 +62,7 @@ struct Block {
   std::vector<Thread*> ready;
   Thread* first_in_barrier = nullptr;
   size_t in_barrier = 0, ended = 0;
-  std::unique_ptr<char[]> dynamic;
+  std::unique_ptr<char, decltype(&free)> dynamic{nullptr, free};
   std::vector<char> statics;  // its copy of the static shared memory while another block runs
 };
 
@@ -216,7 +217,9 @@ class Machine {
     const dim3& shape = launch_.block;
     block.index = index;
     block.threads.resize(size_t{shape.x} * shape.y * shape.z);
-    block.dynamic.reset(new char[launch_.shared + 2 * kCanary]);
+    void* memory = nullptr;
+    if (posix_memalign(&memory, kSharedAlignment, launch_.shared + 2 * kCanary) != 0) throw std::bad_alloc();
+    block.dynamic.reset(static_cast<char*>(memory));
     memset(block.dynamic.get(), kCanaryByte, launch_.shared + 2 * kCanary);
     memset(block.dynamic.get() + kCanary, 0xFF, launch_.shared);
     block.statics.assign(number == 0 ? 0 : statics_size(), static_cast<char>(0xFF));
@@ -383,6 +386,10 @@ void run(const Launch& launch, void (*call)(void*), void* context) {
 
 void set_seed(uint64_t seed) { chosen_seed = seed; }
 uint64_t seed() { return chosen_seed; }
+Limits& limits() {
+  static Limits told{6, kSharedLimit};
+  return told;
+}
 
 void fail(const char* what, Site site) { machine->fail(what, site); }
 void barrier_block(Site site) { machine->wait_block(site); }

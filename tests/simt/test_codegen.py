@@ -20,6 +20,7 @@ from tests.simt.build import FOLDER, ROOT
 BUDGET = FOLDER / "budget.json"
 TARGETS = ["sm_80", "sm_90"]
 SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+TENSOR_CORES = [ROOT / "csrc/cuda" / f"{op}.cu" for op in ("gru", "lstm", "rnn")]
 _ENTRY = re.compile(
     r"Compiling entry function '(?P<kernel>\w+)' for .*?"
     r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?Used (?P<used>[^\n]*)",
@@ -32,19 +33,28 @@ def nvcc_release(nvcc: str) -> str:
     return re.findall(r"release (\S+),", text)[0]
 
 
+def _clean() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # a sanitizer's
+
+
+def compile_for(nvcc: str, source: Path, target: str, folder: Path, kind: str = "-cubin") -> str:
+    """Writes the code to `out` in the folder; what ptxas says."""
+    command = [nvcc, "-std=c++17", f"-arch={target}", kind, "-Xptxas", "-v", f"-I{ROOT / 'csrc'}"]
+    command += [str(source), "-o", str(folder / "out")]
+    done = subprocess.run(command, env=_clean(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
+
+
 def usage(nvcc: str, source: Path, target: str, folder: Path) -> dict[str, list[int]]:
     """(registers, bytes of static shared memory, bytes spilled) of each kernel, by its readable name."""
-    command = [nvcc, "-std=c++17", f"-arch={target}", "-cubin", "-Xptxas", "-v", f"-I{ROOT / 'csrc'}"]
-    command += [str(source), "-o", str(folder / "out.cubin")]
-    clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # a sanitizer's
-    done = subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    said = compile_for(nvcc, source, target, folder)
     found = {}
-    for entry in _ENTRY.finditer(done.stderr):
+    for entry in _ENTRY.finditer(said):
         registers = int(re.findall(r"(\d+) registers", entry["used"])[0])
         shared = sum(map(int, re.findall(r"(\d+) bytes smem", entry["used"])))
         found[entry["kernel"]] = [registers, shared, int(entry["stores"]) + int(entry["loads"])]
-    assert found, done.stderr
+    assert found, said
     return {_readable(name): numbers for name, numbers in sorted(found.items())}
 
 
@@ -75,6 +85,21 @@ def test_within_budget(source: Path, target: str, tmp_path: Path) -> None:
         assert spilled == 0, f"{kernel} spills {spilled} bytes"
         assert registers <= budget[kernel][0], f"{kernel}: {registers} registers, budget {budget[kernel][0]}"
         assert shared <= budget[kernel][1], f"{kernel}: {shared} bytes shared, budget {budget[kernel][1]}"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("source", TENSOR_CORES, ids=lambda path: path.stem)
+def test_products_are_on_tensor_cores(source: Path, target: str, tmp_path: Path) -> None:
+    """Every kernel that multiplies holds the instruction, with float sums."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("needs nvcc")
+    compile_for(nvcc, source, target, tmp_path, "-ptx")
+    kernels = (tmp_path / "out").read_text().split(".entry ")[1:]
+    sweeps = [kernel for kernel in kernels if "sweep" in kernel.split("(", 1)[0]]
+    assert sweeps
+    for kernel in sweeps:
+        assert re.search(r"wmma\.mma\.sync\.aligned\.\w+\.\w+\.m16n16k16\.f32\.bf16\.bf16\.f32", kernel)
 
 
 def write_budget() -> None:

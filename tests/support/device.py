@@ -38,6 +38,9 @@ class GpuModule:
     def seed(self, seed: int) -> None:
         """The GPU orders threads as it likes."""
 
+    def limits(self, multiprocessors: int = 0, shared: int = 0) -> None:
+        """The GPU has what it has."""
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(self._module, name)
         if name.endswith("_scratch"):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from chronorec import _core
-from chronorec.ops._check import FLOATS, check_same_device, check_tensor
+from chronorec.ops import _recurrent_cuda
+from chronorec.ops._check import FLOATS, check_same_device_or_cuda, check_tensor
 from chronorec.ops._items import Precision
 from chronorec.ops._memory import packed, rows, scratch
 from chronorec.ops._register import define_gradient, define_op, run_without_gradient
@@ -45,7 +46,7 @@ def check_layer(
     for name, bias in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
         if bias is not None:
             check_tensor(bias, name, (gates * hidden,), values.dtype)
-    check_same_device(
+    check_same_device_or_cuda(
         values=values, weight_ih=weight_ih, weight_hh=weight_hh, bias_ih=bias_ih, bias_hh=bias_hh
     )
 
@@ -79,21 +80,25 @@ class Recurrent:
     def __init__(self, name: str, family: str, *, gates: int, slots: int, saved: int, cell: bool) -> None:
         self.name, self.family = name, family
         self.gates, self.slots, self.saved, self.cell = gates, slots, saved, cell
+        self._cuda = _recurrent_cuda.CudaRecurrence(name, gates, cell)
         self._forward = define_op(
             f"{name}(Tensor values, Tensor offsets, {_LAYER}, {_STATES}, bool reverse, bool save) "
             "-> (Tensor output, Tensor final_state, Tensor final_cell, Tensor saved)",
             cpu=self._forward_cpu,
+            cuda=self._forward_cuda,
             fake=self._forward_fake,
         )
         self._pack = define_op(
             f"{name}_pack({_LAYER}, str precision) -> (Tensor, Tensor, Tensor)",
             cpu=self._pack_cpu,
+            cuda=self._pack_cuda,
             fake=self._pack_fake,
         )
         self._step = define_op(
             f"{name}_step(Tensor values, Tensor state, Tensor? cell, Tensor weight_ih, Tensor weight_hh, "
             "Tensor bias) -> (Tensor, Tensor)",
             cpu=self._step_cpu,
+            cuda=self._step_cuda,
             fake=self._step_fake,
         )
         self._backward = define_op(
@@ -101,6 +106,7 @@ class Recurrent:
             f"{_STATES}, bool reverse, Tensor output, Tensor saved) "
             "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
             cpu=self._backward_cpu,
+            cuda=self._backward_cuda,
             fake=self._backward_fake,
         )
         define_gradient(self._forward, self._gradient, self._setup_context)
@@ -130,7 +136,7 @@ class Recurrent:
             if x is not None:
                 count = values.shape[0] if name == "zoneout_mask" else offsets.shape[0] - 1
                 check_tensor(x, name, (count, hidden), values.dtype)
-        check_same_device(values=values, offsets=offsets, **states, **masks)
+        check_same_device_or_cuda(values=values, offsets=offsets, **states, **masks)
         for name, x in masks.items():
             if needs_gradient(x):
                 raise ValueError(f"{name}: has no gradient, got a tensor that requires one")
@@ -164,6 +170,8 @@ class Recurrent:
             precision = _precision_of(weight_ih)
         if precision not in _PACKED:
             raise ValueError(f"precision: wanted 'float32', 'bfloat16' or 'int8', got {precision!r}")
+        if precision == "int8" and weight_ih.is_cuda:
+            raise NotImplementedError("precision: int8 has no CUDA kernel; wanted 'float32' or 'bfloat16'")
         detached = (None if x is None else x.detach() for x in (weight_ih, weight_hh, bias_ih, bias_hh))
         packed_ih, packed_hh, bias = self._pack(*detached, precision)
         return packed_ih, packed_hh, bias, weight_ih.shape[1], weight_hh.shape[1]
@@ -185,7 +193,7 @@ class Recurrent:
         check_tensor(state, "state", (values.shape[0], hidden_size), values.dtype)
         if cell is not None:
             check_tensor(cell, "cell", (values.shape[0], hidden_size), values.dtype)
-        check_same_device(values=values, state=state, cell=cell, weights=weight_ih)
+        check_same_device_or_cuda(values=values, state=state, cell=cell, weights=weight_ih)
         if needs_gradient(values, state, cell):
             op = self.family
             raise RuntimeError(f"{op}_step: has no gradient; call {op}, or {op}_step under torch.no_grad()")
@@ -213,6 +221,10 @@ class Recurrent:
         precision: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         dtype, multiple, more = _PACKED[precision]
+        if weight_hh.is_cuda:  # where the layout is that of the arguments
+            biases = weight_hh.new_empty(2, weight_hh.shape[0], dtype=torch.float32)
+            layer = [x.new_empty(x.shape, dtype=dtype) for x in (weight_ih, weight_hh)]
+            return layer[0], layer[1], biases
         panels = (weight_hh.shape[1] + 15) // 16
 
         def panels_of(weight: Tensor) -> Tensor:
@@ -235,6 +247,10 @@ class Recurrent:
             rows(weight_ih), rows(weight_hh), packed(bias_ih), packed(bias_hh), *layer
         )
         return layer
+
+    def _pack_cuda(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        weight_ih, weight_hh, bias_ih, bias_hh, precision = arguments
+        return _recurrent_cuda.pack(weight_ih, weight_hh, bias_ih, bias_hh, _PACKED[precision][0])
 
     def _forward_fake(
         self,
@@ -280,6 +296,11 @@ class Recurrent:
         )
         return output, final_state, final_cell, saved
 
+    def _forward_cuda(self, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        outputs = self._forward_fake(*inputs)
+        self._cuda.forward(outputs, *inputs)
+        return outputs
+
     def _step_fake(
         self, values: Tensor, state: Tensor, cell: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -300,6 +321,11 @@ class Recurrent:
             self._empty_scratch("step", state.shape[1]),
         )
         return new_state, new_cell
+
+    def _step_cuda(self, *inputs: Any) -> tuple[Tensor, Tensor]:
+        outputs = self._step_fake(*inputs)
+        self._cuda.step(outputs, *inputs)
+        return outputs
 
     def _backward_fake(
         self,
@@ -334,6 +360,9 @@ class Recurrent:
             self._empty_scratch("backward", *sizes),
         )
         return gradients
+
+    def _backward_cuda(self, *inputs: Any) -> tuple[Tensor, ...]:
+        return self._cuda.backward(inputs[:3], *inputs[3:])
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         values, offsets, weight_ih, weight_hh, bias_ih, bias_hh, *states, reverse, save = inputs

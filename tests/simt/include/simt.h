@@ -52,6 +52,13 @@ struct Launch {
 // Runs every thread of the grid to its end. Throws Error.
 void run(const Launch& launch, void (*call)(void*), void* context);
 
+// What kernels that plan by the device are told of it; the tests make it small.
+struct Limits {
+  int multiprocessors;
+  size_t shared;  // bytes that a block can have
+};
+Limits& limits();
+
 // 0 runs blocks and threads in order; any other number draws the order.
 void set_seed(uint64_t seed);
 uint64_t seed();

@@ -14,8 +14,8 @@ from torch import Tensor
 from chronorec.ops._memory import rows
 from chronorec.ops.triton._tiles import bisection_steps, count_not_above, product
 
-QUERIES, ITEMS = 32, 64  # of a tile
-CONFIG = {"num_warps": 8, "num_stages": 2}
+QUERIES, ITEMS = 32, 128  # of a tile
+CONFIG = {"num_warps": 4, "num_stages": 2}
 
 
 class Scoring(NamedTuple):

@@ -56,10 +56,11 @@ def softmax_loss(*arguments: Any) -> Outputs:
 
 
 def _constants(hidden: Tensor, *, baskets: bool) -> dict[str, Any]:
-    """Tiles that no target spills: smaller ones where the labels of a tile are a loop over targets."""
+    """Tiles that spill nowhere: smaller ones where the labels of a tile are a loop over targets."""
     rows, columns, chunk, warps, stages = 32, 32, 32, 8, 1
-    if not baskets and hidden.dtype != torch.float32:
-        rows, columns, chunk, warps, stages = 128, 64, 64, 8, 2
+    if not baskets:
+        narrow = hidden.dtype != torch.float32
+        rows, columns, chunk, warps, stages = (64, 64, 64, 4, 2) if narrow else (64, 32, 64, 4, 1)
     return {
         "WIDTH": hidden.shape[1],
         "CHUNK": min(chunk, max(16, triton.next_power_of_2(hidden.shape[1]))),
