@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,8 +17,10 @@ def launch(kernel: Any, grid: tuple[int, ...], like: Tensor, *arguments: Any, **
     """Runs a kernel on the current stream of the device of ``like``; an empty grid runs nothing."""
     if 0 in grid:
         return
-    on_device: AbstractContextManager[Any] = torch.cuda.device(like.device) if like.is_cuda else nullcontext()
-    with on_device:
+    if not like.is_cuda or like.device.index == torch.cuda.current_device():
+        kernel[grid](*arguments, **constants)
+        return
+    with torch.cuda.device(like.device):
         kernel[grid](*arguments, **constants)
 
 

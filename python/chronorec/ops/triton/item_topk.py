@@ -25,7 +25,7 @@ from chronorec.ops.triton._tiles import launch
 
 _GROUP = 32
 _LIMIT = 1 << 25  # keys in memory at once: 256 MB
-_LAST = 2**31 - 1
+_RESULTS = 128  # of a query that are written at a time
 
 
 def topk(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -35,16 +35,16 @@ def topk(*arguments: Any) -> tuple[Tensor, Tensor]:
     batch, groups = parts.queries.shape[0], triton.cdiv(parts.num_items, _GROUP)
     chosen = min(k, groups)
     found = min(k, chosen * _GROUP)
-    scores = torch.full((batch, k), -torch.inf, device=parts.queries.device)
-    items = torch.full((batch, k), -1, dtype=torch.int64, device=parts.queries.device)
+    scores = torch.empty((batch, k), device=parts.queries.device)
+    items = torch.empty((batch, k), dtype=torch.int64, device=parts.queries.device)
     step = max(_LIMIT // max(groups, chosen * _GROUP, 1) // QUERIES, 1) * QUERIES
-    for first in range(0, batch if found else 0, step):
-        some = slice(first, min(first + step, batch))
-        keys = _best_keys(parts, first, some.stop - first, groups, chosen).topk(found).values
-        high = (keys >> 32).to(torch.int32)
-        numbers = (high ^ ((high >> 31) & _LAST)).view(torch.float32)
-        scores[some, :found] = numbers
-        items[some, :found] = torch.where(numbers > -torch.inf, _LAST - (keys & 0xFFFFFFFF), -1)
+    for first in range(0, batch, step):
+        some = min(step, batch - first)
+        best = items  # of nothing, where there is no item
+        if found:
+            best = _best_keys(parts, first, some, groups, chosen).topk(found).values
+        results, tiles = (scores[first:], items[first:], best), triton.cdiv(k, _RESULTS)
+        launch(_results, (some, tiles), scores, *results, found, k, RESULTS=_RESULTS, num_warps=1)
     return scores, items
 
 
@@ -66,7 +66,7 @@ def _best_keys(parts: Scoring, first: int, batch: int, groups: int, chosen: int)
         QUERIES=QUERIES,
         **constants,
     )
-    best = of_groups.topk(chosen).indices.to(torch.int32)
+    best = of_groups.topk(chosen, sorted=False).indices
     keys = torch.empty((batch, chosen * _GROUP), dtype=torch.int64, device=like.device)
     launch(
         _score_groups, (batch, chosen * _GROUP // QUERIES), like,
@@ -109,7 +109,7 @@ def _score_groups(
 ):  # fmt: skip
     row = tl.program_id(0)
     place = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
-    group = tl.load(best + row * chosen + place // GROUP)
+    group = tl.load(best + row * chosen + place // GROUP).to(tl.int32)
     item = group * GROUP + place % GROUP
     kept = item < num_items
     query = tl.full((QUERIES,), 0, tl.int32) + first + row
@@ -117,3 +117,18 @@ def _score_groups(
         queries, panels, bias, adjust, allow, query, item, kept, ITEMS, WIDTH, CHUNK, PANEL, SEARCH
     )
     tl.store(keys + row.to(tl.int64) * chosen * GROUP + place, _key(scores, item))
+
+
+@triton.jit
+def _results(scores, items, keys, found, k, RESULTS: tl.constexpr):
+    """Score and item of each key of a query; -inf and -1 for what is taken out or not there."""
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.program_id(1) * RESULTS + tl.arange(0, RESULTS)
+    there = place < found
+    key = tl.load(keys + row * found + place, mask=there, other=0)
+    high = (key >> 32).to(tl.int32)
+    score = (high ^ ((high >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    score = tl.where(there, score, float("-inf"))
+    item = 0x7FFFFFFF - (key & 0xFFFFFFFF)
+    tl.store(scores + row * k + place, score, mask=place < k)
+    tl.store(items + row * k + place, tl.where(score > float("-inf"), item, -1), mask=place < k)
