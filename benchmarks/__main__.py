@@ -8,13 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import harness
+import torch
 
+from benchmarks import cuda, harness
+
+SKIPPED = 77  # what test drivers take for it
 EXAMPLES = """examples:
   python -m benchmarks                         every op
   python -m benchmarks gru item_topk           two of them
   python -m benchmarks gru --quick             a rough answer within seconds
   python -m benchmarks gru --out rows.jsonl    also append the numbers, one JSON object a line
+  python -m benchmarks --device cuda           on a GPU; exit status 77, skipped, where there is none
+  python -m benchmarks --device cuda --replay  there, without the processor's time to launch
 
 Every row gives the median time of a call, its 20th and 80th percentile, the rate of useful work and its
 share of the peak probed in the same run, the extra memory of a call, and the time over ours: a provider at
@@ -36,6 +41,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="0.1 s instead of 1 s for each provider of a case"
     )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
+    parser.add_argument("--replay", action="store_true", help="on a GPU: time replays of captured graphs")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.ops) - set(harness.op_names()))
     if unknown:
@@ -44,31 +51,41 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def tests_pass(ops: list[str]) -> bool:
-    """Runs the tests of these ops; a fast wrong kernel is worth nothing."""
+def tests_pass(ops: list[str], device: str) -> bool:
+    """Runs the tests of these ops, on a GPU those of all kernels; a fast wrong kernel is worth nothing."""
     files = sorted({str(path) for op in ops for path in harness.ROOT.glob(f"tests/ops/test_{op}*.py")})
-    return (
-        subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", *files], cwd=harness.ROOT, check=False
-        ).returncode
-        == 0
-    )
+    if device == "cuda":
+        files = ["--device=cuda", "tests/gpu", "tests/simt", "tests/triton"]
+    command = [sys.executable, "-m", "pytest", "-x", *files]
+    return subprocess.run(command, cwd=harness.ROOT, check=False).returncode == 0
+
+
+def cases_on(device: str, op: str) -> list[harness.Case]:
+    """The cases of an op that can be run there."""
+    return [case for case in harness.cases_of(op) if device == "cpu" or case.cuda]
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit status: 1 if a test failed and nothing was timed."""
+    """Returns the exit status: 1 if a test failed and nothing was timed, 77 without the device."""
     options = parse(arguments)
-    if not tests_pass(options.ops):
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("skipped: torch sees no GPU here")
+        return SKIPPED
+    if not tests_pass(options.ops, options.device):
         print("The tests fail: nothing was timed.", file=sys.stderr)
         return 1
-    facts = harness.header()
+    on_gpu = options.device == "cuda"
+    machine: harness.Machine = (cuda.Replay() if options.replay else cuda) if on_gpu else harness
+    torch.set_default_device(options.device)
+    facts = harness.header() | (cuda.header() | {"replay": options.replay} if on_gpu else {})
     print(harness.header_lines(facts))
     if os.getloadavg()[0] > 0.5:
         print("The machine is busy: other libraries' threads wait for each other, and the ratios flatter us.")
     for op in options.ops:
-        peaks = harness.probe()
+        peaks = cuda.probe() if on_gpu else harness.probe()
         print(f"\npeaks: {', '.join(f'{rate:.0f} {name}' for name, rate in peaks.items())}")
-        for rows in harness.run(harness.cases_of(op), peaks, 0.1 if options.quick else 1.0):
+        cases = cases_on(options.device, op)
+        for rows in harness.run(cases, peaks, machine, 0.1 if options.quick else 1.0):
             print(harness.table_lines(rows), flush=True)
             if options.out:
                 with options.out.open("a") as file:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,7 +47,8 @@ class Case:
         work: useful floating-point operations or bytes of one call.
         unit: ``"GF/s"`` or ``"GB/s"``.
         setup: makes the data and returns provider name -> function that does the work once;
-            ``"chronorec"`` is ours.
+            ``"chronorec"`` is ours. Tensors go to torch's default device.
+        cuda: whether it can be run on a GPU: no steps and no narrow catalogues.
     """
 
     op: str
@@ -56,6 +58,7 @@ class Case:
     work: float
     unit: str
     setup: Callable[[], dict[str, Provider]]
+    cuda: bool = True
 
     def __str__(self) -> str:
         return f"{self.op} {self.mode} {self.dtype} {self.name}"
@@ -87,6 +90,24 @@ class Row:
     share: float
     extra_mb: float
     ratio: float
+
+
+class Machine(Protocol):
+    """How a device is timed: this module for the processor, ``benchmarks.cuda`` for a GPU."""
+
+    def time_interleaved(self, providers: dict[str, Provider], seconds: float) -> dict[str, list[float]]: ...
+
+    def extra_memory(self, call: Provider) -> int: ...
+
+
+def generator(seed: int) -> torch.Generator:
+    """Of numbers on torch's default device."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
+def on_gpu() -> bool:
+    """Whether the tensors of a case go to a GPU."""
+    return torch.get_default_device().type == "cuda"
 
 
 def op_names() -> list[str]:
@@ -121,19 +142,21 @@ def time_interleaved(providers: dict[str, Provider], seconds: float) -> dict[str
     return samples
 
 
-def run(cases: Iterable[Case], peaks: dict[str, float], seconds: float = 1.0) -> Iterator[list[Row]]:
+def run(
+    cases: Iterable[Case], peaks: dict[str, float], machine: Machine, seconds: float = 1.0
+) -> Iterator[list[Row]]:
     """Times the cases one after the other; yields the rows of a case when it is done, ours first.
 
     Args:
-        peaks: from :func:`probe`.
+        peaks: from the probe of the machine.
         seconds: time for each provider of a case.
     """
     torch.set_num_threads(_core.num_threads())
     for case in cases:
         providers = case.setup()
-        providers = {OURS: providers.pop(OURS), **providers}
-        extra = {name: extra_memory(call) for name, call in providers.items()}
-        samples = time_interleaved(providers, seconds)
+        providers = {OURS: providers.pop(OURS), **able(providers)}
+        extra = {name: machine.extra_memory(call) for name, call in providers.items()}
+        samples = machine.time_interleaved(providers, seconds)
         medians = {name: statistics.median(times) for name, times in samples.items()}
         yield [
             Row(
@@ -147,6 +170,20 @@ def run(cases: Iterable[Case], peaks: dict[str, float], seconds: float = 1.0) ->
             )
             for name, times in samples.items()
         ]
+
+
+def able(rivals: dict[str, Provider]) -> dict[str, Provider]:
+    """The rivals that can do a case; says of the others why not."""
+    return {name: call for name, call in rivals.items() if _is_able(name, call)}
+
+
+def _is_able(name: str, call: Provider) -> bool:
+    try:
+        call()
+    except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
+        print(f"left out: {name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        return False
+    return True
 
 
 def extra_memory(call: Provider) -> int:

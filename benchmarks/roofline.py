@@ -47,8 +47,8 @@ class Need:
 
 
 def need_of(case: Case) -> Need | None:
-    """None for a case without a GPU path: steps of attention, and catalogues in 8 or 16 bits."""
-    if case.mode == "step" or (case.op == "item_topk" and case.dtype != "float32"):
+    """None for a case without a GPU path."""
+    if not case.cuda:
         return None
     size = 2 if case.dtype == "bfloat16" else 4
     return Need(*_OF_OP[case.op](case, size), case.dtype)

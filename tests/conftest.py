@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,20 @@ settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("usual")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("device") == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch wants for deterministic sums
     # a shell that starts pytest in the background has it ignore Ctrl-C, which some tests press
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="cuda: tests/gpu, tests/simt and tests/triton on a GPU, instead of layers that stand for one",
+    )
     parser.addoption("--build-dir", type=Path, help="CMake folder whose objects test_structure.py inspects")
 
 

@@ -15,6 +15,7 @@ from chronorec.ops import (
     _backend,
     _check,
     graph_aggregate,
+    graph_attention,
     item_cross_entropy,
     item_rank,
     item_topk,
@@ -38,6 +39,9 @@ def test_fake_cuda_tensors(reduce: Any, monkeypatch: pytest.MonkeyPatch) -> None
         features = torch.empty(4, 8, device="cuda")
         output = graph_aggregate(features, on_fake_gpu(real), reduce=reduce)
         assert (output.device.type, output.shape) == ("cuda", (3, 8))
+        scores = torch.empty(4, 2, device="cuda"), torch.empty(3, 2, device="cuda")
+        output = graph_attention(features.view(4, 2, 4), *scores, on_fake_gpu(real))
+        assert (output.device.type, output.shape) == ("cuda", (3, 2, 4))
 
 
 def test_refused_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,6 +134,7 @@ def test_metrics_health_and_description(client: TestClient) -> None:
     assert set(described["paths"]) == {
         "/v1/events",
         "/v1/recommend",
+        "/v1/explain",
         "/v1/similar",
         "/v1/users/{kind}/{user}",
     }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
 
-from benchmarks.harness import Case
+from benchmarks.harness import Case, on_gpu
 from benchmarks.lengths import movielens_lengths
 from chronorec import _core, ops
 
@@ -116,7 +116,7 @@ class Layer:
         found["torch padded" if jagged else "torch"] = self.padded(torch.float32)
         if jagged:
             found |= {"torch packed": self.packed(), "torch bucketed": self.bucketed()}
-        elif not self.backward:
+        elif not self.backward and not on_gpu():
             rows = self.values.unflatten(0, (len(self.lengths), -1)).transpose(0, 1).contiguous().numpy()
             zeros = np.zeros((1, len(self.lengths), self.layer.hidden_size), np.float32)
             feed = {"X": rows, "H": zeros} | ({"C": zeros} if self.kind.states == 2 else {})
@@ -252,6 +252,7 @@ def step_case(kind: Recurrent, sequences: int, inputs: int, hidden: int, precisi
         work=work_of(kind, sequences, inputs, hidden, False),
         unit="GF/s",
         setup=lambda: step_providers(kind, sequences, inputs, hidden, precision),
+        cuda=False,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Case, Provider
+from benchmarks.harness import Case, Provider, generator
 from benchmarks.ops._graphs import bipartite
 from chronorec.ops import Graph, graph_aggregate
 
@@ -29,7 +29,7 @@ def values_of(graph: Graph, kind: str) -> Tensor:
         rows = graph.destination_scale.repeat_interleave(graph.offsets.diff())
         return rows * graph.source_scale[graph.sources.long()]
     if kind == "weighted":
-        return torch.rand(graph.num_edges, generator=torch.Generator().manual_seed(1))
+        return torch.rand(graph.num_edges, generator=generator(1))
     return torch.ones(graph.num_edges)
 
 
@@ -73,9 +73,9 @@ def setup(
     sizes: tuple[int, ...], kind: str, width: int, dtype: torch.dtype, backward: bool
 ) -> dict[str, Provider]:
     graph = bipartite(*sizes)
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(graph.num_sources, width, generator=generator)
-    grad = torch.randn(graph.num_destinations, width, generator=generator) if backward else None
+    draws = generator(0)
+    features = torch.randn(graph.num_sources, width, generator=draws)
+    grad = torch.randn(graph.num_destinations, width, generator=draws) if backward else None
     narrow = features.to(dtype), None if grad is None else grad.to(dtype)
     values = values_of(graph, kind)
     weight = values if kind == "weighted" else None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Case, Provider
+from benchmarks.harness import Case, Provider, generator
 from benchmarks.ops._graphs import bipartite
 from chronorec.ops import Graph, graph_attention
 
@@ -69,11 +69,11 @@ def setup(
     sizes: tuple[int, ...], heads: int, width: int, dtype: torch.dtype, backward: bool
 ) -> dict[str, Provider]:
     graph = bipartite(*sizes)
-    generator = torch.Generator().manual_seed(0)
+    draws = generator(0)
     nodes = graph.num_destinations
-    features = torch.randn(nodes, heads, width, generator=generator)
-    source_score, destination_score = torch.randn(2, nodes, heads, generator=generator)
-    grad = torch.randn(nodes, heads, width, generator=generator) if backward else None
+    features = torch.randn(nodes, heads, width, generator=draws)
+    source_score, destination_score = torch.randn(2, nodes, heads, generator=draws)
+    grad = torch.randn(nodes, heads, width, generator=draws) if backward else None
     scores = [source_score, destination_score]
 
     def ours(features: Tensor, source_score: Tensor, destination_score: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Case
+from benchmarks.harness import Case, generator
 from chronorec.ops import item_cross_entropy
 from chronorec.ops.reference.item_cross_entropy import gbce_exponent
 
@@ -32,10 +32,10 @@ def _learning(loss: Callable[..., Tensor], *leaves: Tensor) -> Callable[[], obje
 
 
 def _draw(items: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(ROWS, DEPTH, generator=generator).to(dtype)
-    table = (torch.randn(items, DEPTH, generator=generator) / 8).to(dtype)
-    targets = torch.randint(0, items, (ROWS,), generator=generator)
+    draws = generator(0)
+    hidden = torch.randn(ROWS, DEPTH, generator=draws).to(dtype)
+    table = (torch.randn(items, DEPTH, generator=draws) / 8).to(dtype)
+    targets = torch.randint(0, items, (ROWS,), generator=draws)
     return hidden, table, torch.zeros(items, dtype=dtype), targets
 
 
@@ -68,13 +68,13 @@ def full(items: int, dtype: torch.dtype, mode: str) -> Providers:
 def sampled(items: int, negatives: int, dtype: torch.dtype, loss: Loss, shared: bool) -> Providers:
     """Forward and backward over negatives that are shared, or each row's own."""
     hidden, table, _, targets = _draw(items, dtype)
-    generator = torch.Generator().manual_seed(1)
+    draws = generator(1)
     shape = (negatives,) if shared else (ROWS, negatives)
-    drawn = torch.randint(0, items, shape, generator=generator)
+    drawn = torch.randint(0, items, shape, generator=draws)
     negative_log_q = target_log_q = None
     if loss == "softmax":
-        negative_log_q = torch.randn(shape, generator=generator)
-        target_log_q = torch.randn(ROWS, generator=generator)
+        negative_log_q = torch.randn(shape, generator=draws)
+        target_log_q = torch.randn(ROWS, generator=draws)
     exponent = gbce_exponent(negatives, items, 0.75)
 
     def ours(hidden: Tensor, table: Tensor) -> Tensor:

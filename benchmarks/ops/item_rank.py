@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Case
+from benchmarks.harness import Case, generator
 from chronorec.ops import ItemAdjustment, item_rank, pack_items
 
 DEPTH = 64
@@ -17,15 +17,15 @@ Providers = dict[str, Callable[[], object]]
 
 
 def rank(queries_count: int, items: int, seen: int) -> Providers:
-    generator = torch.Generator().manual_seed(0)
-    queries = torch.randn(queries_count, DEPTH, generator=generator)
-    table = torch.randn(items, DEPTH, generator=generator)
+    draws = generator(0)
+    queries = torch.randn(queries_count, DEPTH, generator=draws)
+    table = torch.randn(items, DEPTH, generator=draws)
     packed = pack_items(table)
-    targets = torch.randint(0, items, (queries_count,), generator=generator)
+    targets = torch.randint(0, items, (queries_count,), generator=draws)
     taken, adjust = None, None
     if seen > 0:
         stride = items // seen
-        first = torch.randint(0, stride, (queries_count, 1), generator=generator)
+        first = torch.randint(0, stride, (queries_count, 1), generator=draws)
         taken = first + stride * torch.arange(seen)
         adjust = ItemAdjustment(torch.arange(queries_count + 1) * seen, taken.flatten())
 
@@ -46,11 +46,11 @@ def rank(queries_count: int, items: int, seen: int) -> Providers:
 
 def rank_many(queries_count: int, items: int, each: int) -> Providers:
     """Several targets per query, as where everything after a point in time is asked for."""
-    generator = torch.Generator().manual_seed(0)
-    queries = torch.randn(queries_count, DEPTH, generator=generator)
-    table = torch.randn(items, DEPTH, generator=generator)
+    draws = generator(0)
+    queries = torch.randn(queries_count, DEPTH, generator=draws)
+    table = torch.randn(items, DEPTH, generator=draws)
     packed = pack_items(table)
-    targets = torch.randint(0, items, (queries_count, each), generator=generator)
+    targets = torch.randint(0, items, (queries_count, each), generator=draws)
     offsets, flat = torch.arange(queries_count + 1) * each, targets.flatten()
 
     def in_torch() -> list[tuple[Tensor, Tensor]]:

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.harness import Case
+from benchmarks.harness import Case, generator
 from chronorec.ops import item_score, pack_items
 
 DEPTH, ITEMS = 64, 50_000
@@ -15,11 +15,11 @@ Providers = dict[str, Callable[[], object]]
 
 
 def score(batch: int, listed: int, packed: bool) -> Providers:
-    generator = torch.Generator().manual_seed(0)
-    queries = torch.randn(batch, DEPTH, generator=generator)
-    table = torch.randn(ITEMS, DEPTH, generator=generator)
+    draws = generator(0)
+    queries = torch.randn(batch, DEPTH, generator=draws)
+    table = torch.randn(ITEMS, DEPTH, generator=draws)
     ours = pack_items(table) if packed else table
-    items = torch.randint(0, ITEMS, (batch, listed), generator=generator)
+    items = torch.randint(0, ITEMS, (batch, listed), generator=draws)
     flat, offsets = items.flatten(), torch.arange(batch + 1) * listed
     if batch == 1:
         query = queries[0]

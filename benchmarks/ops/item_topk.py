@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Case
+from benchmarks.harness import Case, generator, on_gpu
 from chronorec import _core
 from chronorec.engine.item_table import Precision
 from chronorec.ops import ItemAdjustment, item_topk, pack_items
@@ -20,9 +20,9 @@ Providers = dict[str, Callable[[], object]]
 
 
 def _draw(batch: int, items: int) -> tuple[Tensor, Tensor, torch.Generator]:
-    generator = torch.Generator().manual_seed(0)
-    queries = torch.randn(batch, DEPTH, generator=generator)
-    return queries, torch.randn(items, DEPTH, generator=generator), generator
+    draws = generator(0)
+    queries = torch.randn(batch, DEPTH, generator=draws)
+    return queries, torch.randn(items, DEPTH, generator=draws), draws
 
 
 def topk(batch: int, items: int, k: int, precision: Precision = "float32") -> Providers:
@@ -33,7 +33,7 @@ def topk(batch: int, items: int, k: int, precision: Precision = "float32") -> Pr
         "chronorec": lambda: item_topk(queries, packed, k),
         "torch": lambda: torch.topk(queries @ table.T, k),
     }
-    if importlib.util.find_spec("faiss") is not None:
+    if importlib.util.find_spec("faiss") is not None and not on_gpu():
         import faiss
 
         faiss.omp_set_num_threads(_core.num_threads())
@@ -45,11 +45,9 @@ def topk(batch: int, items: int, k: int, precision: Precision = "float32") -> Pr
 
 def without_seen_items(batch: int, items: int, k: int, seen: int) -> Providers:
     """Every query leaves out the items of a history."""
-    queries, table, generator = _draw(batch, items)
+    queries, table, draws = _draw(batch, items)
     packed = pack_items(table)
-    taken = torch.stack(
-        [torch.randperm(items, generator=generator)[:seen].sort().values for _ in range(batch)]
-    )
+    taken = torch.stack([torch.randperm(items, generator=draws)[:seen].sort().values for _ in range(batch)])
     adjust = ItemAdjustment(torch.arange(batch + 1) * seen, taken.flatten())
 
     def in_torch() -> object:
@@ -102,7 +100,7 @@ def _case(
     batch: int,
     items: int,
     k: int,
-    setup: Callable[[], Providers],
+    setup: partial[Providers],
     note: str = "",
     precision: Precision = "float32",
 ) -> Case:
@@ -111,7 +109,8 @@ def _case(
     else:
         work, unit = 2 * batch * items * DEPTH, "GF/s"
     name = f"B{batch} V{items} D{DEPTH} K{k}{note}"
-    return Case("item_topk", name, "forward", precision, work, unit, setup)
+    on_cuda = precision == "float32" and setup.func is not one_request
+    return Case("item_topk", name, "forward", precision, work, unit, setup, cuda=on_cuda)
 
 
 def _plain(batch: int, items: int, k: int, precision: Precision = "float32") -> Case:

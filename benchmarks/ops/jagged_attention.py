@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Case
+from benchmarks.harness import Case, generator, on_gpu
 from benchmarks.lengths import movielens_lengths
 from chronorec.ops import AttentionBias, jagged_attention, jagged_attention_step
 
 Providers = dict[str, Callable[[], object]]
 POSITIONS = 200
-TIME_BOUNDARIES = 2.0 ** torch.arange(31)
+TIME_BOUNDARIES = 31  # at 1, 2, 4, ... seconds
 
 
 def pad(rows: Tensor, lengths: list[int]) -> Tensor:
@@ -35,8 +35,8 @@ def run(attention: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor | N
 
 def event_times(events: int) -> Tensor:
     """Seconds: bursts minutes apart, and days between them."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.exp(14 * torch.rand(events, generator=generator) ** 2).long().cumsum(0)
+    draws = generator(1)
+    return torch.exp(14 * torch.rand(events, generator=draws) ** 2).long().cumsum(0)
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,53 @@ class Batch:
         if not biased:
             return partial(F.scaled_dot_product_attention, is_causal=True)
         padded = pad(self.times[:, None, None], self.lengths)[:, 0, :, 0]
-        places = torch.arange(padded.shape[1])
+        places, boundaries = torch.arange(padded.shape[1]), 2.0 ** torch.arange(TIME_BOUNDARIES)
         gap = places[:, None] - places
         future = torch.where(gap < 0, -torch.inf, 0.0)
 
         def attend(query: Tensor, key: Tensor, value: Tensor, position: Tensor, time_table: Tensor) -> Tensor:
             by_gap = F.embedding(gap.clamp(0, POSITIONS - 1), position.t())
             waited = (padded[:, :, None] - padded[:, None]).float().abs()
-            by_time = F.embedding(torch.bucketize(waited, TIME_BOUNDARIES, right=True), time_table.t())
+            by_time = F.embedding(torch.bucketize(waited, boundaries, right=True), time_table.t())
             bias = ((by_gap + by_time).permute(0, 3, 1, 2) + future).to(query.dtype)
             return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+        return attend
+
+    def flex(self, biased: bool) -> Callable[..., Tensor]:
+        """FlexAttention over all events at once, compiled; its mask of blocks is made before."""
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+        torch._dynamo.reset()
+        owner = torch.repeat_interleave(torch.tensor(self.lengths))
+        times, events = self.times.float(), sum(self.lengths)
+
+        def visible(b: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+            return (owner[row] == owner[column]) & (row >= column)
+
+        blocks = create_block_mask(visible, None, None, events, events, device=owner.device)
+        compiled = torch.compile(flex_attention, dynamic=False)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, *tables: Tensor) -> Tensor:
+            def bias(score: Tensor, b: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+                by_gap = tables[0][head, (row - column).clamp(0, POSITIONS - 1)]
+                waited = (times[row] - times[column]).abs()
+                bucket = (torch.log2(waited.clamp(min=0.5)).floor() + 1).clamp(0, TIME_BOUNDARIES)
+                return score + by_gap + tables[1][head, bucket.int()]
+
+            heads_first = (x.transpose(0, 1)[None] for x in (query, key, value))
+            output = compiled(*heads_first, score_mod=bias if biased else None, block_mask=blocks)
+            return output[0].transpose(0, 1)  # type: ignore[no-any-return]
+
+        return attend
+
+    def nested(self) -> Callable[..., Tensor]:
+        """torch's attention over jagged nested tensors, by kernels for sequences of any length."""
+        offsets = torch.tensor([0, *self.lengths]).cumsum(0)
+
+        def attend(*rows: Tensor) -> Tensor:
+            parts = (torch.nested.nested_tensor_from_jagged(x, offsets).transpose(1, 2) for x in rows)
+            return F.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2).values()
 
         return attend
 
@@ -84,10 +121,12 @@ def setup(
     projection = torch.randn(sum(lengths), 3, heads, width).to(dtype)
     grad = torch.randn(sum(lengths), heads, width).to(dtype)
     rows, batch = list(projection.unbind(1)), Batch(lengths, event_times(sum(lengths)))
-    tables = [torch.randn(heads, n) for n in (POSITIONS, len(TIME_BOUNDARIES) + 1)] if biased else []
+    tables = [torch.randn(heads, n) for n in (POSITIONS, TIME_BOUNDARIES + 1)] if biased else []
+
+    boundaries = 2.0 ** torch.arange(TIME_BOUNDARIES)
 
     def ours(query: Tensor, key: Tensor, value: Tensor, *tables: Tensor) -> Tensor:
-        bias = AttentionBias(tables[0], batch.times, TIME_BOUNDARIES, tables[1]) if tables else None
+        bias = AttentionBias(tables[0], batch.times, boundaries, tables[1]) if tables else None
         return jagged_attention(query, key, value, offsets, bias=bias)
 
     def sdpa(batch: Batch, events: Tensor, kind: torch.dtype) -> Callable[[], object]:
@@ -99,6 +138,12 @@ def setup(
     providers["torch sdpa"] = sdpa(batch, whole, dtype)
     if dtype != torch.float32:
         providers["torch sdpa float32"] = sdpa(batch, whole, torch.float32)
+    if on_gpu():
+        providers["torch flex compiled"] = run(
+            batch.flex(biased), [*rows, *tables], grad if backward else None
+        )
+        if not biased:
+            providers["torch sdpa nested"] = run(batch.nested(), rows, grad if backward else None)
     if len(set(lengths)) > 1:
         bucketed = [sdpa(part, events, dtype) for part, events in batch.by_length(8)]
         providers["torch sdpa by length"] = lambda: [call() for call in bucketed]
@@ -148,6 +193,7 @@ def step_case(batch: int, length: int, heads: int, width: int) -> Case:
         work=8.0 * batch * length * heads * width,
         unit="GB/s",
         setup=partial(setup_step, batch, length, heads, width),
+        cuda=False,
     )
 
 

@@ -6,6 +6,7 @@
 
 #include "bindings/call.h"
 #include "engine/program.h"
+#include "engine/program_builder.h"
 #include "engine/scorer.h"
 #include "engine/session_store.h"
 
@@ -27,6 +28,7 @@ class KeptViews {
 struct KeptProgram {
   Program program;
   KeptViews weights;
+  OwnedArrays packed;
 };
 
 inline UserId user_id(py::handle user) {
@@ -95,6 +97,18 @@ class Sessions {
     return used;
   }
 
+  // Writes the answer register to `state`; returns the items of the events used as bytes.
+  py::bytes query(py::handle user, int64_t at, int64_t end, int64_t now, py::handle state) {
+    expect_that(streams_, "program", "one that answers", "an empty one");
+    Borrow borrow;
+    const TensorView out = borrow.view(state);
+    expect_output(out, "state", DType::f32, {scorer_.panels.shape[1]});
+    const UserId id = user_id(user);
+    std::vector<int32_t> seen;
+    without_gil([&] { store_.query(id, at, end, now, out.as<float>(), seen); });
+    return bytes_of(seen);
+  }
+
   py::object events(py::handle user) const {
     std::vector<int32_t> items;
     std::vector<int64_t> times;
@@ -159,63 +173,44 @@ inline py::dict counts_of(Sessions& self) {
   return all;
 }
 
+inline std::vector<ProgramStep> steps_of(const py::list& program) {
+  std::vector<ProgramStep> steps;
+  for (const py::handle fields : program) {
+    ProgramStep& step = steps.emplace_back();
+    for (const auto& [name, value] : py::cast<py::dict>(fields)) {
+      if (py::isinstance<py::str>(value))
+        step.texts[py::cast<std::string>(name)] = py::cast<std::string>(value);
+      if (PyLong_Check(value.ptr()) || PyFloat_Check(value.ptr()))  // a bool is a long
+        step.numbers[py::cast<std::string>(name)] = py::cast<double>(value);
+    }
+  }
+  return steps;
+}
+
+// None where no state can be kept from event to event.
+inline std::unique_ptr<KeptProgram> streaming_program(const py::list& program, const py::dict& weights,
+                                                      int64_t max_length) {
+  const std::vector<ProgramStep> steps = steps_of(program);
+  if (!keeps_a_state(steps, max_length)) return nullptr;
+  auto kept = std::make_unique<KeptProgram>();
+  WeightViews views;
+  for (const auto& [name, array] : weights)
+    views[py::cast<std::string>(name)] = kept->weights.view(py::reinterpret_borrow<py::object>(array));
+  build_program(steps, views, kept->packed, kept->program);
+  return kept;
+}
+
 inline void define_engine(py::module_& module) {
-  using P = KeptProgram;
-  py::class_<P>(module, "Program")
-      .def(py::init<>())
-      .def("embed", [](P& self, const py::object& table,
-                       double scale) { return self.program.embed(self.weights.view(table), scale); })
-      .def("layer_norm",
-           [](P& self, int64_t in, const py::object& weight, const py::object& bias, double epsilon) {
-             return self.program.layer_norm(in, self.weights.view(weight), self.weights.view(bias), epsilon);
-           })
-      .def("dense",
-           [](P& self, int64_t in, const py::object& packed, const py::object& bias, int64_t residual,
-              int64_t activation) {
-             return self.program.dense(in, self.weights.view(packed), self.weights.view(bias), residual,
-                                       activation);
-           })
-      .def("recurrent",
-           [](P& self, const std::string& kind, int64_t in, const py::object& weight_ih,
-              const py::object& weight_hh, const py::object& bias, int64_t hidden_size) {
-             return self.program.recurrent(kind, in, self.weights.view(weight_ih),
-                                           self.weights.view(weight_hh), self.weights.view(bias),
-                                           hidden_size);
-           })
-      .def("attention",
-           [](P& self, int64_t in, int64_t heads, int64_t window, double scale, bool silu, double divisor,
-              const py::object& position, const py::object& time_boundaries, const py::object& time_table) {
-             return self.program.attention(
-                 in, {heads, window, scale, silu, divisor, self.weights.view(position),
-                      self.weights.view(time_boundaries), self.weights.view(time_table)});
-           })
-      .def("multiply", [](P& self, int64_t in, int64_t by,
-                          int64_t residual) { return self.program.multiply(in, by, residual); })
-      .def("add_gap",
-           [](P& self, int64_t in, const py::object& table, const py::object& boundaries) {
-             return self.program.add_time(
-                 in, {true, self.weights.view(table), self.weights.view(boundaries), 0, {}, {}});
-           })
-      .def("add_moment",
-           [](P& self, int64_t in, const py::object& table, int64_t period, const py::object& starts,
-              const py::object& shifts) {
-             return self.program.add_time(in, {false,
-                                               self.weights.view(table),
-                                               {},
-                                               period,
-                                               self.weights.view(starts),
-                                               self.weights.view(shifts)});
-           })
-      .def("width_of", [](P& self, int64_t in) { return self.program.width_of(in); })
-      .def("last", [](P& self, int64_t in) { return self.program.last(in); });
+  py::class_<KeptProgram>(module, "Program").def(py::init<>()).def_static("streaming", &streaming_program);
 
   py::class_<Sessions>(module, "Sessions")
-      .def(py::init<const P&, const py::object&, int64_t, const py::object&, const py::object&,
+      .def(py::init<const KeptProgram&, const py::object&, int64_t, const py::object&, const py::object&,
                     const py::object&, int64_t, int64_t>(),
            py::keep_alive<1, 2>())
       .def("append", &Sessions::append)
       .def("append_one", &Sessions::append_one)
       .def("recommend", &Sessions::recommend)
+      .def("query", &Sessions::query)
       .def("events", &Sessions::events)
       .def("contains", [](Sessions& self, py::handle user) { return self.store().contains(user_id(user)); })
       .def("forget", [](Sessions& self, py::handle user) { return self.store().forget(user_id(user)); })

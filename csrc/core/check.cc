@@ -14,9 +14,10 @@ std::string shape_text(std::initializer_list<int64_t> shape) {
   return text + "]";
 }
 
-bool is_contiguous(const TensorView& view) {
+// Contiguous from dimension `first` on.
+bool is_contiguous(const TensorView& view, int first = 0) {
   int64_t step = 1;
-  for (int d = view.ndim - 1; d >= 0; --d) {
+  for (int d = view.ndim - 1; d >= first; --d) {
     if (view.shape[d] > 1 && view.stride[d] != step) return false;
     step *= view.shape[d];
   }
@@ -70,6 +71,12 @@ void expect(const TensorView& view, const char* name, DType dtype, std::initiali
   const int last = view.ndim - 1;
   if (last >= 0 && view.shape[last] > 1 && view.stride[last] != 1)
     shape_error(std::string(name) + ": the last dimension must be contiguous");
+}
+
+void expect_rows(const TensorView& view, const char* name, DType dtype, std::initializer_list<int64_t> shape,
+                 Device device) {
+  expect(view, name, dtype, shape, device);
+  if (!is_empty(view) && !is_contiguous(view, 1)) shape_error(std::string(name) + ": wanted contiguous rows");
 }
 
 void expect_packed(const TensorView& view, const char* name, DType dtype,

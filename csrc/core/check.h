@@ -25,6 +25,9 @@ constexpr int64_t kAnySize = -1;
 // last dimension contiguous; the leading strides are free (zero and negative ones included).
 void expect(const TensorView& view, const char* name, DType dtype, std::initializer_list<int64_t> shape,
             Device device = Device::cpu);
+// As expect, and what a first index leaves is contiguous: the rows, which may be strided.
+void expect_rows(const TensorView& view, const char* name, DType dtype, std::initializer_list<int64_t> shape,
+                 Device device = Device::cpu);
 // As expect, and fully contiguous.
 void expect_packed(const TensorView& view, const char* name, DType dtype,
                    std::initializer_list<int64_t> shape, Device device = Device::cpu);

@@ -22,11 +22,12 @@ inline void expect_scale(const TensorView& view, const char* name, int64_t count
 }
 
 // Offsets and neighbours of a CSR matrix. Returns (rows, edges).
-inline std::pair<int64_t, int64_t> expect_matrix(const TensorView& offsets, const TensorView& neighbours) {
+inline std::pair<int64_t, int64_t> expect_matrix(const TensorView& offsets, const TensorView& neighbours,
+                                                 const char* name = "neighbours") {
   expect_packed(offsets, "offsets", DType::i64, {kAnySize}, Device::cuda);
   expect_that(offsets.shape[0] >= 1, "offsets", "at least one offset", "none");
-  expect_ids_on_gpu(neighbours, "neighbours", neighbours.dtype == DType::i64 ? DType::i64 : DType::i32,
-                    kAnySize);
+  expect_that(offsets.shape[0] <= INT32_MAX, "offsets", "fewer than 2^31 rows", offsets.shape[0] - 1);
+  expect_ids_on_gpu(neighbours, name, neighbours.dtype == DType::i64 ? DType::i64 : DType::i32, kAnySize);
   return {offsets.shape[0] - 1, neighbours.shape[0]};
 }
 

@@ -8,18 +8,12 @@
 namespace chronorec::cuda {
 namespace {
 
-// Columns [column, column + kVec) of row `row`.
-template <typename T>
-struct Rows {
-  T* data;
-  int64_t stride;
-  __device__ __forceinline__ T* at(int64_t row, int column) const { return data + row * stride + column; }
-};
-
 // Sums in fp32, and where partial ones are kept.
 template <typename T, int kVecs>
 struct Sums {
   static constexpr int kVec = kVecs;
+  static constexpr int kBlocks = 8;
+  static constexpr bool kGathers = true;
   struct State {
     float x[kVec];
   };
@@ -30,19 +24,19 @@ struct Sums {
 #pragma unroll
     for (int i = 0; i < kVec; ++i) a.x[i] += b.x[i];
   }
-  __device__ __forceinline__ void put(int64_t slot, int column, const State& state) const {
+  __device__ __forceinline__ void put(int slot, int column, const State& state) const {
     Pack<float, kVec> pack;
     for (int i = 0; i < kVec; ++i) pack.x[i] = state.x[i];
     pack.store(partial.at(slot, column));
   }
-  __device__ __forceinline__ State get(int64_t slot, int column) const {
+  __device__ __forceinline__ State get(int slot, int column) const {
     Pack<float, kVec> pack;
     pack.load(partial.at(slot, column));
     State state;
     for (int i = 0; i < kVec; ++i) state.x[i] = pack.x[i];
     return state;
   }
-  __device__ __forceinline__ void store_scaled(int64_t row, int column, const State& state, float by) const {
+  __device__ __forceinline__ void store_scaled(int row, int column, const State& state, float by) const {
     Pack<T, kVec> pack;
 #pragma unroll
     for (int i = 0; i < kVec; ++i) narrow(state.x[i] * by, pack.x[i]);
@@ -54,30 +48,42 @@ __device__ __forceinline__ float scale_of(const float* scale, int64_t i) {
   return scale != nullptr ? scale[i] : 1.f;
 }
 
+struct WeightedEdge {
+  int neighbour;
+  float factor;
+};
+
 // output[r] = row_scale[r] * sum of weight * neighbour_scale * features
 template <typename T, int kVecs>
 struct Sum : Sums<T, kVecs> {
   using typename Sums<T, kVecs>::State;
+  using Here = const T*;  // features of the first
+  using Edge = WeightedEdge;
   using Fetched = Pack<T, kVecs>;
-  static constexpr bool kUsesPlace = false;
   Rows<const T> features;
   const float *weight, *row_scale, *neighbour_scale;
   Ids edges;  // data is null: each edge its own place
 
-  __device__ __forceinline__ Edge edge(int64_t e, int64_t neighbour) const {
+  __device__ __forceinline__ Here open(int, int64_t, int column) const { return features.data + column; }
+  __device__ __forceinline__ Edge edge(int64_t e, int neighbour) const {
     const int64_t place = edges.data != nullptr && weight != nullptr ? edges[e] : e;
-    return {neighbour, scale_of(weight, place) * scale_of(neighbour_scale, neighbour), 0};
+    return {neighbour, scale_of(weight, place) * scale_of(neighbour_scale, neighbour)};
   }
-  __device__ __forceinline__ Fetched fetch(const Edge& edge, int column) const {
-    Fetched pack;
-    pack.load(features.at(edge.neighbour, column));
-    return pack;
+  __device__ __forceinline__ void fetch(Fetched& x, const Here& here, const Edge& mine,
+                                        const Exchange& exchange, int u, bool is_there, int64_t) const {
+    const int neighbour = exchange(mine.neighbour, u);
+    if (is_there) x.load(features.at(neighbour, here));
   }
-  __device__ __forceinline__ void take(State& state, const Fetched& x, const Edge& edge, int) const {
+  __device__ __forceinline__ void take(State& state, const Here&, const Fetched* x, const Edge& mine,
+                                       const Exchange& exchange, int count, int64_t) const {
 #pragma unroll
-    for (int i = 0; i < kVecs; ++i) state.x[i] += edge.factor * widen(x.x[i]);
+    for (int u = 0; u < kReadsAhead; ++u) {
+      const float factor = exchange(mine.factor, u);
+#pragma unroll
+      for (int i = 0; u < count && i < kVecs; ++i) state.x[i] += factor * widen(x[u].x[i]);
+    }
   }
-  __device__ __forceinline__ void store(int64_t row, int column, const State& state) const {
+  __device__ __forceinline__ void store(int row, int column, const State& state) const {
     this->store_scaled(row, column, state, scale_of(row_scale, row));
   }
 };
@@ -85,34 +91,49 @@ struct Sum : Sums<T, kVecs> {
 // The gradient of the features of a maximum, over the transpose: a row gives what it lost to this edge.
 template <typename T, int kVecs>
 struct MaxGradient : Sums<T, kVecs> {
+  static constexpr int kBlocks = kVecs > 4 ? 4 : 6;
   using typename Sums<T, kVecs>::State;
+  struct Here {
+    const T* grad;
+    const int* arg;
+  };
+  struct Edge : WeightedEdge {
+    int place;  // which edge of its row
+  };
   struct Fetched {
     Pack<T, kVecs> grad;
     Pack<int, kVecs> arg;
   };
-  static constexpr bool kUsesPlace = true;
   Rows<const T> grad;
   Rows<const int> arg;
   const float* weight;
   const int64_t* offsets;
   Ids edges;
 
-  __device__ __forceinline__ Edge edge(int64_t e, int64_t row) const {
+  __device__ __forceinline__ Here open(int, int64_t, int column) const {
+    return {grad.data + column, arg.data + column};
+  }
+  __device__ __forceinline__ Edge edge(int64_t e, int row) const {
     const int64_t mine = edges[e];
-    return {row, scale_of(weight, mine), static_cast<int>(mine - offsets[row])};
+    return {{row, scale_of(weight, mine)}, static_cast<int>(mine - offsets[row])};
   }
-  __device__ __forceinline__ Fetched fetch(const Edge& edge, int column) const {
-    Fetched both;
-    both.grad.load(grad.at(edge.neighbour, column));
-    both.arg.load(arg.at(edge.neighbour, column));
-    return both;
+  __device__ __forceinline__ void fetch(Fetched& x, const Here& here, const Edge& mine,
+                                        const Exchange& exchange, int u, bool is_there, int64_t) const {
+    const int row = exchange(mine.neighbour, u);
+    if (is_there) x.grad.load(grad.at(row, here.grad)), x.arg.load(arg.at(row, here.arg));
   }
-  __device__ __forceinline__ void take(State& state, const Fetched& x, const Edge& edge, int) const {
+  __device__ __forceinline__ void take(State& state, const Here&, const Fetched* x, const Edge& mine,
+                                       const Exchange& exchange, int count, int64_t) const {
 #pragma unroll
-    for (int i = 0; i < kVecs; ++i)
-      if (x.arg.x[i] == edge.place) state.x[i] += edge.factor * widen(x.grad.x[i]);
+    for (int u = 0; u < kReadsAhead; ++u) {
+      const float factor = exchange(mine.factor, u);
+      const int place = exchange(mine.place, u);
+#pragma unroll
+      for (int i = 0; u < count && i < kVecs; ++i)
+        if (x[u].arg.x[i] == place) state.x[i] += factor * widen(x[u].grad.x[i]);
+    }
   }
-  __device__ __forceinline__ void store(int64_t row, int column, const State& state) const {
+  __device__ __forceinline__ void store(int row, int column, const State& state) const {
     this->store_scaled(row, column, state, 1.f);
   }
 };
@@ -121,11 +142,17 @@ struct MaxGradient : Sums<T, kVecs> {
 template <typename T, int kVecs>
 struct Max {
   static constexpr int kVec = kVecs;
-  static constexpr bool kUsesPlace = false;
+  static constexpr int kBlocks = 6;
+  static constexpr bool kGathers = true;
   struct State {
     float x[kVec];
     int count[kVec];  // the number of the edge in its row plus one; 0 where there is none
   };
+  struct Here {
+    const T* features;
+    int64_t start;
+  };
+  using Edge = WeightedEdge;
   using Fetched = Pack<T, kVec>;
   Rows<const T> features;
   const float* weight;
@@ -133,13 +160,16 @@ struct Max {
   Rows<int> arg;
   Rows<float> partial;  // [slots, 2 D]: values, and counts as bits
 
-  __device__ __forceinline__ Edge edge(int64_t e, int64_t neighbour) const {
-    return {neighbour, scale_of(weight, e), 0};
+  __device__ __forceinline__ Here open(int, int64_t start, int column) const {
+    return {features.data + column, start};
   }
-  __device__ __forceinline__ Fetched fetch(const Edge& edge, int column) const {
-    Fetched pack;
-    pack.load(features.at(edge.neighbour, column));
-    return pack;
+  __device__ __forceinline__ Edge edge(int64_t e, int neighbour) const {
+    return {neighbour, scale_of(weight, e)};
+  }
+  __device__ __forceinline__ void fetch(Fetched& x, const Here& here, const Edge& mine,
+                                        const Exchange& exchange, int u, bool is_there, int64_t) const {
+    const int neighbour = exchange(mine.neighbour, u);
+    if (is_there) x.load(features.at(neighbour, here.features));
   }
   __device__ __forceinline__ static void better(float& x, int& count, float y, int other) {
     const bool x_nan = x != x, y_nan = y != y;
@@ -147,24 +177,30 @@ struct Max {
     const bool larger = !x_nan && (y_nan || y > x);
     if (other != 0 && (count == 0 || larger || (equal && other < count))) x = y, count = other;
   }
-  __device__ __forceinline__ void take(State& state, const Fetched& x, const Edge& edge, int place) const {
+  __device__ __forceinline__ void take(State& state, const Here& here, const Fetched* x, const Edge& mine,
+                                       const Exchange& exchange, int count, int64_t e) const {
+    const int place = static_cast<int>(e - here.start) + 1;
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) better(state.x[i], state.count[i], edge.factor * widen(x.x[i]), place + 1);
+    for (int u = 0; u < kReadsAhead; ++u) {
+      const float factor = exchange(mine.factor, u);
+#pragma unroll
+      for (int i = 0; u < count && i < kVec; ++i)
+        better(state.x[i], state.count[i], factor * widen(x[u].x[i]), place + u);
+    }
   }
   __device__ __forceinline__ void merge(State& a, const State& b) const {
 #pragma unroll
     for (int i = 0; i < kVec; ++i) better(a.x[i], a.count[i], b.x[i], b.count[i]);
   }
-  __device__ __forceinline__ void put(int64_t slot, int column, const State& state) const {
-    float* to = partial.at(slot, 2 * column);
-    memcpy(to, &state, sizeof(State));
+  __device__ __forceinline__ void put(int slot, int column, const State& state) const {
+    memcpy(partial.at(slot, 2 * column), &state, sizeof(State));
   }
-  __device__ __forceinline__ State get(int64_t slot, int column) const {
+  __device__ __forceinline__ State get(int slot, int column) const {
     State state;
     memcpy(&state, partial.at(slot, 2 * column), sizeof(State));
     return state;
   }
-  __device__ __forceinline__ void store(int64_t row, int column, const State& state) const {
+  __device__ __forceinline__ void store(int row, int column, const State& state) const {
     Pack<T, kVec> pack;
     Pack<int, kVec> places;
 #pragma unroll
@@ -178,20 +214,22 @@ struct Max {
 template <typename T, int kVecs>
 struct Dot {
   static constexpr int kVec = kVecs;
+  static constexpr int kBlocks = 6;
+  struct Fetched {
+    Pack<T, kVec> left, right;
+  };
   Rows<const T> left, right;
   const float *row_scale, *neighbour_scale;
 
-  __device__ __forceinline__ float product(int64_t row, int64_t neighbour, int, int column) const {
-    Pack<T, kVec> a, b;
-    a.load(left.at(row, column));
-    b.load(right.at(neighbour, column));
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < kVec; ++i) sum += widen(a.x[i]) * widen(b.x[i]);
-    return sum;
+  __device__ __forceinline__ void fetch(Fetched& x, const DotEdge& edge, int column) const {
+    x.left.load(left.at(edge.row, column));
+    x.right.load(right.at(edge.neighbour, column));
   }
-  __device__ __forceinline__ float factor(int64_t row, int64_t neighbour) const {
-    return scale_of(row_scale, row) * scale_of(neighbour_scale, neighbour);
+  __device__ __forceinline__ float product(const Fetched& x, const DotEdge&) const {
+    return cuda::product(x.left, x.right);
+  }
+  __device__ __forceinline__ float factor(const DotEdge& edge) const {
+    return scale_of(row_scale, edge.row) * scale_of(neighbour_scale, edge.neighbour);
   }
 };
 
@@ -199,80 +237,34 @@ struct Dot {
 template <typename T, int kVecs>
 struct WonDot {
   static constexpr int kVec = kVecs;
+  static constexpr int kBlocks = kVec > 1 ? 4 : 6;
+  struct Fetched {
+    Pack<T, kVec> grad, features;
+    Pack<int, kVec> winner;
+  };
   Rows<const T> grad, features;
   Rows<const int> arg;
 
-  __device__ __forceinline__ float product(int64_t row, int64_t neighbour, int place, int column) const {
-    Pack<T, kVec> a, b;
-    Pack<int, kVec> winner;
-    a.load(grad.at(row, column));
-    b.load(features.at(neighbour, column));
-    winner.load(arg.at(row, column));
+  __device__ __forceinline__ void fetch(Fetched& x, const DotEdge& edge, int column) const {
+    x.grad.load(grad.at(edge.row, column));
+    x.features.load(features.at(edge.neighbour, column));
+    x.winner.load(arg.at(edge.row, column));
+  }
+  __device__ __forceinline__ float product(const Fetched& x, const DotEdge& edge) const {
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < kVec; ++i)
-      if (winner.x[i] == place) sum += widen(a.x[i]) * widen(b.x[i]);
+      if (x.winner.x[i] == edge.place) sum += widen(x.grad.x[i]) * widen(x.features.x[i]);
     return sum;
   }
-  __device__ __forceinline__ float factor(int64_t, int64_t) const { return 1.f; }
+  __device__ __forceinline__ float factor(const DotEdge&) const { return 1.f; }
 };
-
-template <typename T>
-Rows<T> rows_of(const TensorView& view) {
-  return {view.as<T>(), view.stride[0]};
-}
-Ids ids_of(const TensorView& view) { return {view.data, view.dtype == DType::i64}; }
-
-Matrix matrix_of(const TensorView& offsets, const TensorView& neighbours, int64_t width) {
-  Matrix m{};
-  m.offsets = offsets.as<const int64_t>();
-  m.neighbours = ids_of(neighbours);
-  m.rows = offsets.shape[0] - 1;
-  m.edges = neighbours.shape[0];
-  m.width = static_cast<int>(width);
-  return m;
-}
-
-// Scratch: the owners of the parts, then two slots a part.
-struct Scratch {
-  int64_t* owned;
-  float* partial;
-};
-int64_t owners_bytes(int64_t edges) { return ((edges + kPart - 1) / kPart * 8 + 63) / 64 * 64; }
-Scratch scratch_of(const TensorView& scratch, int64_t edges) {
-  char* data = scratch.as<char>();
-  return {reinterpret_cast<int64_t*>(data), reinterpret_cast<float*>(data + owners_bytes(edges))};
-}
-
-// Whether rows can be read 16 bytes at a time.
-template <typename T>
-bool has_wide_rows(const TensorView& view) {
-  constexpr int64_t kWide = 16 / sizeof(T);
-  return view.shape[1] % kWide == 0 && view.stride[0] % kWide == 0 &&
-         reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
-}
-
-// Calls run(T{}, columns to a lane) for the element type and the width of the accesses.
-template <typename Run, typename... Views>
-void with_types(Run&& run, const TensorView& first, const Views&... others) {
-  const auto with = [&](auto element) {
-    using T = decltype(element);
-    if (has_wide_rows<T>(first) && (has_wide_rows<T>(others) && ...))
-      run(element, std::integral_constant<int, 16 / sizeof(T)>{});
-    else
-      run(element, std::integral_constant<int, 1>{});
-  };
-  if (first.dtype == DType::bf16)
-    with(bf16{});
-  else
-    with(float{});
-}
 
 }  // namespace
 
 int64_t graph_scratch(int64_t rows, int64_t edges, int64_t width) {
   expect_that(rows >= 0 && edges >= 0 && width >= 0, "graph_scratch", "sizes of at least 0", "less");
-  return owners_bytes(edges) + (edges + kPart - 1) / kPart * 2 * width * 4;
+  return scratch_bytes(edges, width);
 }
 
 void graph_sum(const GraphSumArgs& args, Stream stream) {
@@ -285,16 +277,15 @@ void graph_sum(const GraphSumArgs& args, Stream stream) {
   expect_scale(args.neighbour_scale, "neighbour_scale", args.features.shape[0]);
   expect_output(args.output, "output", args.features.dtype, {rows, width}, Device::cuda);
   expect_scratch(args.scratch, "scratch", graph_scratch(rows, edges, width), Device::cuda);
-  Matrix m = matrix_of(args.offsets, args.neighbours, width);
-  const Scratch scratch = scratch_of(args.scratch, edges);
-  m.owned = scratch.owned;
+  const Scratch scratch = scratch_of(args.scratch.as<char>(), edges);
+  const Matrix m = matrix_of(args.offsets, args.neighbours, width, scratch.owned);
   with_types(
       [&](auto element, auto vec) {
         using T = decltype(element);
         Sum<T, decltype(vec)::value> op{};
-        op.output = rows_of<T>(args.output);
-        op.partial = {scratch.partial, width};
-        op.features = rows_of<const T>(args.features);
+        op.output = rows_of<T>(args.output, "output");
+        op.partial = rows_of(scratch.partial, width);
+        op.features = rows_of<const T>(args.features, "features");
         op.weight = args.weight.as<const float>();
         op.row_scale = args.row_scale.as<const float>();
         op.neighbour_scale = args.neighbour_scale.as<const float>();
@@ -319,8 +310,8 @@ void graph_dot(const GraphDotArgs& args, Stream stream) {
       [&](auto element, auto vec) {
         using T = decltype(element);
         Dot<T, decltype(vec)::value> op{};
-        op.left = rows_of<const T>(args.left);
-        op.right = rows_of<const T>(args.right);
+        op.left = rows_of<const T>(args.left, "left");
+        op.right = rows_of<const T>(args.right, "right");
         op.row_scale = args.row_scale.as<const float>();
         op.neighbour_scale = args.neighbour_scale.as<const float>();
         dot_rows(op, matrix_of(args.offsets, args.neighbours, width), args.output.as<float>(),
@@ -337,18 +328,17 @@ void graph_max(const GraphMaxArgs& args, Stream stream) {
   expect_output(args.output, "output", args.features.dtype, {rows, width}, Device::cuda);
   expect_output(args.arg, "arg", DType::i32, {rows, width}, Device::cuda);
   expect_scratch(args.scratch, "scratch", graph_scratch(rows, edges, 2 * width), Device::cuda);
-  Matrix m = matrix_of(args.offsets, args.neighbours, width);
-  const Scratch scratch = scratch_of(args.scratch, edges);
-  m.owned = scratch.owned;
+  const Scratch scratch = scratch_of(args.scratch.as<char>(), edges);
+  const Matrix m = matrix_of(args.offsets, args.neighbours, width, scratch.owned);
   with_types(
       [&](auto element, auto vec) {
         using T = decltype(element);
         Max<T, decltype(vec)::value> op{};
-        op.features = rows_of<const T>(args.features);
+        op.features = rows_of<const T>(args.features, "features");
         op.weight = args.weight.as<const float>();
-        op.output = rows_of<T>(args.output);
-        op.arg = rows_of<int>(args.arg);
-        op.partial = {scratch.partial, 2 * width};
+        op.output = rows_of<T>(args.output, "output");
+        op.arg = rows_of<int>(args.arg, "arg");
+        op.partial = rows_of(scratch.partial, 2 * width);
         reduce_rows(op, m, static_cast<cudaStream_t>(stream));
       },
       args.features, args.output);
@@ -368,26 +358,26 @@ void graph_max_backward(const GraphMaxBackwardArgs& args, Stream stream) {
   expect_output(args.grad_features, "grad_features", args.features.dtype, {nodes, width}, Device::cuda);
   if (args.grad_weight) expect_output(args.grad_weight, "grad_weight", DType::f32, {edges}, Device::cuda);
   expect_scratch(args.scratch, "scratch", graph_scratch(nodes, edges, width), Device::cuda);
-  Matrix transposed = matrix_of(args.transposed_offsets, args.rows, width);
-  const Scratch scratch = scratch_of(args.scratch, edges);
-  transposed.owned = scratch.owned;
+  const Scratch scratch = scratch_of(args.scratch.as<char>(), edges);
+  const Matrix transposed = matrix_of(args.transposed_offsets, args.rows, width, scratch.owned);
   with_types(
       [&](auto element, auto vec) {
         using T = decltype(element);
         constexpr int kVec = decltype(vec)::value;
         const auto on = static_cast<cudaStream_t>(stream);
         MaxGradient<T, kVec> op{};
-        op.output = rows_of<T>(args.grad_features);
-        op.partial = {scratch.partial, width};
-        op.grad = rows_of<const T>(args.grad_output);
-        op.arg = rows_of<const int>(args.arg);
+        op.output = rows_of<T>(args.grad_features, "grad_features");
+        op.partial = rows_of(scratch.partial, width);
+        op.grad = rows_of<const T>(args.grad_output, "grad_output");
+        op.arg = rows_of<const int>(args.arg, "arg");
         op.weight = args.weight.as<const float>();
         op.offsets = args.offsets.as<const int64_t>();
         op.edges = ids_of(args.edges);
         reduce_rows(op, transposed, on);
         if (!args.grad_weight) return;
-        const WonDot<T, kVec> won{rows_of<const T>(args.grad_output), rows_of<const T>(args.features),
-                                  rows_of<const int>(args.arg)};
+        const WonDot<T, kVec> won{rows_of<const T>(args.grad_output, "grad_output"),
+                                  rows_of<const T>(args.features, "features"),
+                                  rows_of<const int>(args.arg, "arg")};
         dot_rows(won, matrix_of(args.offsets, args.neighbours, width), args.grad_weight.as<float>(), on);
       },
       args.features, args.grad_output, args.grad_features);

@@ -1,34 +1,57 @@
 // One number per edge: a product of a row of the left matrix and a row of the right one.
 //
-// A team (see graph_rows.cuh) takes a stretch of neighbouring edges, each lane every team-th pack of columns,
-// and adds its lanes' sums in a tree.
+// A team (see graph_rows.cuh) takes a stretch of neighbouring edges. Each lane finds out about every team-th
+// edge; products are made of several edges at a time, each lane every team-th pack of columns, and the lanes'
+// sums are added in a tree.
 #pragma once
 #include "cuda/graph_rows.cuh"
 
 namespace chronorec::cuda {
 namespace {
 
-constexpr int kStretch = 16;
+struct DotEdge {
+  int row, neighbour;
+  int place;  // which edge of its row
+};
+
+constexpr int kStretch = 64;  // a multiple of every team
 
 template <typename Op>
-__global__ void __launch_bounds__(kThreads, 2) dot_edges(const Op op, const Matrix m, float* output) {
+__global__ void __launch_bounds__(kThreads, Op::kBlocks)
+    dot_edges(const Op op, const Matrix m, float* output) {
   const int member = static_cast<int>(threadIdx.x) & (m.team - 1);
   const int64_t first =
       (static_cast<int64_t>(blockIdx.x) * (kThreads / m.team) + static_cast<int>(threadIdx.x) / m.team) *
       kStretch;
-  int64_t row = first < m.edges ? row_of(m, first) : 0;
-  for (int64_t e = first; e < first + kStretch; ++e) {
-    float sum = 0;
+  int row = first < m.edges ? row_of(m, first) : 0;
+  for (int begin = 0; begin < kStretch; begin += m.team) {
+    const int64_t e = first + begin + member;
+    DotEdge mine{};  // beyond the last edge, something that can be read
     if (e < m.edges) {
       while (m.offsets[row + 1] <= e) ++row;
-      const int64_t neighbour = m.neighbours[e];
-      const int place = static_cast<int>(e - m.offsets[row]);
-      for (int column = member * Op::kVec; column < m.width; column += m.team * Op::kVec)
-        sum += op.product(row, neighbour, place, column);
-      sum *= op.factor(row, neighbour);
+      mine = {row, static_cast<int>(m.neighbours[e]), static_cast<int>(e - m.offsets[row])};
     }
-    for (int step = m.team / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
-    if (e < m.edges && member == 0) output[e] = sum;
+    float result = 0;
+    for (int j = 0; j < m.team; j += kReadsAhead) {
+      DotEdge edges[kReadsAhead];
+      float sums[kReadsAhead] = {};
+      const Exchange exchange{j, m.team};
+#pragma unroll
+      for (int u = 0; u < kReadsAhead; ++u)
+        edges[u] = {exchange(mine.row, u), exchange(mine.neighbour, u), exchange(mine.place, u)};
+      for (int column = member * Op::kVec; column < m.width; column += m.team * Op::kVec) {
+        typename Op::Fetched fetched[kReadsAhead];
+#pragma unroll
+        for (int u = 0; u < kReadsAhead; ++u) op.fetch(fetched[u], edges[u], column);
+#pragma unroll
+        for (int u = 0; u < kReadsAhead; ++u) sums[u] += op.product(fetched[u], edges[u]);
+      }
+      add_up(sums, m.team);
+#pragma unroll
+      for (int u = 0; u < kReadsAhead; ++u)
+        if (member == j + u) result = sums[u];
+    }
+    if (e < m.edges) output[e] = result * op.factor(mine);
   }
 }
 

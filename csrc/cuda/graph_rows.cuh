@@ -7,107 +7,120 @@
 // two slots for partial results; a second kernel adds the slots of every long row. All of it depends on
 // the sizes alone and nothing is atomic: results are the same bit for bit. The host never sees the lengths.
 //
-// What is done with an edge says `Op`, a struct passed by value:
-//   kVec, State (of a team's lane: kVec columns), Fetched
+// What is done with the edges says `Op`, a struct passed by value:
+//   kVec, kBlocks (of kThreads that an SM is to hold), State (of a team's lane: kVec columns)
+//   Here open(row, start, column)        what a lane knows before the first edge; the row starts at edge
+//   start void merge(State&, const State&)     a later part of the same row void put(slot, column, State),
+//   State get(slot, column)   partial results void store(row, column, State)
+// and, unless it takes the edges [begin, end) by itself in take_all(Here, begin, end, State&):
+//   Edge, Fetched
 //   Edge edge(e, neighbour)              what to know of edge e besides its features; read by one lane each
-//   Fetched fetch(edge, column)          reads kVec columns, kept apart so that several reads are under way
-//   void take(State&, Fetched, Edge, place)  place: the number of the edge in its row
-//   void merge(State&, const State&)     a later part of the same row
-//   void put(slot, column, State), State get(slot, column)   partial results
-//   void store(row, column, State)
+//   void fetch(Fetched&, Here, Edge mine, Exchange, u, is_there, e)   of edge e + u
+//                                        reads kVec columns, kept apart so that several reads are under way
+//   void take(State&, Here, Fetched[], Edge mine, Exchange, count, e)
+//                                        the edges e + u, u < count and count <= kReadsAhead
+// The lanes of a warp come to these two together, some without an edge: exchange(mine.x, u) is x of edge u.
 #pragma once
+#include "cuda/graph_arrays.cuh"
 #include "cuda/launch.cuh"
-#include "cuda/pack.cuh"
 
 namespace chronorec::cuda {
 namespace {
 
-constexpr int kPart = 512;
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;  // few, since a block stays as long as its longest row
+constexpr int kFinishThreads = 256;
 constexpr unsigned kAllLanes = ~0u;
 constexpr int kReadsAhead = 4;
 
-// int32 or int64 ids.
-struct Ids {
-  const void* data;
-  bool wide;
-  __device__ __forceinline__ int64_t operator[](int64_t i) const {
-    return wide ? static_cast<const int64_t*>(data)[i] : static_cast<const int32_t*>(data)[i];
-  }
-};
-
-struct Matrix {
-  const int64_t* offsets;
-  Ids neighbours;
-  int64_t rows, edges;
-  int width;       // columns of the features
-  int team;        // lanes that read a row: a power of two
-  int64_t* owned;  // [parts]: the long row that starts in a part, or -1
-  __host__ __device__ int64_t parts() const { return (edges + kPart - 1) / kPart; }
-};
-
-// What every edge brings along; ops leave out of the shuffles what they do not use.
-struct Edge {
-  int64_t neighbour;
-  float factor;
-  int place;
-};
-
-// The row of edge e: the last that starts at or before e and is not empty.
-__device__ __forceinline__ int64_t row_of(const Matrix& m, int64_t e) {
-  int64_t low = 0, high = m.rows;  // offsets[low] <= e < offsets[high]
+// The row of edge e: the last that starts at or before e and is not empty; not before `low`. Eight ways at a
+// time, since it is the waiting for one read after the other that costs.
+__device__ __forceinline__ int row_of(const Matrix& m, int64_t e, int low = 0) {
+  constexpr int kWays = 8;
+  int high = m.rows;  // offsets[low] <= e < offsets[high]
   while (high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
-    if (m.offsets[middle] <= e)
-      low = middle;
-    else
-      high = middle;
+    const int step = (high - low + kWays - 1) / kWays;
+    int found = low;
+#pragma unroll
+    for (int way = 1; way < kWays; ++way) {
+      const int row = low + way * step;
+      if (row < high && m.offsets[row] <= e) found = row;
+    }
+    low = found;
+    high = min(high, found + step);
   }
   return low;
 }
 
+// Adds each number over neighbouring lanes, a power of two of them; all get the sums.
+template <int kCount>
+__device__ __forceinline__ void add_up(float (&x)[kCount], int lanes) {
+  for (int step = lanes / 2; step > 0; step /= 2)
+#pragma unroll
+    for (int u = 0; u < kCount; ++u) x[u] += __shfl_xor_sync(kAllLanes, x[u], step);
+}
+
+// A number of the lane of the team that has read it for the edge `first + u`.
+struct Exchange {
+  int first, team;
+  template <typename V>
+  __device__ __forceinline__ V operator()(V mine, int u) const {
+    return __shfl_sync(kAllLanes, mine, first + u, team);
+  }
+};
+
 __device__ __forceinline__ int most_of_warp(int value) { return __reduce_max_sync(kAllLanes, value); }
 
-// Takes the edges [begin, end) of the row that starts at `start` into the state of the team. All lanes of the
-// warp come here together, whatever their teams have to do.
+// Takes the edges [begin, end) of a row into the state of the team. All lanes of the warp come here together,
+// whatever their teams have to do.
 template <typename Op>
-__device__ __forceinline__ void take_edges(const Op& op, const Matrix& m, int64_t start, int64_t begin,
-                                           int64_t end, int column, typename Op::State& state) {
+__device__ __forceinline__ void gather(const Op& op, const Matrix& m, const typename Op::Here& here,
+                                       int64_t begin, int64_t end, int column, typename Op::State& state) {
   const int member = static_cast<int>(threadIdx.x) & (m.team - 1);
   const int length = static_cast<int>(end - begin);
   const int longest = most_of_warp(length);
-  const bool reads = column < m.width;
+  const int readable = column < m.width ? length : 0;
   for (int base = 0; base < longest; base += m.team) {
-    Edge mine{0, 0.f, 0};
-    if (base + member < length) mine = op.edge(begin + base + member, m.neighbours[begin + base + member]);
+    typename Op::Edge mine{};
+    if (base + member < length)
+      mine = op.edge(begin + base + member, static_cast<int>(m.neighbours[begin + base + member]));
     const int most = min(m.team, longest - base);
     for (int j = 0; j < most; j += kReadsAhead) {
-      Edge edge[kReadsAhead];
+      const int count = min(m.team - j, readable - base - j);
+      const int64_t first = begin + base + j;
+      const Exchange exchange{j, m.team};
       typename Op::Fetched fetched[kReadsAhead];
 #pragma unroll
-      for (int u = 0; u < kReadsAhead; ++u) {
-        edge[u].neighbour = __shfl_sync(kAllLanes, mine.neighbour, j + u, m.team);
-        edge[u].factor = __shfl_sync(kAllLanes, mine.factor, j + u, m.team);
-        if constexpr (Op::kUsesPlace) edge[u].place = __shfl_sync(kAllLanes, mine.place, j + u, m.team);
-        if (reads && j + u < m.team && base + j + u < length) fetched[u] = op.fetch(edge[u], column);
-      }
-#pragma unroll
-      for (int u = 0; u < kReadsAhead; ++u)
-        if (reads && j + u < m.team && base + j + u < length)
-          op.take(state, fetched[u], edge[u], static_cast<int>(begin - start) + base + j + u);
+      for (int u = 0; u < kReadsAhead; ++u) op.fetch(fetched[u], here, mine, exchange, u, u < count, first);
+      op.take(state, here, fetched, mine, exchange, count, first);
     }
   }
+}
+
+// Edges [begin, end) of the row, which starts at `start`, as the op takes them.
+template <typename Op>
+__device__ __forceinline__ typename Op::State reduce_edges(const Op& op, const Matrix& m, int row,
+                                                           int64_t start, int64_t begin, int64_t end,
+                                                           int column) {
+  typename Op::Here here{};
+  if (begin < end && column < m.width) here = op.open(row, start, column);
+  typename Op::State state{};
+  if constexpr (Op::kGathers)
+    gather(op, m, here, begin, end, column, state);
+  else
+    op.take_all(here, begin, column < m.width ? end : begin, state);
+  return state;
 }
 
 // The long rows among one part's edges, into its slots.
 template <typename Op>
 __device__ __forceinline__ void take_part(const Op& op, const Matrix& m, int64_t part, int column) {
   const int64_t first = part * kPart, last = min(first + kPart, m.edges);
-  int64_t head = -1, owned = -1;
+  int head = -1, owned = -1;
   for (int slot = 0; slot < 2; ++slot) {
+    int row = 0;
     int64_t start = 0, begin = 0, end = 0;
     if (first < last) {
-      const int64_t row = row_of(m, slot == 0 ? first : last - 1);
+      row = slot == 0 ? row_of(m, first) : row_of(m, last - 1, head);
       const int64_t from = m.offsets[row], to = m.offsets[row + 1];
       if (to - from > kPart && row != head) {
         start = from, begin = max(from, first), end = min(to, last);
@@ -115,16 +128,15 @@ __device__ __forceinline__ void take_part(const Op& op, const Matrix& m, int64_t
       }
       head = row;
     }
-    typename Op::State state{};
-    take_edges(op, m, start, begin, end, column, state);
-    if (begin < end && column < m.width) op.put(2 * part + slot, column, state);
+    const auto state = reduce_edges(op, m, row, start, begin, end, column);
+    if (begin < end && column < m.width) op.put(static_cast<int>(2 * part) + slot, column, state);
   }
   const bool leads = (threadIdx.x & (m.team - 1)) == 0 && blockIdx.y == 0;
   if (first < last && leads) m.owned[part] = owned;
 }
 
 template <typename Op>
-__global__ void __launch_bounds__(kThreads, 2) gather_rows(const Op op, const Matrix m) {
+__global__ void __launch_bounds__(kThreads, Op::kBlocks) gather_rows(const Op op, const Matrix m) {
   const int teams = kThreads / m.team, team = static_cast<int>(threadIdx.x) / m.team;
   const int member = static_cast<int>(threadIdx.x) & (m.team - 1);
   const int column = (static_cast<int>(blockIdx.y) * m.team + member) * Op::kVec;
@@ -133,37 +145,42 @@ __global__ void __launch_bounds__(kThreads, 2) gather_rows(const Op op, const Ma
     take_part(op, m, static_cast<int64_t>(blockIdx.x) * teams + team, column);
     return;
   }
-  const int64_t row = (blockIdx.x - part_blocks) * teams + team;
+  const int64_t place = (blockIdx.x - part_blocks) * teams + team;
+  const int row = static_cast<int>(min(place, static_cast<int64_t>(m.rows)));
   int64_t begin = 0, end = 0;
   if (row < m.rows) begin = m.offsets[row], end = m.offsets[row + 1];
   const bool is_long = end - begin > kPart;
-  typename Op::State state{};
-  take_edges(op, m, begin, begin, is_long ? begin : end, column, state);
+  const auto state = reduce_edges(op, m, row, begin, begin, is_long ? begin : end, column);
   if (row < m.rows && !is_long && column < m.width) op.store(row, column, state);
 }
 
 // The slot of a long row in a part that it reaches.
-__device__ __forceinline__ int64_t slot_of(int64_t begin, int64_t part) {
-  return 2 * part + (begin > part * kPart ? 1 : 0);
+__device__ __forceinline__ int slot_of(int64_t begin, int64_t part) {
+  return static_cast<int>(2 * part) + (begin > part * kPart ? 1 : 0);
 }
 
 // The long rows that start in 32 parts, one after the other: every team adds every n-th slot, then one team
 // adds the sums of the teams. One block.
 template <typename Op>
-__global__ void __launch_bounds__(kThreads, 2) finish_rows(const Op op, const Matrix m) {
+__global__ void __launch_bounds__(kFinishThreads, 2) finish_rows(const Op op, const Matrix m) {
   CHRONOREC_DYNAMIC_SHARED(typename Op::State, states);
-  const int teams = kThreads / m.team, team = static_cast<int>(threadIdx.x) / m.team;
+  const int teams = kFinishThreads / m.team, team = static_cast<int>(threadIdx.x) / m.team;
   const int member = static_cast<int>(threadIdx.x) & (m.team - 1);
   const int column = (static_cast<int>(blockIdx.y) * m.team + member) * Op::kVec;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * 32;
-  const int64_t here = min(m.parts() - first, int64_t{32});
-  for (int64_t part = first; part < first + here; ++part) {
-    const int64_t row = m.owned[part];
-    if (row < 0) continue;  // for all threads alike
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int mine = first + lane < m.parts() ? m.owned[first + lane] : -1;
+  const unsigned owners = __ballot_sync(kAllLanes, mine >= 0);  // for all warps alike
+  for (int owner = 0; owner < 32; ++owner) {
+    if ((owners >> owner & 1) == 0) continue;
+    const int row = __shfl_sync(kAllLanes, mine, owner);
     const int64_t begin = m.offsets[row], last = (m.offsets[row + 1] - 1) / kPart;
     typename Op::State state{};
-    if (column < m.width)
-      for (int64_t p = part + team; p <= last; p += teams) op.merge(state, op.get(slot_of(begin, p), column));
+    if (column < m.width) {
+#pragma unroll 4
+      for (int64_t part = first + owner + team; part <= last; part += teams)
+        op.merge(state, op.get(slot_of(begin, part), column));
+    }
     states[threadIdx.x] = state;
     __syncthreads();
     if (team == 0 && column < m.width) {
@@ -190,9 +207,9 @@ void reduce_rows(const Op& op, Matrix m, cudaStream_t stream) {
   const auto tiles = static_cast<unsigned>((m.width + columns - 1) / columns);
   CHRONOREC_LAUNCH(gather_rows<Op>, dim3(blocks, tiles), kThreads, 0, stream, op, m);
   if (m.edges <= kPart) return;
-  constexpr size_t kShared = kThreads * sizeof(typename Op::State);
+  constexpr size_t kShared = kFinishThreads * sizeof(typename Op::State);
   const auto owners = static_cast<unsigned>((m.parts() + 31) / 32);
-  CHRONOREC_LAUNCH(finish_rows<Op>, dim3(owners, tiles), kThreads, kShared, stream, op, m);
+  CHRONOREC_LAUNCH(finish_rows<Op>, dim3(owners, tiles), kFinishThreads, kShared, stream, op, m);
 }
 
 }  // namespace

@@ -12,6 +12,8 @@
   X(graph_dot, GraphDotArgs) \
   X(graph_max, GraphMaxArgs) \
   X(graph_max_backward, GraphMaxBackwardArgs) \
+  X(graph_attention_forward, GraphAttentionForwardArgs) \
+  X(graph_attention_backward, GraphAttentionBackwardArgs) \
   X(gru_recurrence, RecurrenceArgs) \
   X(gru_recurrence_backward, RecurrenceBackwardArgs) \
   X(lstm_recurrence, RecurrenceArgs) \
@@ -23,6 +25,9 @@
 #define CHRONOREC_RECURRENCE_SIZES int64_t sequences, int64_t hidden_size, int64_t element_bytes
 #define CHRONOREC_ON_STREAM_SCRATCH(X) \
   X(graph_scratch, int64_t rows, int64_t edges, int64_t width) \
+  X(graph_attention_scratch, int64_t rows, int64_t edges, int64_t heads, int64_t width) \
+  X(graph_attention_backward_scratch, int64_t rows, int64_t neighbours, int64_t edges, int64_t heads, \
+    int64_t width) \
   X(gru_recurrence_scratch, CHRONOREC_RECURRENCE_SIZES) \
   X(gru_recurrence_backward_scratch, CHRONOREC_RECURRENCE_SIZES) \
   X(lstm_recurrence_scratch, CHRONOREC_RECURRENCE_SIZES) \

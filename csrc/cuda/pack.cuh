@@ -46,5 +46,14 @@ struct Pack {
   }
 };
 
+// The products of two packs, added up.
+template <typename T, int kVec>
+__device__ __forceinline__ float product(const Pack<T, kVec>& a, const Pack<T, kVec>& b) {
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kVec; ++i) sum += widen(a.x[i]) * widen(b.x[i]);
+  return sum;
+}
+
 }  // namespace
 }  // namespace chronorec::cuda

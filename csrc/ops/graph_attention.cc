@@ -11,17 +11,9 @@ struct Sizes {
   int64_t neighbours, heads, width;
 };
 
-// float/bf16 [any, A, D] whose rows may be strided, but not the heads within a row.
-void expect_heads(const TensorView& view, const char* name, DType dtype, int64_t rows, int64_t heads,
-                  int64_t width) {
-  expect(view, name, dtype, {rows, heads, width});
-  expect_that(view.shape[0] == 0 || view.shape[1] <= 1 || view.stride[1] == view.shape[2], name,
-              "contiguous rows", [&] { return "heads " + std::to_string(view.stride[1]) + " apart"; });
-}
-
 Sizes expect_inputs(const TensorView& features, const TensorView& source_score) {
   const DType dtype = features.dtype == DType::bf16 ? DType::bf16 : DType::f32;
-  expect_heads(features, "features", dtype, kAnySize, kAnySize, kAnySize);
+  expect_rows(features, "features", dtype, {kAnySize, kAnySize, kAnySize});
   const Sizes s = {features.shape[0], features.shape[1], features.shape[2]};
   expect_that(s.width > 0, "features", "a width of at least 1", "0");
   expect_packed(source_score, "source_score", DType::f32, {s.neighbours, s.heads});
@@ -67,7 +59,7 @@ void graph_attention_backward(const GraphAttentionBackwardArgs& args) {
       args.transposed_offsets.shape[0] - 1);
   expect_graph_ids(args.rows, "rows", edges, rows);
   expect_graph_ids(args.edges, "edges", edges, edges, &args.rows);
-  expect_heads(args.grad_output, "grad_output", dtype, rows, s.heads, s.width);
+  expect_rows(args.grad_output, "grad_output", dtype, {rows, s.heads, s.width});
   expect_packed(args.destination_score, "destination_score", DType::f32, {rows, s.heads});
   if (args.edge_score) expect_packed(args.edge_score, "edge_score", DType::f32, {edges, s.heads});
   expect_packed(args.output, "output", dtype, {rows, s.heads, s.width});

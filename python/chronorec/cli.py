@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -264,13 +265,14 @@ def _add_recommend(commands: Any, name: str) -> None:
     parser.add_argument("--at", help="time of the request, ISO; by default now")
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--exclude-seen", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--explain", action="store_true", help="say which events carried each item")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.set_defaults(run=_run_recommend)
 
 
 def _run_recommend(arguments: argparse.Namespace) -> None:
     from chronorec.engine import Engine
-    from chronorec.engine.describe import item_lines
+    from chronorec.engine.describe import explanation_lines, item_lines
 
     engine = Engine.load(arguments.model)
     history, times, sessions = _read_history(arguments, engine)
@@ -282,13 +284,18 @@ def _run_recommend(arguments: argparse.Namespace) -> None:
         k=arguments.k,
         exclude_seen=arguments.exclude_seen,
     )
+    context: dict[str, Any] = {"times": times, "sessions": sessions, "at": arguments.at}
+    reasons = engine.explain(history, answer.items, **context) if arguments.explain else []
     if arguments.json:
-        scores = [float(score) for score in answer.scores]
-        print(json.dumps({"items": answer.items, "scores": scores, "unknown_items": answer.unknown_items}))
+        said = dataclasses.asdict(answer) | {"scores": answer.scores.tolist()}
+        why = {"explanations": [dataclasses.asdict(one) for one in reasons]} if arguments.explain else {}
+        print(json.dumps(said | why))
         return
     if answer.unknown_items:
         print(f"{answer.unknown_items} of {len(history)} events skipped: the model does not know the item")
     print(item_lines(engine.artifact.items, answer.items, answer.scores))
+    for reason in reasons:
+        print(explanation_lines(reason))
 
 
 def _read_history(

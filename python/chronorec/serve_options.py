@@ -8,6 +8,7 @@ SERVE_EXAMPLES = (
     "  chronorec serve model --journal sessions\n"
     '  curl -d \'{"events": [{"user": 42, "item": "espresso"}]}\' localhost:8000/v1/events\n'
     '  curl -d \'{"user": 42, "k": 5}\' localhost:8000/v1/recommend\n'
+    "  chronorec serve model --redis redis://localhost:6379/0 --port 8001\n"
     "  chronorec serve new=model2 old=model --shares new=10,old=90 --exposures shown.arrows"
 )
 
@@ -23,6 +24,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["write", "fsync"],
         default="write",
         help="an acknowledged event survives the process (write) or the machine (fsync); default: write",
+    )
+    parser.add_argument(
+        "--redis", metavar="URL", help="keep events there in place of a journal, for several servers at once"
     )
     parser.add_argument("--fallback", metavar="MODEL", help="answers users of whom nothing is known")
     parser.add_argument("--experiment", default="default", help="name that users are shared out under")

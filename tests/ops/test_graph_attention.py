@@ -204,8 +204,9 @@ def test_rising_scores_move_the_maximum_across_blocks() -> None:
     inputs[3] = None
     results = with_gradients(graph_attention, graph, inputs)
     in_dtype, exact = (specification(d, graph, inputs) for d in (torch.float32, torch.float64))
-    for a, i, e, name in zip(results, in_dtype, exact, NAMES, strict=False):
-        assert_within_budget(a, i, e, name)
+    sizes = sizes_of(graph, inputs)
+    for a, i, e, name, terms in zip(results, in_dtype, exact, NAMES, sizes, strict=False):
+        assert_within_budget(a, i, e, name, terms=terms)
 
 
 def test_masked_edges_count_for_nothing() -> None:

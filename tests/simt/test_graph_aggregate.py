@@ -21,19 +21,10 @@ from tests.ops.test_graph_aggregate import (
     with_gradients,
 )
 from tests.simt.module import SimtModule
-from tests.support.graphs import random_graph
+from tests.support.graphs import PART, PART_DEGREES, random_graph
 
 SEEDS = [1, 2, 3]
-# empty rows at both ends, around the lane counts, rows of one part (512 edges) and of several; the row of
-# 3072 fills its parts exactly, those behind it meet theirs at the tail and at the head
-DEGREES = [0, 1, 2, 3, 0, 0, 7, 8, 31, 32, 33, 511, 512, 513, 419, 3072, 1300, 5, 900, 0]
-
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
-
-
-@pytest.fixture(scope="module")
-def module(tmp_path_factory: pytest.TempPathFactory) -> SimtModule:
-    return SimtModule(tmp_path_factory.mktemp("simt"))
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +47,7 @@ def test_matches_reference(
 ) -> None:
     for seed, (width, ids) in enumerate([(16, torch.int32), (33, torch.int64)]):
         cuda.seed(seed)
-        graph = random_graph(DEGREES, 40, ids=ids)
+        graph = random_graph(PART_DEGREES, 40, ids=ids)
         assert_matches_reference(graph, width, dtype, weighted, **kind)
 
 
@@ -69,7 +60,7 @@ def test_any_width(width: int, dtype: torch.dtype) -> None:
 @every_kind
 @pytest.mark.parametrize(
     ("degrees", "num_sources"),
-    [([], 0), ([], 3), ([0, 0, 0], 0), ([0, 0], 4), ([1], 1), ([1400], 2), ([0, 512, 0, 513, 511], 7)],
+    [([], 0), ([], 3), ([0, 0, 0], 0), ([0, 0], 4), ([1], 1), ([700], 2), ([0, PART, 0, PART + 1, 255], 7)],
 )
 def test_edges_of_the_domain(degrees: list[int], num_sources: int, kind: dict[str, Any]) -> None:
     assert_matches_reference(random_graph(degrees, num_sources), 10, torch.float32, True, **kind)
@@ -81,7 +72,7 @@ def test_no_columns() -> None:
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    degrees=st.lists(st.one_of(st.integers(0, 30), st.integers(500, 1100)), max_size=8),
+    degrees=st.lists(st.one_of(st.integers(0, 30), st.integers(PART - 6, 3 * PART)), max_size=8),
     num_sources=st.integers(1, 30),
     width=st.integers(1, 24),
     kind=st.sampled_from(KINDS),
@@ -106,7 +97,7 @@ def test_random_graphs(
 def test_bitwise_same_in_every_order_of_threads(
     kind: dict[str, Any], dtype: torch.dtype, cuda: SimtModule
 ) -> None:
-    graph = random_graph(DEGREES, 5)  # few sources: the rows of the transpose are long too
+    graph = random_graph(PART_DEGREES, 5)  # few sources: the rows of the transpose are long too
     inputs = make_inputs(graph, 8, dtype, True)
     cuda.seed(0)
     expected = with_gradients(graph_aggregate, graph, *inputs, **kind)
@@ -121,7 +112,7 @@ def test_first_of_equal_messages_takes_the_gradient() -> None:
         properties.test_first_of_equal_messages_takes_the_gradient(weighted)
 
 
-@pytest.mark.parametrize("at", [0, 511, 512, 2048, 4999])
+@pytest.mark.parametrize("at", [0, PART - 1, PART, 2048, 4999])
 def test_nan_wins_the_maximum(at: int) -> None:
     properties.test_nan_wins_the_maximum(at)
 
@@ -156,6 +147,8 @@ def test_errors_name_the_argument(cuda: SimtModule) -> None:
     for place, (value, message) in bad.items():
         with pytest.raises(RuntimeError, match=message):
             cuda.graph_sum(*good[:place], value, *good[place + 1 :])
+    with pytest.raises(RuntimeError, match=r"features: wanted fewer than 2\^31 rows"):
+        cuda.graph_sum(torch.zeros(8).expand(2**31, 8), *good[1:])
 
 
 @pytest.mark.parametrize("ids", [torch.int32, torch.int64])

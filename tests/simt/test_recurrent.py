@@ -26,11 +26,6 @@ every_cell = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.raw)
 every_dtype = pytest.mark.parametrize("dtype", FLOATS)
 
 
-@pytest.fixture(scope="module")
-def module(tmp_path_factory: pytest.TempPathFactory) -> SimtModule:
-    return SimtModule(tmp_path_factory.mktemp("simt"))
-
-
 @pytest.fixture(autouse=True)
 def cuda(module: SimtModule, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimtModule]:
     """Has the public functions take the path of CUDA tensors with those in CPU memory."""
@@ -238,6 +233,8 @@ def test_errors_name_the_argument(cuda: SimtModule) -> None:
     for place, (value, message) in bad.items():
         with pytest.raises(RuntimeError, match=message):
             cuda.gru_recurrence(*good[:place], value, *good[place + 1 :])
+    if not isinstance(cuda, SimtModule):
+        return  # a GPU has room for more
     cuda.limits(multiprocessors=1)
     good[0], good[3] = torch.zeros(8, 387), torch.zeros(387, 129)
     good[11:13] = torch.empty(8, 129), torch.empty(3, 129)

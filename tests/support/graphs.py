@@ -13,6 +13,11 @@ from tests.support.jagged import offsets_of
 # around the lane widths, empty rows at both ends, and one row of several parts (of 2048 edges)
 DEGREES = [0, 1, 2, 3, 7, 8, 9, 0, 0, 15, 16, 17, 63, 64, 65, 129, 5000, 1, 500, 1000, 0]
 
+# The same for the CUDA kernels, whose parts are stretches of PART edges of the whole matrix: the row of six
+# fills them exactly, those behind it meet theirs at the tail and at the head.
+PART = 256
+PART_DEGREES = [0, 1, 2, 3, 0, 0, 7, 8, 31, 32, 33, 255, 256, 257, 139, 1536, 650, 5, 450, 0]
+
 
 def random_graph(
     degrees: Sequence[int], num_sources: int, *, ids: torch.dtype = torch.int32, seed: int = 0

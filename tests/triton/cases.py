@@ -49,11 +49,11 @@ def _topk(kernels: Kernels, width: int, dtype: torch.dtype, full: bool) -> None:
 
 def _loss(kernels: Kernels, width: int, dtype: torch.dtype, kind: str) -> None:
     hidden, table = torch.zeros(64, width, dtype=dtype), torch.zeros(1024, width, dtype=dtype)
-    full = kind == "full"
+    full = kind in ("full", "one target")
     places, drawn, numbers = torch.arange(64), torch.arange(96), torch.zeros(96)
-    inputs = hidden, table, places, torch.arange(65) if full else None, table[:, 0].contiguous()
+    inputs = hidden, table, places, torch.arange(65) if kind == "full" else None, table[:, 0].contiguous()
     wanted = True, True, True
-    if kind in ("full", "shared"):
+    if full or kind == "shared":
         sample = (None, None, None) if full else (drawn, numbers, numbers[:64])
         kernels["item_cross_entropy"](*inputs, *sample, None, 1.0, 0.1 if full else 0.0, -100, *wanted)
         return
@@ -89,5 +89,5 @@ CASES |= {
     f"item_cross_entropy {name} D{width} {kind}": partial(_loss, width=width, dtype=dtype, kind=kind)
     for name, dtype in _DTYPES.items()
     for width in (32, 64, 128)
-    for kind in ("full", "shared", *KINDS)
+    for kind in ("full", "one target", "shared", *KINDS)
 }

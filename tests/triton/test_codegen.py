@@ -29,6 +29,7 @@ SAMPLE = [
     "item_rank float32 D64 full",
     "item_topk bfloat16 D64 plain",
     "item_cross_entropy bfloat16 D64 full",
+    "item_cross_entropy bfloat16 D64 one target",
     "item_cross_entropy float32 D64 softmax",
 ]
 # to be mended: wide float32 tiles of the rank with lists, masks and several targets at once

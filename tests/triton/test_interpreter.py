@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent
 @pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="needs triton: pip install 'chronorec[gpu]'"
 )
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("interpreted_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("kernels_*.py")), ids=lambda path: path.stem)
 def test_kernels(path: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore", str(path)]

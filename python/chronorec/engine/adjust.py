@@ -31,6 +31,11 @@ class Adjustment(NamedTuple):
     items: Int32s
     values: npt.NDArray[np.float32]
 
+    def rows(self, first: int, last: int) -> Adjustment:
+        """That of the queries ``first`` to ``last - 1``."""
+        own = slice(int(self.offsets[first]), int(self.offsets[last]))
+        return Adjustment(self.offsets[first : last + 1] - own.start, self.items[own], self.values[own])
+
 
 NO_ADJUSTMENT = (None, None, None)
 

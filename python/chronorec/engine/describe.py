@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chronorec.engine.explain import Explanation
+
 
 def item_lines(
     table: pa.Table, items: Sequence[Any], scores: Sequence[float] | npt.NDArray[np.float32] | None = None
@@ -32,6 +34,18 @@ def item_lines(
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in cells)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def explanation_lines(explanation: Explanation, most: int = 3) -> str:
+    """What a score is made of and the events that carried it most, as text."""
+    parts = ", ".join(f"{name} {value:+.3f}" for name, value in explanation.parts.items() if value)
+    if explanation.waiting is not None:
+        parts += f"; of it waiting since the last event {explanation.waiting:+.3f}"
+    lines = [f"{explanation.item}: {explanation.score:.3f} = {parts or '0'}"]
+    for event in explanation.events[:most]:
+        when = "" if event.time is None else f" ({np.datetime64(event.time, 'us')})"
+        lines.append(f"  {event.difference:+.3f}  {event.item}{when}")
+    return "\n".join(lines)
 
 
 def _is_text(kind: pa.DataType) -> bool:

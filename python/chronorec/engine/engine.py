@@ -16,11 +16,15 @@ from chronorec import _core
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, offsets_of
 from chronorec.engine import adjust
+from chronorec.engine.catalogue import Catalogue
+from chronorec.engine.choice import Choice
 from chronorec.engine.copy import CopyHead
+from chronorec.engine.explain import Explanation, explanations, parts_of
 from chronorec.engine.history import HistoryBatch, cut_tokens
-from chronorec.engine.item_table import ItemTable, Precision, make_item_table, topk
+from chronorec.engine.item_table import ItemTable, Precision, make_item_table, score_lists, topk
 from chronorec.engine.program import Floats, Program, scratch, weight_of
 from chronorec.engine.requests import When, one_request, table_of_requests
+from chronorec.engine.rules import Rules
 from chronorec.engine.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -39,7 +43,7 @@ class Recommendations:
 
     Attributes:
         items: ids as in the log, best first; fewer than asked where candidates ran out.
-        scores: float32, descending.
+        scores: float32, descending unless rules say otherwise.
         unknown_items: how many events of the history were skipped because the model does not know the item.
     """
 
@@ -80,6 +84,7 @@ class Engine:
         rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
         self.table = make_item_table(rows, precision)
         self.bias = None if artifact.bias is None else weight_of(artifact, artifact.bias, (self.num_items,))
+        self._catalogue = Catalogue(artifact.items)
         self._most_entries = adjust.most_entries(artifact)
         self._unit_table: ItemTable | None = None
 
@@ -101,6 +106,7 @@ class Engine:
         exclude_seen: bool | None = None,
         candidates: Iterable[Hashable] | None = None,
         exclude: Iterable[Hashable] = _NO_IDS,
+        rules: Rules | None = None,
     ) -> Recommendations:
         """The k best next items after a history.
 
@@ -116,10 +122,11 @@ class Engine:
             exclude_seen: leave the history's items out; by default as the model was trained.
             candidates: answer only with these items; ids that the model does not know are skipped.
             exclude: never answer with these items.
+            rules: what else the answer may hold, and in which order.
         """
         k = checked_k(k)
         batch, unknown = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
-        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates)
+        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates, rules)
         return self.recommendations(codes[0], scores[0], int(unknown[0]))
 
     def score(
@@ -164,6 +171,28 @@ class Engine:
         codes, scores = topk(query, self._unit_table, itself, None, k)
         return self.recommendations(codes[0], scores[0])
 
+    def explain(
+        self,
+        history: Sequence[Hashable],
+        items: Sequence[Hashable],
+        *,
+        times: Sequence[When] | None = None,
+        sessions: Sequence[Hashable] | None = None,
+        at: When | None = None,
+        last: int = 50,
+    ) -> list[Explanation]:
+        """Why ``items`` score as they do after a history: exact, by scoring it again without each event.
+
+        Args:
+            last: how many of the latest events are left out, one after the other.
+            history, times, sessions, at: see :meth:`recommend`.
+
+        Raises:
+            KeyError: the model does not know an item.
+        """
+        batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
+        return self.explain_batch(batch, items, last)
+
     # --- many requests ------------------------------------------------------------------------------
 
     def recommend_batch(
@@ -174,6 +203,7 @@ class Engine:
         exclude_seen: bool | None = None,
         candidates: Iterable[Hashable] | None = None,
         exclude: Iterable[Hashable] = _NO_IDS,
+        rules: Rules | None = None,
     ) -> pa.Table:
         """Answers a table of requests with a table; the numbers are those of :meth:`recommend`.
 
@@ -181,7 +211,7 @@ class Engine:
             requests: anything that speaks ``__arrow_c_stream__``, one row per request, with columns
                 ``items`` (list of item ids, oldest first), and where the model needs them ``times`` (list of
                 timestamps), ``sessions`` (list of integers or texts) and ``at`` (timestamp).
-            candidates, exclude: one list for all requests.
+            candidates, exclude, rules: the same for all requests.
 
         The requests are worked on in chunks, so that only the answers need memory for all of them at once.
 
@@ -190,7 +220,7 @@ class Engine:
         """
         k = checked_k(k)
         batch, unknown = table_of_requests(self.artifact, self.vocabulary, pa.table(requests))
-        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates)
+        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates, rules)
         left = scores > -np.inf
         offsets = pa.array(offsets_of(left.sum(axis=1)).astype(np.int32))
         return pa.table(
@@ -261,7 +291,7 @@ class Engine:
 
     def recommendations(self, codes: Int32s, scores: Floats, unknown_items: int = 0) -> Recommendations:
         """The answer in ids; what has the score -inf is not there."""
-        left = int(np.count_nonzero(scores > -np.inf))  # they fall
+        left = int(np.count_nonzero(scores > -np.inf))  # the others come last
         return Recommendations(self.vocabulary.names(codes[:left]), scores[:left], unknown_items)
 
     def answer(
@@ -271,32 +301,57 @@ class Engine:
         exclude_seen: bool | None,
         exclude: Iterable[Hashable],
         candidates: Iterable[Hashable] | None,
+        rules: Rules | None,
     ) -> tuple[Int32s, Floats]:
         """Codes and scores [B, at most k] of the best items; the score is -inf where candidates ran out.
 
         The arguments are those of :meth:`recommend`, with histories in codes.
         """
-        leave_seen = self.artifact.exclude_seen if exclude_seen is None else exclude_seen
-        blocked = known(self.vocabulary.codes_of(exclude, "exclude"))
-        chosen = None
-        if candidates is not None:
-            chosen = np.setdiff1d(known(self.vocabulary.codes_of(candidates, "candidates")), blocked)
-        k = min(k, self.num_items if chosen is None else len(chosen))
-        codes, scores = np.empty((batch.num_users, k), np.int32), np.empty((batch.num_users, k), np.float32)
-        if k == 0:
-            return codes, scores
-        bias = self._bias_without(blocked)
-        more = k if chosen is None else len(chosen)
-        for rows in self._chunks(np.diff(batch.offsets), more):
+        choice = self.choice(k, exclude, candidates, rules)
+        codes = np.empty((batch.num_users, choice.k), np.int32)
+        scores = np.empty((batch.num_users, choice.k), np.float32)
+        for rows in self._chunks(np.diff(batch.offsets), choice.depth):
             part = batch.rows(rows.start, rows.stop)
-            if chosen is None:
-                states, adjustment = self._states(part, leave_seen)
-                codes[rows], scores[rows] = topk(states, self.table, bias, adjustment, k)
-            else:
-                every = self._score_codes(part, chosen, leave_seen)
-                order = np.argsort(-every, axis=1, kind="stable")[:, :k]
-                codes[rows], scores[rows] = chosen[order], np.take_along_axis(every, order, axis=1)
+            states, adjustment = self._states(part, self.leaves_seen(exclude_seen))
+            codes[rows], scores[rows] = choice.best(states, adjustment, part.at)
         return codes, scores
+
+    def explain_batch(self, batch: HistoryBatch, items: Sequence[Hashable], last: int) -> list[Explanation]:
+        """:meth:`explain` for a batch of one request."""
+        codes = self.vocabulary.codes_of(items, "items")
+        for item, code in zip(items, codes.tolist(), strict=True):
+            if code < 0:
+                raise KeyError(f"items: the model does not know {item!r}")
+        states, additions = self._run(batch)
+        alone = score_lists(states, self.table, None, None, codes, np.array([0, len(codes)], np.int64))
+        parts = parts_of(codes, alone, self.bias, additions)
+        score = functools.partial(self._score_codes, codes=codes, exclude_seen=False)
+        timed = self.artifact.needs_time
+        return explanations(batch, codes, checked_k(last, "last"), self.vocabulary, score, parts, timed)
+
+    def choice(
+        self,
+        k: int,
+        exclude: Iterable[Hashable],
+        candidates: Iterable[Hashable] | None,
+        rules: Rules | None,
+    ) -> Choice:
+        """What a request asks of its answer, ready to be applied to states."""
+        return Choice(
+            self.artifact,
+            self.vocabulary,
+            self._catalogue,
+            self.table,
+            self.bias,
+            k,
+            exclude,
+            candidates,
+            rules,
+        )
+
+    def leaves_seen(self, exclude_seen: bool | None) -> bool:
+        """Whether a request leaves out the items of its history."""
+        return self.artifact.exclude_seen if exclude_seen is None else exclude_seen
 
     def _chunks(self, lengths: npt.NDArray[np.integer], more: int) -> Iterator[slice]:
         """Ranges of requests with histories of ``lengths`` [B] that fit the budget, or of one request.
@@ -328,30 +383,29 @@ class Engine:
 
     def _states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
         """States [B, D] and what is added to the scores of each query."""
+        states, named = self._run(batch)
+        additions = [added for _, added in named]
+        if exclude_seen:
+            additions.append(adjust.exclude_history(batch))
+        return states, adjust.combine(additions, batch.num_users, self.num_items)
+
+    def _run(self, batch: HistoryBatch) -> tuple[Floats, list[tuple[str, adjust.Additions]]]:
+        """States [B, D] and what the model adds to the scores, by kind."""
         model = self.artifact
         if model.needs_time:
             batch.require_time(model.name)
         tokens = cut_tokens(batch, basket=model.basket, max_length=model.max_length)
         states = self._program.run(tokens)
         additions = [
-            adjust.from_model(spec, model.weights, batch, tokens)
+            (str(spec["kind"]), adjust.from_model(spec, model.weights, batch, tokens))
             for spec in model.adjustments
             if spec["kind"] != "copy"
         ]
         for head in self._copy_heads:
-            score = functools.partial(self._score_lists, states, None)
-            additions.append(adjust.Additions(*head.adjust(tokens, self.num_items, states, score)))
-        if exclude_seen:
-            additions.append(adjust.exclude_history(batch))
-        return states, adjust.combine(additions, batch.num_users, self.num_items)
-
-    def _bias_without(self, blocked: Int32s) -> Floats | None:
-        """The bias that takes items out of every answer, shared by all requests."""
-        if len(blocked) == 0:
-            return self.bias
-        bias = np.zeros(self.num_items, np.float32) if self.bias is None else self.bias.copy()
-        bias[blocked] = -np.inf
-        return bias
+            score = functools.partial(score_lists, states, self.table, self.bias, None)
+            added = adjust.Additions(*head.adjust(tokens, self.num_items, states, score))
+            additions.append(("copy", added))
+        return states, additions
 
     def _fill_topk(self, states: Floats, adjustment: adjust.Adjustment | None, found: Int32s) -> None:
         k = min(found.shape[1], self.num_items)
@@ -362,38 +416,13 @@ class Engine:
         """Scores [B, C] of the same items after every history."""
         states, adjustment = self._states(batch, exclude_seen)
         offsets = np.arange(batch.num_users + 1, dtype=np.int64) * len(codes)
-        scores = self._score_lists(states, adjustment, np.tile(codes, batch.num_users), offsets)
+        listed = np.tile(codes, batch.num_users)
+        scores = score_lists(states, self.table, self.bias, adjustment, listed, offsets)
         return scores.reshape(batch.num_users, len(codes))
 
-    def _score_lists(
-        self, states: Floats, adjustment: adjust.Adjustment | None, codes: Int32s, list_offsets: Int64s
-    ) -> Floats:
-        """Scores of a list of items per state, one after the other."""
-        scores = np.empty(len(codes), np.float32)
-        offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
-        _core.item_score(
-            states,
-            self.table.panels,
-            self.num_items,
-            self.bias,
-            offsets,
-            items,
-            values,
-            None,
-            codes,
-            list_offsets,
-            scores,
-        )
-        return scores
 
-
-def checked_k(k: int) -> int:
+def checked_k(k: int, name: str = "k") -> int:
     """k, if it is a whole number from 1; raises ValueError otherwise."""
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"k: wanted a whole number from 1, got {k!r}")
+        raise ValueError(f"{name}: wanted a whole number from 1, got {k!r}")
     return int(k)
-
-
-def known(codes: Int32s) -> Int32s:
-    """The codes that are not -1."""
-    return codes[codes >= 0]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chronorec import _core
-from chronorec.data.jagged import Int32s
+from chronorec.data.jagged import Int32s, Int64s
 from chronorec.engine import adjust
 from chronorec.engine.program import Floats, pack_panels, scratch
 
@@ -51,9 +51,14 @@ def make_item_table(rows: Floats, precision: Precision) -> ItemTable:
 
 
 def topk(
-    states: Floats, table: ItemTable, bias: Floats | None, adjustment: adjust.Adjustment | None, k: int
+    states: Floats,
+    table: ItemTable,
+    bias: Floats | None,
+    adjustment: adjust.Adjustment | None,
+    k: int,
+    allow: npt.NDArray[np.uint8] | None = None,
 ) -> tuple[Int32s, Floats]:
-    """Codes and scores [B, min(k, V)] of the best items of every state."""
+    """Codes and scores [B, min(k, V)] of the best items of every state; ``allow`` [V] is 0 for those out."""
     k = min(k, table.num_items)
     scores = np.empty((len(states), k), np.float32)
     codes = np.empty((len(states), k), np.int32)
@@ -68,7 +73,7 @@ def topk(
         offsets,
         items,
         values,
-        None,
+        allow,
         table.codes,
         table.code_facts,
         k,
@@ -77,3 +82,31 @@ def topk(
         room,
     )
     return codes, scores
+
+
+def score_lists(
+    states: Floats,
+    table: ItemTable,
+    bias: Floats | None,
+    adjustment: adjust.Adjustment | None,
+    codes: Int32s,
+    offsets: Int64s,
+    allow: npt.NDArray[np.uint8] | None = None,
+) -> Floats:
+    """Scores of the items codes[offsets[b]:offsets[b + 1]] of every state, one list after the other."""
+    scores = np.empty(len(codes), np.float32)
+    starts, items, values = adjustment or adjust.NO_ADJUSTMENT
+    _core.item_score(
+        states,
+        table.panels,
+        table.num_items,
+        bias,
+        starts,
+        items,
+        values,
+        allow,
+        codes,
+        offsets,
+        scores,
+    )
+    return scores

@@ -66,7 +66,7 @@ def table_of_requests(
                 f"times: wanted the oldest event first, got times that fall in row {rows[falls[0]]}"
             )
     if "at" in table.column_names:
-        at = _read_times(_plain(table.column("at").combine_chunks()), "at", np.arange(len(lengths)))
+        at = _read_times(plain(table.column("at").combine_chunks()), "at", np.arange(len(lengths)))
     return _batch(model, vocabulary.codes_of_array(items), offsets, time, session, at)
 
 
@@ -142,7 +142,7 @@ def _flatten(table: pa.Table, name: str) -> tuple[pa.Array, Int64s]:
     if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
         raise ValueError(f"{name}: wanted a list per request, got {lists.type}")
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return _plain(lists.flatten()), lengths
+    return plain(lists.flatten()), lengths
 
 
 def _flatten_like(table: pa.Table, name: str, lengths: Int64s) -> pa.Array:
@@ -155,8 +155,8 @@ def _flatten_like(table: pa.Table, name: str, lengths: Int64s) -> pa.Array:
     return values
 
 
-def _plain(values: pa.Array) -> pa.Array:
+def plain(values: pa.Array) -> pa.Array:
     """The values without dictionary or view encoding."""
     if pa.types.is_dictionary(values.type):
-        return _plain(values.dictionary).take(values.indices)
+        return plain(values.dictionary).take(values.indices)
     return pc.cast(values, pa.large_string()) if pa.types.is_string_view(values.type) else values

@@ -84,6 +84,11 @@ class Vocabulary:
                 )
 
 
+def known(codes: Int32s) -> Int32s:
+    """The codes that are not -1."""
+    return codes[codes >= 0]
+
+
 def _cast_or_refuse(ids: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     try:
         return pc.cast(ids, wanted)

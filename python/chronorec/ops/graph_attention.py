@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from chronorec import _core
-from chronorec.ops._check import FLOATS, check_same_device, check_tensor
+from chronorec.ops._backend import backend
+from chronorec.ops._check import FLOATS, check_same_device_or_cuda, check_tensor
 from chronorec.ops._graph import Graph, check_graph, node_rows
 from chronorec.ops._memory import packed, scratch
 from chronorec.ops._register import define_gradient, define_op
@@ -62,7 +62,7 @@ def graph_attention(
     check_tensor(destination_score, "destination_score", (graph.num_destinations, heads), torch.float32)
     if edge_score is not None:
         check_tensor(edge_score, "edge_score", (graph.num_edges, heads), torch.float32)
-    check_same_device(
+    check_same_device_or_cuda(
         features=features,
         source_score=source_score,
         destination_score=destination_score,
@@ -84,7 +84,7 @@ def graph_attention(
     return output
 
 
-def _forward_cpu(
+def _forward_run(
     features: Tensor,
     source_score: Tensor,
     destination_score: Tensor,
@@ -97,8 +97,9 @@ def _forward_cpu(
     negative_slope: float,
 ) -> tuple[Tensor, Tensor]:
     output, softmax = outputs = _forward_fake(features, source_score, destination_score)
-    size = _core.graph_attention_scratch(output.shape[0], sources.shape[0], *features.shape[1:])
-    _core.graph_attention_forward(
+    module = backend(features)
+    size = module.graph_attention_scratch(output.shape[0], sources.shape[0], *features.shape[1:])
+    module.graph_attention_forward(
         node_rows(features),
         source_score.contiguous(),
         destination_score.contiguous(),
@@ -108,7 +109,7 @@ def _forward_cpu(
         negative_slope,
         output,
         softmax,
-        scratch(size),
+        scratch(size, features.device),
     )
     return outputs
 
@@ -138,7 +139,7 @@ def _differentiate(ctx: Any, grad: Tensor, grad_softmax: Tensor | None) -> tuple
     return *(g if w else None for g, w in zip(grads, wanted, strict=True)), *[None] * 6
 
 
-def _backward_cpu(
+def _backward_run(
     grad: Tensor,
     features: Tensor,
     source_score: Tensor,
@@ -154,10 +155,11 @@ def _backward_cpu(
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads = _backward_fake(grad, features, source_score, destination_score, edge_score, offsets, sources)
-    size = _core.graph_attention_backward_scratch(
+    module = backend(features)
+    size = module.graph_attention_backward_scratch(
         output.shape[0], features.shape[0], sources.shape[0], *features.shape[1:]
     )
-    _core.graph_attention_backward(
+    module.graph_attention_backward(
         node_rows(grad),
         node_rows(features),
         source_score.contiguous(),
@@ -171,7 +173,7 @@ def _backward_cpu(
         output,
         softmax,
         *grads,
-        scratch(size),
+        scratch(size, features.device),
     )
     return grads
 
@@ -201,13 +203,15 @@ _INPUTS = (
 )
 _forward = define_op(
     f"graph_attention_forward({_INPUTS}, float negative_slope) -> (Tensor, Tensor)",
-    cpu=_forward_cpu,
+    cpu=_forward_run,
+    cuda=_forward_run,
     fake=_forward_fake,
 )
 _backward = define_op(
     f"graph_attention_backward(Tensor grad, {_INPUTS}, Tensor output, Tensor softmax, float negative_slope)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=_backward_cpu,
+    cpu=_backward_run,
+    cuda=_backward_run,
     fake=_backward_fake,
 )
 define_gradient(_forward, _differentiate, _save)

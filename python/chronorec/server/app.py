@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from chronorec import __version__
 from chronorec.artifact import ArtifactError
+from chronorec.engine.shared_sessions import StoreError
 from chronorec.server import schemas
 from chronorec.server.journal import JournalError
 from chronorec.server.openapi import openapi
@@ -47,6 +48,7 @@ def make_app(service: Service, *, snapshot_seconds: float = 300.0) -> Starlette:
     routes = [
         Route("/v1/events", handlers.events, methods=["POST"]),
         Route("/v1/recommend", handlers.recommend, methods=["POST"]),
+        Route("/v1/explain", handlers.explain, methods=["POST"]),
         Route("/v1/similar", handlers.similar, methods=["POST"]),
         Route("/v1/users/{kind}/{user:path}", handlers.forget, methods=["DELETE"]),
         Route("/v1/reload", handlers.reload, methods=["POST"]),
@@ -114,14 +116,19 @@ class _Handlers:
             "chronorec_answers_total", "Answers.", ["source", "variant"], registry=self.registry
         )
         self.decoders = {
-            kind: msgspec.json.Decoder(kind) for kind in (schemas.Events, schemas.Request, schemas.Similar)
+            kind: msgspec.json.Decoder(kind)
+            for kind in (schemas.Events, schemas.Request, schemas.Explain, schemas.Similar)
         }
 
-    async def _answer(self, request: HttpRequest, kind: Any, work: Callable[[Any], Any]) -> Response:
+    async def _answer(
+        self, request: HttpRequest, kind: Any, work: Callable[[Any], Any], slow: bool = False
+    ) -> Response:
         body = await _body(request)
         try:
             asked = self.decoders[kind].decode(body)
             with self.seconds.labels(request.url.path).time():
+                if slow or self.service.shared:  # which waits for others
+                    return _json(await run_in_threadpool(work, asked))
                 return _json(work(asked))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise HTTPException(400, f"body: {error}") from error
@@ -129,7 +136,7 @@ class _Handlers:
             raise HTTPException(422, str(error)) from error
         except KeyError as error:
             raise HTTPException(404, str(error.args[0])) from error
-        except JournalError as error:
+        except (JournalError, StoreError) as error:
             raise HTTPException(503, str(error)) from error
 
     async def events(self, request: HttpRequest) -> Response:
@@ -143,6 +150,9 @@ class _Handlers:
 
         return await self._answer(request, schemas.Request, work)
 
+    async def explain(self, request: HttpRequest) -> Response:
+        return await self._answer(request, schemas.Explain, self.service.explain, slow=True)
+
     async def similar(self, request: HttpRequest) -> Response:
         def work(asked: schemas.Similar) -> schemas.Answer:
             return self.service.similar(asked.item, asked.k)
@@ -154,10 +164,10 @@ class _Handlers:
         if kind not in ("text", "number"):
             raise HTTPException(404, f"kind: wanted text or number, got {kind!r}")
         try:
-            found = self.service.forget(user if kind == "text" else int(user))
+            found = await run_in_threadpool(self.service.forget, user if kind == "text" else int(user))
         except (ValueError, OverflowError) as error:
             raise HTTPException(422, f"user: wanted a whole number of 64 bits, got {user!r}") from error
-        except JournalError as error:
+        except (JournalError, StoreError) as error:
             raise HTTPException(503, str(error)) from error
         return _json(schemas.Forgotten(found))
 

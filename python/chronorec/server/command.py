@@ -25,6 +25,7 @@ def serve(arguments: argparse.Namespace) -> None:
         experiment=Experiment(arguments.experiment, shares),
         fallback=None if arguments.fallback is None else Path(arguments.fallback),
         journal=None if arguments.journal is None else Journal(arguments.journal, arguments.durability),
+        shared=arguments.redis,
         exposures=None if arguments.exposures is None else ExposureLog(arguments.exposures),
         memory=arguments.memory,
         forget_after=None if days is None else datetime.timedelta(days=days),

@@ -14,7 +14,7 @@ _REFUSALS = {
     "404": "nothing of this name",
     "413": "too long",
     "422": "a value that cannot be",
-    "503": "events cannot be written down",
+    "503": "events cannot be written down, or the shared store does not answer",
 }
 
 
@@ -25,6 +25,8 @@ def openapi() -> dict[str, Any]:
         schemas.Accepted,
         schemas.Request,
         schemas.Answer,
+        schemas.Explain,
+        schemas.Reasons,
         schemas.Similar,
         schemas.Forgotten,
         schemas.Problem,
@@ -57,6 +59,7 @@ def openapi() -> dict[str, Any]:
         "paths": {
             "/v1/events": {"post": operation("Tell events", schemas.Accepted, schemas.Events)},
             "/v1/recommend": {"post": operation("Ask for items", schemas.Answer, schemas.Request)},
+            "/v1/explain": {"post": operation("Ask why", schemas.Reasons, schemas.Explain)},
             "/v1/similar": {"post": operation("Items like one", schemas.Answer, schemas.Similar)},
             "/v1/users/{kind}/{user}": {
                 "delete": operation("Forget a user", schemas.Forgotten, parameters=user)

@@ -9,6 +9,10 @@ from msgspec import Meta, Struct
 Id = Annotated[str, Meta(max_length=512)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 When = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(2**61), le=2**61)]
 Ids = Annotated[list[Id], Meta(max_length=10_000)]
+Column = Annotated[str, Meta(max_length=512)]
+Value = Id | bool
+Categories = Annotated[dict[Column, Annotated[list[Value], Meta(max_length=1000)]], Meta(max_length=16)]
+Addend = Annotated[float, Meta(ge=-1e30, le=1e30)]
 
 
 class Event(Struct, forbid_unknown_fields=True):
@@ -36,6 +40,35 @@ class Accepted(Struct):
     unknown_items: int
 
 
+class Circle(Struct, forbid_unknown_fields=True):
+    """Everything within ``km`` of a point in degrees."""
+
+    latitude: Annotated[float, Meta(ge=-90, le=90)]
+    longitude: Annotated[float, Meta(ge=-180, le=180)]
+    km: Annotated[float, Meta(ge=0, le=20_040)]
+
+
+class Rules(Struct, forbid_unknown_fields=True):
+    """What the answer may hold and in which order; columns are those of the model's item table.
+
+    Filters: ``min_score``; ``available`` (the time of the request lies in ``available_from`` ..
+    ``available_until``); ``allow`` and ``deny`` (column to values); ``near`` (columns ``latitude``,
+    ``longitude``). Then ``boost`` [item, number added to its score], ``boost_category`` [column, value,
+    number], ``diversity`` (0 to 1, among the ``pool`` best) and ``pin`` [place from 1, item].
+    """
+
+    min_score: Addend | None = None
+    available: bool = False
+    allow: Categories = {}
+    deny: Categories = {}
+    near: Circle | None = None
+    boost: Annotated[list[tuple[Id, Addend]], Meta(max_length=10_000)] = []
+    boost_category: Annotated[list[tuple[Column, Value, Addend]], Meta(max_length=100)] = []
+    pin: Annotated[list[tuple[Annotated[int, Meta(ge=1, le=1000)], Id]], Meta(max_length=1000)] = []
+    diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    pool: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
 class Request(Struct, forbid_unknown_fields=True):
     """What to recommend: to a ``user``, from the events that were sent, or after a ``history`` given here."""
 
@@ -47,6 +80,7 @@ class Request(Struct, forbid_unknown_fields=True):
     exclude_seen: bool | None = None
     candidates: Ids | None = None
     exclude: Ids = []
+    rules: Rules | None = None
 
 
 class Answer(Struct):
@@ -62,6 +96,50 @@ class Answer(Struct):
     model: str
     variant: str
     unknown_items: int
+
+
+class Explain(Struct, forbid_unknown_fields=True):
+    """Why ``items`` score as they do for a ``user``, or after a ``history`` given here.
+
+    ``last`` of the latest events are left out, one after the other.
+    """
+
+    items: Annotated[list[Id], Meta(min_length=1, max_length=100)]
+    user: Id | None = None
+    history: Annotated[list[Id], Meta(max_length=1000)] | None = None
+    times: Annotated[list[When], Meta(max_length=1000)] | None = None
+    at: When | None = None
+    last: Annotated[int, Meta(ge=1, le=100)] = 20
+
+
+class Share(Struct):
+    """What an event did to a score: how much lower it would be without the event."""
+
+    item: str | int
+    time: int | None
+    difference: float
+
+
+class Reason(Struct):
+    """Why an item has its score.
+
+    ``parts`` add up to the score; ``waiting`` is what the time since the last event did to it, null where the
+    model does not look at times. ``events``: largest difference first.
+    """
+
+    item: str | int
+    score: float
+    parts: dict[str, float]
+    waiting: float | None
+    events: list[Share]
+
+
+class Reasons(Struct):
+    """Reasons in the order of the items asked for, of the model and variant that answers the user."""
+
+    reasons: list[Reason]
+    model: str
+    variant: str
 
 
 class Similar(Struct, forbid_unknown_fields=True):

@@ -40,9 +40,9 @@ class Form(NamedTuple):
         return self.scale, 1 / self.divisor, min(self.window, events + 1, _INT32)
 
     def bias(self) -> tuple[Any, Any, Any]:
-        """Per kind of bias what the kernels take: (table, stride of a head, columns, events, boundaries)."""
+        """Per kind of bias what the kernels take: (table, head stride, columns, events, boundaries)."""
         return (
-            _kind(self.position, None, None),
+            _kind(self.position),
             _kind(self.time_table, self.times, self.time_boundaries),
             _kind(self.distance_table, self.places, self.distance_boundaries),
         )
@@ -60,11 +60,11 @@ class Form(NamedTuple):
         }
 
 
-def _kind(table: Tensor | None, events: Tensor | None, boundaries: Tensor | None) -> tuple[Any, ...] | None:
+def _kind(table: Tensor | None, *of_pairs: Tensor | None) -> tuple[Any, ...] | None:
     if table is None:
         return None
     table = rows(table)
-    return table, table.stride(0), table.shape[1], events, boundaries
+    return table, table.stride(0), table.shape[1], *of_pairs
 
 
 def _steps(boundaries: Tensor | None) -> int:
@@ -76,15 +76,17 @@ def strided(*tensors: Tensor) -> tuple[Any, ...]:
     return tuple((x, x.stride(0), x.stride(1)) for x in map(rows, tensors))
 
 
-def tiling(width: int, dtype: torch.dtype, *, heavy: bool) -> tuple[int, int]:
-    """Events of a tile, and stages: as much as four warps hold on every target without spilling.
+def tiling(width: int, dtype: torch.dtype, *, biased: bool) -> tuple[int, int]:
+    """Events of a tile, and warps: what was fastest on an H100 and spills nowhere.
+
+    Forward and backward have the same, so that backward's scores are forward's, to the last bit.
 
     Args:
-        heavy: backward, or with a bias, whose bisections need registers for an address per pair.
+        biased: whose bisections need registers for an address per pair.
     """
-    if dtype == torch.float32:  # one tile for both ways: backward's scores are forward's, to the last bit
-        return 16, 1
-    return (32, 1) if heavy or padded_width(width) > 128 else (64, 2)
+    if dtype == torch.float32 or biased:
+        return 16, 2
+    return (64, 4) if padded_width(width) <= 64 else (32, 4)
 
 
 @triton.jit

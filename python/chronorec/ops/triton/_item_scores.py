@@ -14,8 +14,8 @@ from torch import Tensor
 from chronorec.ops._memory import rows
 from chronorec.ops.triton._tiles import bisection_steps, count_not_above, product
 
-QUERIES, ITEMS = 32, 64  # of a tile
-CONFIG = {"num_warps": 8, "num_stages": 2}
+QUERIES, ITEMS = 32, 128  # of a tile
+CONFIG = {"num_warps": 4, "num_stages": 2}
 
 
 class Scoring(NamedTuple):
@@ -87,7 +87,7 @@ def plain_scores(
 @triton.jit
 def adjusted_scores(scores, adjust, allow, query, items, kept_queries, kept_items, SEARCH: tl.constexpr):
     """Scores of consecutive items after the queries' own additions, -inf where taken out or not kept."""
-    if adjust is not None:
+    if SEARCH > 0:
         first = tl.load(adjust[0] + query, mask=kept_queries, other=0)
         after = tl.load(adjust[0] + query + 1, mask=kept_queries, other=0)
         count = (after - first).to(tl.int32)
@@ -121,7 +121,7 @@ def own_scores(
     kept_items = tl.sum(tl.where(chosen, kept[None, :].to(tl.int32), 0), 1) != 0
     scores = plain_scores(queries, panels, bias, query, items, kept, kept_items, WIDTH, CHUNK, PANEL)
     own = tl.sum(tl.where(chosen, scores, 0.0), 0)
-    if adjust is not None:
+    if SEARCH > 0:
         first = tl.load(adjust[0] + query, mask=kept, other=0)
         after = tl.load(adjust[0] + query + 1, mask=kept, other=0)
         count = (after - first).to(tl.int32)

@@ -33,9 +33,14 @@ class Targets:
         places = torch.arange(targets.shape[0], device=targets.device)
         self.offsets = None if offsets is None else offsets.contiguous()
         self.owner = places if offsets is None else _owners(self.offsets, places)
+        counted = targets != ignore_index
+        if weights is None and offsets is None:  # the usual case, where every launch saved counts
+            self.items = torch.where(counted, targets, -1)
+            self.share = self.row_share = counted / counted.sum().clamp(min=1)
+            return
         if weights is None:
             weights = torch.ones(rows, device=targets.device)
-        counted = (targets != ignore_index) & (weights[self.owner] > 0)
+        counted = counted & (weights[self.owner] > 0)
         self.items = torch.where(counted, targets, -1)
         counts = counted.long()
         if self.offsets is not None:

@@ -38,7 +38,7 @@ def softmax_loss(*arguments: Any) -> Outputs:
         (hidden, hidden.stride(0)), (table, table.stride(0)), packed(x.bias), packed(x.negatives),
         packed(x.negative_log_q), count, columns, 1 / x.temperature, x.label_smoothing,
     )  # fmt: skip
-    constants = _constants(hidden)
+    constants = _constants(hidden, baskets=x.target_offsets is not None)
     lse, labelled = _normalizers(inputs, targets, hidden, constants)
     share = targets.share
     if x.negatives is None:
@@ -55,15 +55,19 @@ def softmax_loss(*arguments: Any) -> Outputs:
     return outputs
 
 
-def _constants(hidden: Tensor) -> dict[str, Any]:
-    """Tiles that no target spills."""
+def _constants(hidden: Tensor, *, baskets: bool) -> dict[str, Any]:
+    """Tiles that spill nowhere: smaller ones where the labels of a tile are a loop over targets."""
+    rows, columns, chunk, warps, stages = 32, 32, 32, 8, 1
+    if not baskets:
+        narrow = hidden.dtype != torch.float32
+        rows, columns, chunk, warps, stages = (64, 64, 64, 4, 2) if narrow else (64, 32, 64, 4, 1)
     return {
         "WIDTH": hidden.shape[1],
-        "CHUNK": min(32, max(16, triton.next_power_of_2(hidden.shape[1]))),
-        "ROWS": 32,
-        "COLUMNS": 32,
-        "num_warps": 8,
-        "num_stages": 1,
+        "CHUNK": min(chunk, max(16, triton.next_power_of_2(hidden.shape[1]))),
+        "ROWS": rows,
+        "COLUMNS": columns,
+        "num_warps": warps,
+        "num_stages": stages,
         "maxnreg": 255,  # ptxas would rather spill a little than run fewer warps
     }
 
@@ -77,7 +81,7 @@ def _normalizers(
     parts, span = parts_of(tiles, columns, constants["COLUMNS"])
     sums = like.new_empty((2, parts, count), dtype=torch.float32)
     launch(_normalize, (tiles, parts), like, *inputs, targets.arguments(), sums, span, **constants)
-    return torch.logsumexp(sums[0], 0), sums[1].sum(0)
+    return (torch.logsumexp(sums[0], 0), sums[1].sum(0)) if parts > 1 else (sums[0, 0], sums[1, 0])
 
 
 def _target_scores(
@@ -102,28 +106,27 @@ def _gradients(
     (hidden, _), count, columns = inputs[0], *inputs[5:7]
     width, factor = hidden.shape[1], inputs[7]
     wide = min(64, max(16, triton.next_power_of_2(width)))
-    constants, step = {**constants, "WIDE": wide}, constants["ROWS"]
-    chunks = triton.cdiv(width, wide)
+    constants, chunks = {**constants, "WIDE": wide}, triton.cdiv(width, wide)
 
-    def room(tiles: int, length: int, *size: int) -> tuple[Tensor, int, int]:
-        parts, span = parts_of(tiles * chunks, length, step)
+    def room(tiles: int, length: int, step: str, *size: int) -> tuple[Tensor, int, int]:
+        parts, span = parts_of(tiles * chunks, length, constants[step])
         return hidden.new_empty((parts, *size), dtype=torch.float32), parts, span
 
     if x.hidden_grad:
         tiles = triton.cdiv(count, constants["ROWS"])
-        sums, parts, span = room(tiles, columns, count, width)
+        sums, parts, span = room(tiles, columns, "COLUMNS", count, width)
         launch(_by_rows, (tiles, parts, chunks), hidden, *inputs, of_targets, lse, sums, span, **constants)
-        outputs[1].copy_(sums.sum(0))
+        outputs[1].copy_(sums.sum(0) if parts > 1 else sums[0])
     if not (x.table_grad or x.bias_grad):
         return
-    tiles = triton.cdiv(columns, step)
-    sums, parts, span = room(tiles, count, columns, width)
+    tiles = triton.cdiv(columns, constants["COLUMNS"])
+    sums, parts, span = room(tiles, count, "ROWS", columns, width)
     bias_sums = hidden.new_empty((parts, columns), dtype=torch.float32)
     launch(
         _by_columns, (tiles, parts, chunks), hidden,
         *inputs, of_targets, lse, sums, bias_sums, span, **constants,
     )  # fmt: skip
-    of_columns, of_bias = sums.sum(0), bias_sums.sum(0)
+    of_columns, of_bias = (x.sum(0) if parts > 1 else x[0] for x in (sums, bias_sums))
     grad_table, grad_bias = (g if wanted else None for g, wanted in zip(outputs[2:], x[-2:], strict=True))
     if x.bias is None:
         grad_bias = None
@@ -196,15 +199,16 @@ def _logits(
 @triton.jit
 def _labels(targets, first, count, items):
     """Per pair whether the item is a target of the row and its share, and per row the sum of shares."""
-    label = tl.zeros((count.shape[0], items.shape[0]), tl.float32)
-    hit = label != 0
-    whole = tl.zeros(count.shape, tl.float32)
-    for step in range(tl.max(count, 0)):
-        item, share = target_at(targets, first, count, step)
-        same = items[None, :] == item[:, None]
-        hit = hit | same
-        label += tl.where(same, share[:, None], 0.0)
-        whole += share
+    item, whole = target_at(targets, first, count, 0)
+    hit = items[None, :] == item[:, None]
+    label = tl.where(hit, whole[:, None], 0.0)
+    if targets[1] is not None:
+        for step in range(1, tl.max(count, 0)):
+            item, share = target_at(targets, first, count, step)
+            same = items[None, :] == item[:, None]
+            hit = hit | same
+            label += tl.where(same, share[:, None], 0.0)
+            whole += share
     return hit, label, whole
 
 

@@ -26,7 +26,7 @@ def rank(*arguments: Any) -> tuple[Tensor, Tensor]:
     """Per target, int64 [M]: how many other items score more, and how many exactly as much."""
     *scoring, targets, offsets = arguments
     parts = Scoring(*scoring)
-    greater, equal = torch.empty((2, *targets.shape), dtype=torch.int64, device=targets.device).unbind()
+    greater, equal = (torch.empty_like(targets, dtype=torch.int64) for _ in range(2))
     own = torch.empty(targets.shape, dtype=torch.float32, device=targets.device)
     batch, items = parts.queries.shape[0], parts.num_items
     given = parts.arguments()

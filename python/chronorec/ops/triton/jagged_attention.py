@@ -24,7 +24,8 @@ def forward(query: Tensor, key: Tensor, value: Tensor, *form: Any) -> tuple[Tens
     (events, heads, width) = given
     output = torch.empty(given, dtype=query.dtype, device=query.device)
     lse = query.new_empty(0 if shape.silu else events, heads, dtype=torch.float32)
-    tile, stages = tiling(width, query.dtype, heavy=shape.bias() != (None, None, None))
+    bias = shape.bias()
+    tile, warps = tiling(width, query.dtype, biased=bias != (None, None, None))
     launch(
         _forward,
         (triton.cdiv(events, tile), heads),
@@ -32,12 +33,12 @@ def forward(query: Tensor, key: Tensor, value: Tensor, *form: Any) -> tuple[Tens
         *strided(query, key, value, output),
         lse,
         shape.sequences(),
-        shape.bias(),
+        bias,
         events,
         *shape.pairs(events),
         **shape.constants(width, tile),
-        num_warps=4,
-        num_stages=stages,
+        num_warps=warps,
+        num_stages=1,
     )
     return output, lse
 

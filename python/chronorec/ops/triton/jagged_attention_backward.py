@@ -35,18 +35,19 @@ def backward(
     *form, output, lse = rest
     shape = Form(*form)
     events, heads, width = query.shape
-    tile, stages = tiling(width, query.dtype, heavy=True)
+    bias = shape.bias()
+    tile, warps = tiling(width, query.dtype, biased=bias != (None, None, None))
     tiles = triton.cdiv(events, tile)
     grads = [torch.empty(query.shape, dtype=query.dtype, device=query.device) for _ in range(3)]
     delta = torch.empty_like(lse)
     partial = _partial_sums(shape, tiles, tile, heads, query)
-    inputs = (*strided(query, key, value, grad_output), lse, delta, shape.sequences(), shape.bias())
+    inputs = (*strided(query, key, value, grad_output), lse, delta, shape.sequences(), bias)
     numbers = (events, *shape.pairs(events))
-    constants = {**shape.constants(width, tile), "num_stages": stages}
+    constants = {**shape.constants(width, tile), "num_warps": warps, "num_stages": 1}
     of_query, *of_key_value = strided(*grads)
     by_rows = (*inputs, *strided(output), of_query, partial, *numbers)
-    launch(_by_rows, (tiles, heads), query, *by_rows, num_warps=8, **constants)
-    launch(_by_keys, (tiles, heads), query, *inputs, *of_key_value, *numbers, num_warps=4, **constants)
+    launch(_by_rows, (tiles, heads), query, *by_rows, **constants)
+    launch(_by_keys, (tiles, heads), query, *inputs, *of_key_value, *numbers, **constants)
     return (*grads, *_table_gradients(shape, partial, tile, query))
 
 

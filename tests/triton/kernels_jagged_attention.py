@@ -24,9 +24,10 @@ from tests.support.jagged import offsets_of
 
 
 @pytest.fixture(autouse=True)
-def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def _few_draws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter is slow: less is drawn than for the CPU kernel."""
-    monkeypatch.setattr("tests.support.attention.draws_of", lambda lengths: 2)
+    if request.config.getoption("device") == "cpu":
+        monkeypatch.setattr("tests.support.attention.draws_of", lambda lengths: 2)
 
 
 LENGTHS = [5, 0, 1, 40, 0, 13, 2]  # a tile holds 32 events

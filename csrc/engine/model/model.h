@@ -1,0 +1,37 @@
+// A model folder, as `chronorec train` writes it, in a C++ program without Python:
+//
+//   chronorec::Model model("model");
+//   chronorec::SessionStore sessions(model.program(), 1 << 30, 0);
+//   sessions.append(user, items, times, count, now);
+//   chronorec::recommend(sessions, model.scorer(), request);
+//
+// Items are codes: rows of the folder's items.arrow. Models that keep no state from event to event are
+// refused, as are damaged files; hashes are not looked at.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "engine/program.h"
+#include "engine/scorer.h"
+
+namespace chronorec {
+
+class Model {
+ public:
+  // Throws std::runtime_error that names the file and what is wrong with it.
+  explicit Model(const std::string& folder);
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  const Program& program() const;
+  const Scorer& scorer() const;
+  // Whether the items of a history leave the answer unless a request says otherwise.
+  bool leave_seen() const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace chronorec

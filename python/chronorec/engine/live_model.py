@@ -1,0 +1,224 @@
+"""A model with the sessions that it answers from."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from chronorec import _core
+from chronorec.data.jagged import Int32s, Int64s
+from chronorec.data.splits import parse_time
+from chronorec.engine.adjust import combine, exclude_history
+from chronorec.engine.choice import Choice
+from chronorec.engine.engine import Engine, Recommendations, checked_k
+from chronorec.engine.explain import Explanation
+from chronorec.engine.history import HistoryBatch
+from chronorec.engine.requests import When
+from chronorec.engine.rules import Rules
+from chronorec.engine.stream import stream_program
+from chronorec.engine.vocabulary import known
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+User = str | int
+
+_ALWAYS = 2**63 - 1
+SNAPSHOT = b"chronorec.sessions 1"
+
+
+class LiveModel(NamedTuple):
+    """An engine with its store of sessions, which are always exchanged together.
+
+    Attributes:
+        streams: whether a state is kept from event to event.
+    """
+
+    engine: Engine
+    store: _core.Sessions
+    streams: bool
+
+    @classmethod
+    def make(cls, engine: Engine, memory: int, idle_seconds: int) -> LiveModel:
+        """A model with an empty store; ``idle_seconds`` 0: nobody is forgotten for being idle."""
+        program, table = stream_program(engine.artifact), engine.table
+        store = _core.Sessions(
+            _core.Program() if program is None else program,
+            table.panels,
+            table.num_items,
+            engine.bias,
+            table.codes,
+            table.code_facts,
+            memory,
+            idle_seconds,
+        )
+        return cls(engine, store, program is not None)
+
+    def append(self, user: User, item: Hashable, at: int, now: int) -> bool:
+        """Adds an event; False where the model does not know the item."""
+        code = self.engine.vocabulary.code_of(item)
+        if code >= 0:
+            self.store.append_one(user, code, at, now)
+        return code >= 0
+
+    def recommend(
+        self,
+        user: User,
+        at: When | None,
+        k: int,
+        exclude_seen: bool | None,
+        candidates: Iterable[Hashable] | None,
+        exclude: Iterable[Hashable],
+        rules: Rules | None,
+    ) -> Recommendations:
+        """See :meth:`Sessions.recommend`."""
+        engine, k = self.engine, checked_k(k)
+        if not self.streams:
+            return self._recompute(user, at, k, exclude_seen, exclude, candidates, rules)
+        if rules is not None:
+            return self._from_state(user, at, exclude_seen, engine.choice(k, exclude, candidates, rules))
+        vocabulary = engine.vocabulary
+        blocked = known(vocabulary.codes_of(exclude, "exclude"))
+        allowed = None
+        if candidates is not None:
+            allowed = np.zeros(engine.num_items, np.uint8)
+            allowed[known(vocabulary.codes_of(candidates, "candidates"))] = 1
+        scores = np.empty(min(k, engine.num_items), np.float32)
+        codes = np.empty(len(scores), np.int32)
+        self.store.recommend(
+            user,
+            microseconds(at),
+            _ALWAYS if at is None else microseconds(at),
+            seconds(),
+            engine.leaves_seen(exclude_seen),
+            blocked if len(blocked) else None,
+            allowed,
+            scores,
+            codes,
+        )
+        return engine.recommendations(codes, scores)
+
+    def _recompute(
+        self,
+        user: User,
+        at: When | None,
+        k: int,
+        exclude_seen: bool | None,
+        exclude: Iterable[Hashable],
+        candidates: Iterable[Hashable] | None,
+        rules: Rules | None,
+    ) -> Recommendations:
+        batch = self._history_batch(user, at)
+        found, scores = self.engine.answer(batch, k, exclude_seen, exclude, candidates, rules)
+        return self.engine.recommendations(found[0], scores[0])
+
+    def explain(self, user: User, items: Sequence[Hashable], at: When | None, last: int) -> list[Explanation]:
+        """See :meth:`Sessions.explain`."""
+        return self.engine.explain_batch(self._history_batch(user, at), items, last)
+
+    def _history_batch(self, user: User, at: When | None) -> HistoryBatch:
+        """A request with the events before it; all of them where no time is given."""
+        codes, times = self.events(user)
+        now = microseconds(at)
+        used = len(times) if at is None else int(np.searchsorted(times, now))
+        return HistoryBatch(
+            item=codes[:used],
+            offsets=np.array([0, used], np.int64),
+            num_items=self.engine.num_items,
+            time=times[:used],
+            at=np.array([now], np.int64),
+        )
+
+    def _from_state(
+        self, user: User, at: When | None, exclude_seen: bool | None, choice: Choice
+    ) -> Recommendations:
+        """The answer by rules, from the state that is kept."""
+        engine, now = self.engine, microseconds(at)
+        state = np.empty((1, engine.table.panels.shape[1]), np.float32)
+        end = _ALWAYS if at is None else now
+        seen = np.frombuffer(self.store.query(user, now, end, seconds(), state[0]), np.int32)
+        batch = HistoryBatch(seen, np.array([0, len(seen)], np.int64), engine.num_items)
+        additions = [exclude_history(batch)] if engine.leaves_seen(exclude_seen) else []
+        adjustment = combine(additions, 1, engine.num_items)
+        found, scores = choice.best(state, adjustment, np.array([now], np.int64))
+        return engine.recommendations(found[0], scores[0])
+
+    def history(self, user: User) -> tuple[list[Any], Int64s]:
+        """Items and times of a user's events, oldest first."""
+        codes, times = self.events(user)
+        return self.engine.vocabulary.names(codes), times
+
+    def events(self, user: User) -> tuple[Int32s, Int64s]:
+        """Codes and times of a user's events, oldest first."""
+        events = self.store.events(user)
+        if events is None:
+            return np.empty(0, np.int32), np.empty(0, np.int64)
+        return np.frombuffer(events[0], np.int32), np.frombuffer(events[1], np.int64)
+
+    def schema(self) -> pa.Schema:
+        """Of a snapshot."""
+        return _schema(self.engine.vocabulary.ids.type)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All sessions, a shard at a time."""
+        schema = self.schema()
+        for number in range(self.store.num_shards):
+            users, *arrays = self.store.shard(number)
+            offsets = pa.array(np.frombuffer(arrays[0], np.int64))
+            items = self.engine.vocabulary.take(np.frombuffer(arrays[1], np.int32))
+            times = pa.array(np.frombuffer(arrays[2], np.int64)).cast(schema.field("times").type.value_type)
+            columns = [
+                pa.array([user if isinstance(user, int) else None for user in users], pa.int64()),
+                pa.array([user if isinstance(user, str) else None for user in users], pa.string()),
+                pa.LargeListArray.from_arrays(offsets, items),
+                pa.LargeListArray.from_arrays(offsets, times),
+            ]
+            yield pa.record_batch(columns, schema=schema)
+
+    def restore(self, batch: pa.RecordBatch) -> int:
+        """Adds sessions; returns how many. Items that the model does not know are left out."""
+        now = seconds()
+        items, times = batch.column("items"), batch.column("times")
+        offsets = items.offsets.to_numpy()
+        codes = self.engine.vocabulary.codes_of_array(items.values)
+        micros = times.values.cast(pa.int64()).to_numpy()
+        numbers, texts = (batch.column(name).to_pylist() for name in ("number", "text"))
+        for row, (number, text) in enumerate(zip(numbers, texts, strict=True)):
+            events = slice(offsets[row], offsets[row + 1])
+            kept = codes[events] >= 0
+            user = number if text is None else text
+            self.store.append(user, codes[events][kept], micros[events][kept], now)
+        return int(batch.num_rows)
+
+
+def _schema(item: pa.DataType) -> pa.Schema:
+    fields = [
+        ("number", pa.int64()),
+        ("text", pa.string()),
+        ("items", pa.large_list(item)),
+        ("times", pa.large_list(pa.timestamp("us", "UTC"))),
+    ]
+    return pa.schema(fields, metadata={"kind": SNAPSHOT})
+
+
+def microseconds(at: When | None) -> int:
+    """A time as the engine has it; now where there is none."""
+    return time.time_ns() // 1000 if at is None else parse_time(at, "at")
+
+
+def seconds() -> int:
+    """Now, as the store of sessions counts."""
+    return int(time.time())
+
+
+def idle_seconds(forget_after: datetime.timedelta | None) -> int:
+    """``forget_after`` in whole seconds; 0: never."""
+    idle = 0 if forget_after is None else int(forget_after.total_seconds())
+    if forget_after is not None and idle < 1:
+        raise ValueError(f"forget_after: wanted at least a second, got {forget_after}")
+    return idle
