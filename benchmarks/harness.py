@@ -32,7 +32,7 @@ OURS = "chronorec"
 ROOT = Path(__file__).parent.parent
 SAMPLE_SECONDS = 2e-4  # shorter calls are timed several at a time
 PAUSE_SECONDS = 5e-3  # after which every library's idle threads sleep
-RIVALS = ("torch", "numpy", "onnxruntime", "openvino", "faiss-cpu", "torch_geometric", "polars")
+RIVALS = ("torch", "triton", "numpy", "onnxruntime", "openvino", "faiss-cpu", "torch_geometric", "polars")
 
 Provider = Callable[[], object]
 
@@ -181,7 +181,7 @@ def _is_able(name: str, call: Provider) -> bool:
     try:
         call()
     except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
-        print(f"left out: {name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        print(f"left out: {name}: {type(error).__name__}: {str(error).strip().splitlines()[0][:80]}")
         return False
     return True
 

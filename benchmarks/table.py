@@ -15,8 +15,13 @@ from typing import Any
 
 from benchmarks.harness import OURS, RIVALS
 
-MARKS = ("<!-- ratios -->", "<!-- /ratios -->")
 Row = dict[str, Any]
+
+
+def marks(row: Row) -> tuple[str, str]:
+    """Between which the table of rows like this one stands in a text."""
+    name = "gpu ratios" if "gpu" in row else "ratios"
+    return f"<!-- {name} -->", f"<!-- /{name} -->"
 
 
 def cases(lines: list[str]) -> list[list[Row]]:
@@ -62,9 +67,12 @@ def geometric_mean(found: list[list[Row]]) -> float:
 def table(found: list[list[Row]]) -> str:
     """The whole table in Markdown, with where and with what it was measured."""
     first = found[0][0]
-    facts = [
-        f"{first['machine']}, level {first['level']}, {first['threads']} threads, commit {first['commit']}"
-    ]
+    if "gpu" in first:
+        how = "replays of CUDA graphs" if first["replay"] else "calls"
+        facts = [f"{first['gpu']}, CUDA {first['cuda']}, {how}, commit {first['commit']}"]
+    else:
+        level = f"level {first['level']}, {first['threads']} threads"
+        facts = [f"{first['machine']}, {level}, commit {first['commit']}"]
     facts += [f"{name} {first[name]}" for name in RIVALS if name in first]
     titles = "| op | case | median | work, share of peak | memory | rivals: their time over ours |"
     head = f"{titles}\n|---|---|---:|---:|---:|---|"
@@ -82,18 +90,19 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("rows", type=Path, nargs="+")
     parser.add_argument(
-        "--into", type=Path, metavar="FILE", help=f"a text with the marks {' and '.join(MARKS)}"
+        "--into", type=Path, metavar="FILE", help="a text with marks such as <!-- ratios --> <!-- /ratios -->"
     )
     options = parser.parse_args(arguments)
-    text = table(cases([line for path in options.rows for line in path.read_text().splitlines()]))
+    found = cases([line for path in options.rows for line in path.read_text().splitlines()])
+    text, around = table(found), marks(found[0][0])
     if options.into is None:
         print(text)
         return 0
     whole = options.into.read_text()
-    if any(whole.count(mark) != 1 for mark in MARKS):
-        parser.error(f"{options.into}: wanted the marks {' and '.join(MARKS)} once each")
-    before, rest = whole.split(MARKS[0])
-    options.into.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
+    if any(whole.count(mark) != 1 for mark in around):
+        parser.error(f"{options.into}: wanted the marks {' and '.join(around)} once each")
+    before, rest = whole.split(around[0])
+    options.into.write_text(f"{before}{around[0]}\n{text}\n{around[1]}{rest.split(around[1])[1]}")
     return 0
 
 

@@ -89,8 +89,9 @@ class Layer:
         return self.provider(lambda: layer(values)[0], gradient, [values, *layer.parameters()])
 
     def packed(self) -> Provider:
-        packed = pack_sequence(list(self.values.split(self.lengths)), enforce_sorted=False)
-        gradient = pack_sequence(list(self.grad_output.split(self.lengths)), enforce_sorted=False).data
+        with torch.device("cpu"):  # where torch wants the lengths
+            packed = pack_sequence(list(self.values.split(self.lengths)), enforce_sorted=False)
+            gradient = pack_sequence(list(self.grad_output.split(self.lengths)), enforce_sorted=False).data
         data = packed.data.detach().requires_grad_(self.backward)
         whole = PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
         return self.provider(lambda: self.layer(whole)[0].data, gradient, [data, *self.layer.parameters()])

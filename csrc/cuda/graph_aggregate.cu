@@ -91,7 +91,7 @@ struct Sum : Sums<T, kVecs> {
 // The gradient of the features of a maximum, over the transpose: a row gives what it lost to this edge.
 template <typename T, int kVecs>
 struct MaxGradient : Sums<T, kVecs> {
-  static constexpr int kBlocks = kVecs > 4 ? 4 : 6;
+  static constexpr int kBlocks = kVecs > 4 ? 4 : kVecs > 1 ? 5 : 6;
   using typename Sums<T, kVecs>::State;
   struct Here {
     const T* grad;
@@ -193,11 +193,23 @@ struct Max {
     for (int i = 0; i < kVec; ++i) better(a.x[i], a.count[i], b.x[i], b.count[i]);
   }
   __device__ __forceinline__ void put(int slot, int column, const State& state) const {
-    memcpy(partial.at(slot, 2 * column), &state, sizeof(State));
+    Pack<float, kVec> values;
+    Pack<int, kVec> counts;
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) values.x[i] = state.x[i], counts.x[i] = state.count[i];
+    float* to = partial.at(slot, 2 * column);
+    values.store(to);
+    counts.store(reinterpret_cast<int*>(to + kVec));
   }
   __device__ __forceinline__ State get(int slot, int column) const {
+    Pack<float, kVec> values;
+    Pack<int, kVec> counts;
+    const float* from = partial.at(slot, 2 * column);
+    values.load(from);
+    counts.load(reinterpret_cast<const int*>(from + kVec));
     State state;
-    memcpy(&state, partial.at(slot, 2 * column), sizeof(State));
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) state.x[i] = values.x[i], state.count[i] = counts.x[i];
     return state;
   }
   __device__ __forceinline__ void store(int row, int column, const State& state) const {

@@ -55,34 +55,42 @@ __device__ __forceinline__ float leaky(float x, float slope) { return x > 0 ? x 
 // Where no score is above -inf, nothing is subtracted and all terms are zero.
 __device__ __forceinline__ float shift_of(float top) { return top > -INFINITY ? top : 0.f; }
 
-// Partial results: states side by side.
+// Partial results: of a slot the first float of each lane's state, then the second ones.
 template <typename State, int kVec>
 struct States {
   static constexpr int kFloats = sizeof(State) / sizeof(float);
   float* data;
-  int64_t lanes;  // of a row
+  int lanes;  // of a row
 
   __device__ __forceinline__ float* at(int slot, int column) const {
-    return data + (static_cast<int64_t>(slot) * lanes + column / kVec) * kFloats;
+    return data + static_cast<int64_t>(slot) * kFloats * lanes + column / kVec;
   }
   __device__ __forceinline__ void put(int slot, int column, const State& state) const {
-    memcpy(at(slot, column), &state, sizeof(State));
+    float x[kFloats];
+    memcpy(x, &state, sizeof(State));
+    float* to = at(slot, column);
+#pragma unroll
+    for (int i = 0; i < kFloats; ++i) to[i * lanes] = x[i];
   }
   __device__ __forceinline__ State get(int slot, int column) const {
+    float x[kFloats];
+    const float* from = at(slot, column);
+#pragma unroll
+    for (int i = 0; i < kFloats; ++i) x[i] = from[i * lanes];
     State state;
-    memcpy(static_cast<void*>(&state), at(slot, column), sizeof(State));
+    memcpy(static_cast<void*>(&state), x, sizeof(State));
     return state;
   }
 };
 
 // Lanes per row of a head layout.
-inline int64_t lanes_of(const Heads& heads) { return static_cast<int64_t>(heads.heads) * heads.lanes; }
+inline int lanes_of(const Heads& heads) { return heads.heads * heads.lanes; }
 
 // Floats of a slot, whichever pack is chosen; a state has at most two floats besides its columns.
 inline int64_t slot_floats(int64_t heads, int64_t width) {
   int64_t most = 0;
   for (const int vec : {1, 4, 8}) {
-    const int64_t floats = lanes_of(heads_of(heads, width, vec)) * (vec + 2);
+    const int64_t floats = static_cast<int64_t>(lanes_of(heads_of(heads, width, vec))) * (vec + 2);
     most = floats > most ? floats : most;
   }
   return most;

@@ -201,7 +201,7 @@ void launch_stats(Heads heads, const Rows<const T>& grad, const GraphAttentionBa
   const int64_t rows = args.output.shape[0];
   if (rows == 0 || heads.heads == 0) return;
   heads.lanes = min(heads.lanes, 32);
-  const int64_t lanes = lanes_of(heads);
+  const int lanes = lanes_of(heads);
   const int team = team_of(lanes, 1), teams = kThreads / team;
   const dim3 grid(static_cast<unsigned>((rows + teams - 1) / teams),
                   static_cast<unsigned>((lanes + team - 1) / team));
@@ -272,7 +272,7 @@ void graph_attention_backward(const GraphAttentionBackwardArgs& args, Stream str
         op.grad_edge_score = args.grad_edge_score.as<float>();
         op.partial = {scratch.partial, lanes_of(op.heads)};
         launch_stats<T, op.kVec>(op.heads, op.grad, args, stats, on);
-        const int64_t columns = lanes_of(op.heads) * op.kVec;
+        const int columns = lanes_of(op.heads) * op.kVec;
         reduce_rows(op, matrix_of(args.transposed_offsets, args.rows, columns, scratch.owned), on);
       },
       args.features, args.grad_output, args.output, args.grad_features);

@@ -23,12 +23,12 @@ __global__ void __launch_bounds__(kThreads, Op::kBlocks)
   const int64_t first =
       (static_cast<int64_t>(blockIdx.x) * (kThreads / m.team) + static_cast<int>(threadIdx.x) / m.team) *
       kStretch;
-  int row = first < m.edges ? row_of(m, first) : 0;
+  int row = first < m.edges ? row_of(m, first, 0, m.rows) : 0;
   for (int begin = 0; begin < kStretch; begin += m.team) {
     const int64_t e = first + begin + member;
     DotEdge mine{};  // beyond the last edge, something that can be read
     if (e < m.edges) {
-      while (m.offsets[row + 1] <= e) ++row;
+      row = row_from(m, e, row);
       mine = {row, static_cast<int>(m.neighbours[e]), static_cast<int>(e - m.offsets[row])};
     }
     float result = 0;

@@ -1,8 +1,9 @@
 // Reductions over the rows of a CSR matrix, for every op over the edges of a graph.
 //
-// A row is read by a team: the 1 to 32 neighbouring lanes that its columns fill, so several rows of a narrow
-// matrix share a warp, which runs as long as the longest of them. A row of more than kPart edges would hold
-// up its warp: it is left to the parts, stretches of kPart edges of the whole matrix, one team each. Such a
+// A team reads an edge's features: the 1 to 32 neighbouring lanes that the columns fill. A row has a group of
+// teams, which take turns and add up in a tree: as many as its edges keep busy on average, up to a warp, so
+// that several short rows of a narrow matrix share a warp. A row of more than kPart edges would hold up its
+// warp: it is left to the parts, stretches of kPart edges of the whole matrix, one group each. Such a
 // row meets a part at its end ("tail": it goes on in the next one) or from its start ("head"), so a part has
 // two slots for partial results; a second kernel adds the slots of every long row. All of it depends on
 // the sizes alone and nothing is atomic: results are the same bit for bit. The host never sees the lengths.
@@ -32,12 +33,11 @@ constexpr int kFinishThreads = 256;
 constexpr unsigned kAllLanes = ~0u;
 constexpr int kReadsAhead = 4;
 
-// The row of edge e: the last that starts at or before e and is not empty; not before `low`. Eight ways at a
-// time, since it is the waiting for one read after the other that costs.
-__device__ __forceinline__ int row_of(const Matrix& m, int64_t e, int low = 0) {
+// The row of edge e, the last that starts at or before e and is not empty, among those from `low` to before
+// `high`. Eight ways at a time, since it is the waiting for one read after the other that costs.
+__device__ __forceinline__ int row_of(const Matrix& m, int64_t e, int low, int high) {
   constexpr int kWays = 8;
-  int high = m.rows;  // offsets[low] <= e < offsets[high]
-  while (high - low > 1) {
+  while (high - low > 1) {  // offsets[low] <= e < offsets[high]
     const int step = (high - low + kWays - 1) / kWays;
     int found = low;
 #pragma unroll
@@ -49,6 +49,13 @@ __device__ __forceinline__ int row_of(const Matrix& m, int64_t e, int low = 0) {
     high = min(high, found + step);
   }
   return low;
+}
+
+// The same where it is `low` or most likely not far behind.
+__device__ __forceinline__ int row_from(const Matrix& m, int64_t e, int low) {
+  int reach = 8;
+  for (; reach < m.rows - low && m.offsets[low + reach] <= e; reach = min(reach, 1 << 27) * 8) low += reach;
+  return row_of(m, e, low, low + min(reach, m.rows - low));
 }
 
 // Adds each number over neighbouring lanes, a power of two of them; all get the sums.
@@ -70,23 +77,24 @@ struct Exchange {
 
 __device__ __forceinline__ int most_of_warp(int value) { return __reduce_max_sync(kAllLanes, value); }
 
-// Takes the edges [begin, end) of a row into the state of the team. All lanes of the warp come here together,
-// whatever their teams have to do.
+// Takes the edges [begin, end) of a row into the states of its teams. All lanes of the warp come here
+// together, whatever their groups have to do.
 template <typename Op>
 __device__ __forceinline__ void gather(const Op& op, const Matrix& m, const typename Op::Here& here,
                                        int64_t begin, int64_t end, int column, typename Op::State& state) {
-  const int member = static_cast<int>(threadIdx.x) & (m.team - 1);
+  const int place = static_cast<int>(threadIdx.x) & (m.group - 1);
+  const int member = place & (m.team - 1), turn = place - member;
   const int length = static_cast<int>(end - begin);
   const int longest = most_of_warp(length);
   const int readable = column < m.width ? length : 0;
-  for (int base = 0; base < longest; base += m.team) {
+  for (int base = 0; base < longest; base += m.group) {
     typename Op::Edge mine{};
-    if (base + member < length)
-      mine = op.edge(begin + base + member, static_cast<int>(m.neighbours[begin + base + member]));
+    if (base + place < length)
+      mine = op.edge(begin + base + place, static_cast<int>(m.neighbours[begin + base + place]));
     const int most = min(m.team, longest - base);
     for (int j = 0; j < most; j += kReadsAhead) {
-      const int count = min(m.team - j, readable - base - j);
-      const int64_t first = begin + base + j;
+      const int count = min(m.team - j, readable - base - turn - j);
+      const int64_t first = begin + base + turn + j;
       const Exchange exchange{j, m.team};
       typename Op::Fetched fetched[kReadsAhead];
 #pragma unroll
@@ -96,7 +104,18 @@ __device__ __forceinline__ void gather(const Op& op, const Matrix& m, const type
   }
 }
 
-// Edges [begin, end) of the row, which starts at `start`, as the op takes them.
+// What the lane `step` further, or before, has made of the same columns.
+template <typename State>
+__device__ __forceinline__ State state_across(const State& state, int step) {
+  int words[sizeof(State) / sizeof(int)];
+  memcpy(words, &state, sizeof(State));
+  for (int& word : words) word = __shfl_xor_sync(kAllLanes, word, step);
+  State other;
+  memcpy(static_cast<void*>(&other), words, sizeof(State));
+  return other;
+}
+
+// Edges [begin, end) of the row, which starts at `start`; the first team of the group has the result.
 template <typename Op>
 __device__ __forceinline__ typename Op::State reduce_edges(const Op& op, const Matrix& m, int row,
                                                            int64_t start, int64_t begin, int64_t end,
@@ -104,23 +123,26 @@ __device__ __forceinline__ typename Op::State reduce_edges(const Op& op, const M
   typename Op::Here here{};
   if (begin < end && column < m.width) here = op.open(row, start, column);
   typename Op::State state{};
-  if constexpr (Op::kGathers)
+  if constexpr (Op::kGathers) {
     gather(op, m, here, begin, end, column, state);
-  else
+    for (int step = m.team; step < m.group; step *= 2) op.merge(state, state_across(state, step));
+  } else {
     op.take_all(here, begin, column < m.width ? end : begin, state);
+  }
   return state;
 }
 
 // The long rows among one part's edges, into its slots.
 template <typename Op>
-__device__ __forceinline__ void take_part(const Op& op, const Matrix& m, int64_t part, int column) {
+__device__ __forceinline__ void take_part(const Op& op, const Matrix& m, int64_t part, int column,
+                                          bool leads) {
   const int64_t first = part * kPart, last = min(first + kPart, m.edges);
   int head = -1, owned = -1;
   for (int slot = 0; slot < 2; ++slot) {
     int row = 0;
     int64_t start = 0, begin = 0, end = 0;
     if (first < last) {
-      row = slot == 0 ? row_of(m, first) : row_of(m, last - 1, head);
+      row = slot == 0 ? row_of(m, first, 0, m.rows) : row_from(m, last - 1, head);
       const int64_t from = m.offsets[row], to = m.offsets[row + 1];
       if (to - from > kPart && row != head) {
         start = from, begin = max(from, first), end = min(to, last);
@@ -129,29 +151,29 @@ __device__ __forceinline__ void take_part(const Op& op, const Matrix& m, int64_t
       head = row;
     }
     const auto state = reduce_edges(op, m, row, start, begin, end, column);
-    if (begin < end && column < m.width) op.put(static_cast<int>(2 * part) + slot, column, state);
+    if (begin < end && leads && column < m.width) op.put(static_cast<int>(2 * part) + slot, column, state);
   }
-  const bool leads = (threadIdx.x & (m.team - 1)) == 0 && blockIdx.y == 0;
-  if (first < last && leads) m.owned[part] = owned;
+  if (first < last && leads && column == 0) m.owned[part] = owned;
 }
 
 template <typename Op>
 __global__ void __launch_bounds__(kThreads, Op::kBlocks) gather_rows(const Op op, const Matrix m) {
-  const int teams = kThreads / m.team, team = static_cast<int>(threadIdx.x) / m.team;
+  const int groups = kThreads / m.group, group = static_cast<int>(threadIdx.x) / m.group;
   const int member = static_cast<int>(threadIdx.x) & (m.team - 1);
   const int column = (static_cast<int>(blockIdx.y) * m.team + member) * Op::kVec;
-  const int64_t part_blocks = (m.parts() + teams - 1) / teams;
+  const bool leads = (static_cast<int>(threadIdx.x) & (m.group - 1)) < m.team;  // in the first team
+  const int64_t part_blocks = (m.parts() + groups - 1) / groups;
   if (blockIdx.x < part_blocks) {  // first, since a part is more work than most rows
-    take_part(op, m, static_cast<int64_t>(blockIdx.x) * teams + team, column);
+    take_part(op, m, static_cast<int64_t>(blockIdx.x) * groups + group, column, leads);
     return;
   }
-  const int64_t place = (blockIdx.x - part_blocks) * teams + team;
+  const int64_t place = (blockIdx.x - part_blocks) * groups + group;
   const int row = static_cast<int>(min(place, static_cast<int64_t>(m.rows)));
   int64_t begin = 0, end = 0;
   if (row < m.rows) begin = m.offsets[row], end = m.offsets[row + 1];
   const bool is_long = end - begin > kPart;
   const auto state = reduce_edges(op, m, row, begin, begin, is_long ? begin : end, column);
-  if (row < m.rows && !is_long && column < m.width) op.store(row, column, state);
+  if (row < m.rows && !is_long && leads && column < m.width) op.store(row, column, state);
 }
 
 // The slot of a long row in a part that it reaches.
@@ -198,12 +220,22 @@ inline int team_of(int64_t width, int vec) {
   return team;
 }
 
+// Lanes for a row: as many teams as have their reads under way with the edges of an average row.
+inline int group_of(const Matrix& m) {
+  const int ahead = m.team < kReadsAhead ? m.team : kReadsAhead;
+  int teams = 1;
+  while (teams * m.team < 32 && m.edges / m.rows >= 2 * teams * ahead) teams *= 2;
+  return teams * m.team;
+}
+
 template <typename Op>
 void reduce_rows(const Op& op, Matrix m, cudaStream_t stream) {
   if (m.rows == 0 || m.width == 0) return;
   m.team = team_of(m.width, Op::kVec);
-  const int64_t teams = kThreads / m.team, columns = static_cast<int64_t>(m.team) * Op::kVec;
-  const auto blocks = static_cast<unsigned>((m.parts() + teams - 1) / teams + (m.rows + teams - 1) / teams);
+  m.group = Op::kGathers ? group_of(m) : m.team;
+  const int64_t groups = kThreads / m.group, columns = static_cast<int64_t>(m.team) * Op::kVec;
+  const auto blocks =
+      static_cast<unsigned>((m.parts() + groups - 1) / groups + (m.rows + groups - 1) / groups);
   const auto tiles = static_cast<unsigned>((m.width + columns - 1) / columns);
   CHRONOREC_LAUNCH(gather_rows<Op>, dim3(blocks, tiles), kThreads, 0, stream, op, m);
   if (m.edges <= kPart) return;

@@ -15,7 +15,7 @@ from chronorec.ops import graph_attention
 from tests.ops import test_graph_attention as properties
 from tests.ops.test_graph_attention import DTYPES, assert_matches_reference, make_inputs, with_gradients
 from tests.simt.module import SimtModule
-from tests.support.graphs import PART, PART_DEGREES, random_graph
+from tests.support.graphs import MOSTLY_SHORT_DEGREES, PART, PART_DEGREES, random_graph
 
 SEEDS = [1, 2, 3]
 
@@ -36,9 +36,10 @@ def cuda(module: SimtModule, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimtMo
 @pytest.mark.parametrize("with_edges", [False, True])
 def test_matches_reference(with_edges: bool, dtype: torch.dtype, cuda: SimtModule) -> None:
     for seed, (heads, width, ids) in enumerate([(4, 16, torch.int32), (3, 7, torch.int64)]):
-        cuda.seed(seed)
-        graph = random_graph(PART_DEGREES, 40, ids=ids)
-        assert_matches_reference(graph, heads, width, dtype, with_edges)
+        for degrees, num_sources in [(PART_DEGREES, 40), (MOSTLY_SHORT_DEGREES, 2000)]:
+            cuda.seed(seed)
+            graph = random_graph(degrees, num_sources, ids=ids)
+            assert_matches_reference(graph, heads, width, dtype, with_edges)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -52,7 +53,10 @@ def test_any_width_and_head_count(heads: int, width: int, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize(
     ("degrees", "num_sources"),
-    [([], 0), ([], 3), ([0, 0, 0], 0), ([0, 0], 4), ([1], 1), ([700], 2), ([0, PART, 0, PART + 1, 255], 7)],
+    [
+        *[([], 0), ([], 3), ([0, 0, 0], 0), ([0, 0], 4), ([1], 1), ([700], 2)],
+        *[([0, PART, 0, PART + 1, 255], 7), ([1, *[0] * 300, 2, *[0] * 90, 1], 3)],
+    ],
 )
 @pytest.mark.parametrize("heads", [3, 17])
 def test_edges_of_the_domain(degrees: list[int], num_sources: int, heads: int) -> None:

@@ -50,6 +50,10 @@ class Sequences(NamedTuple):
     times: Tensor | None = None
     asked: Tensor | None = None
 
+    def to(self, device: torch.device) -> Sequences:
+        """The same on a device."""
+        return Sequences(*(None if x is None else x.to(device) for x in self))  # type: ignore[arg-type]
+
 
 class Predictions(NamedTuple):
     """States and the items that they should have put first.
@@ -232,7 +236,7 @@ class SequenceModel(nn.Module, ABC):
             fields: further fields of the artifact, such as ``basket`` or ``provenance``.
         """
         weights: dict[str, np.ndarray] = {
-            key: (value.float() if value.is_floating_point() else value).detach().numpy().copy()
+            key: (value.float() if value.is_floating_point() else value).detach().cpu().numpy().copy()
             for key, value in self.state_dict().items()
         }
         return Artifact(

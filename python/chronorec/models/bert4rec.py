@@ -48,7 +48,7 @@ class BERT4Rec(SASRec):
     def forward(self, sequences: Sequences) -> Tensor:
         """States [B, D] of the queries: what comes after each sequence."""
         joined = _with_queries(sequences)
-        hidden = torch.zeros(len(joined.order), dtype=torch.bool)
+        hidden = torch.zeros_like(joined.order, dtype=torch.bool)
         return self._fill(sequences, joined, hidden)[joined.queries]
 
     def last_states(self, sequences: Sequences) -> Tensor:
@@ -59,19 +59,19 @@ class BERT4Rec(SASRec):
     ) -> Predictions:
         """States of queries and of hidden tokens, and what stands in their place."""
         joined = _with_queries(sequences)
-        hidden = torch.rand(len(joined.order)) < self.mask_share
+        hidden = torch.rand(len(joined.order), device=targets.device) < self.mask_share
         hidden[joined.queries] = True
         states = self._fill(sequences, joined, hidden)[hidden]
         pool = torch.cat([sequences.items, targets])
         ends = sequences.offsets[1:] - 1  # the query's target is that of the last token
         if sequences.bag_offsets is None or target_offsets is None:
-            places = torch.cat([torch.arange(len(sequences.items)), len(sequences.items) + ends])
+            places = torch.cat([_count(len(sequences.items), ends), len(sequences.items) + ends])
             return Predictions(states, pool[places[joined.order[hidden]]], None)
         begin = torch.cat([sequences.bag_offsets[:-1], len(sequences.items) + target_offsets[ends]])
         sizes = torch.cat([sequences.bag_offsets.diff(), target_offsets.diff()[ends]])
         begin, sizes = begin[joined.order[hidden]], sizes[joined.order[hidden]]
         offsets = F.pad(sizes.cumsum(0), (1, 0))
-        places = torch.arange(int(offsets[-1])) + torch.repeat_interleave(begin - offsets[:-1], sizes)
+        places = _count(int(offsets[-1]), offsets) + torch.repeat_interleave(begin - offsets[:-1], sizes)
         return Predictions(states, pool[places], offsets)
 
     def _fill(self, sequences: Sequences, joined: _Joined, hidden: Tensor) -> Tensor:
@@ -100,12 +100,16 @@ class _Joined(NamedTuple):
     queries: Tensor
 
 
+def _count(number: int, like: Tensor) -> Tensor:
+    return torch.arange(number, device=like.device)
+
+
 def _with_queries(sequences: Sequences) -> _Joined:
     batch, tokens = len(sequences.offsets) - 1, int(sequences.offsets[-1])
-    offsets = sequences.offsets + torch.arange(batch + 1)
+    offsets = sequences.offsets + _count(batch + 1, sequences.offsets)
     queries = offsets[1:] - 1
-    order = torch.arange(tokens + batch) - torch.repeat_interleave(torch.arange(batch), offsets.diff())
-    order[queries] = tokens + torch.arange(batch)
+    order = _count(tokens + batch, offsets) - torch.repeat_interleave(offsets.diff())
+    order[queries] = tokens + _count(batch, offsets)
     times = None
     if sequences.times is not None and sequences.asked is not None:
         times = torch.cat([sequences.times, sequences.asked[sequences.offsets[1:] - 1]])[order]

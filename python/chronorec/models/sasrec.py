@@ -71,7 +71,8 @@ class SASRec(BlockModel):
         tokens, offsets = super().place(tokens, sequences), sequences.offsets
         if self.position is None:
             return tokens
-        places = torch.arange(tokens.shape[0]) - torch.repeat_interleave(offsets[:-1], offsets.diff())
+        begin = torch.repeat_interleave(offsets[:-1], offsets.diff())
+        places = torch.arange(tokens.shape[0], device=tokens.device) - begin
         # an indexed position table would add its gradient up in no fixed order
         return tokens + F.embedding(places, self.position)
 

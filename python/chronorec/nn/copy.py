@@ -136,19 +136,20 @@ class _Pairs(NamedTuple):
 
 def _pairs(items: Tensor, offsets: Tensor, bag_offsets: Tensor | None) -> _Pairs:
     tokens = int(offsets[-1])
-    bags = torch.arange(tokens + 1) if bag_offsets is None else bag_offsets
-    token_of = torch.repeat_interleave(torch.arange(tokens), bags.diff())
-    sequence = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
+    bags = torch.arange(tokens + 1, device=items.device) if bag_offsets is None else bag_offsets
+    token_of = torch.repeat_interleave(bags.diff())
+    sequence = torch.repeat_interleave(offsets.diff())
     origin = bags[offsets[:-1]][sequence]  # first occurrence of a token's sequence
     row, occurrence = _ranges(origin, bags[1:] - origin)
     # Distinct items of a sequence by first appearance: the candidates of a row are then the first of them.
     bound = int(items.max()) + 1 if len(items) else 1
     keys = sequence[token_of] * bound + items
     unique, inverse = torch.unique(keys, return_inverse=True)
-    first = torch.full_like(unique, len(keys)).scatter_reduce(0, inverse, torch.arange(len(keys)), "amin")
+    occurrences = torch.arange(len(keys), device=items.device)
+    first = torch.full_like(unique, len(keys)).scatter_reduce(0, inverse, occurrences, "amin")
     place = torch.empty_like(first)
-    place[first.argsort()] = torch.arange(len(first))
-    is_first = torch.zeros(len(keys) + 1, dtype=torch.int64)
+    place[first.argsort()] = occurrences[: len(first)]
+    is_first = items.new_zeros(len(keys) + 1, dtype=torch.int64)
     is_first[first + 1] = 1
     seen = is_first.cumsum(0)  # distinct (sequence, item) before each occurrence
     candidates = seen[bags[1:]] - seen[origin]
@@ -161,8 +162,8 @@ def _pairs(items: Tensor, offsets: Tensor, bag_offsets: Tensor | None) -> _Pairs
 
 def _ranges(begin: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Row and index of begin[0] .. begin[0] + lengths[0] - 1, begin[1] .. and so on."""
-    row = torch.repeat_interleave(torch.arange(len(begin)), lengths)
-    return row, torch.arange(len(row)) + (begin - lengths.cumsum(0) + lengths)[row]
+    row = torch.repeat_interleave(lengths)
+    return row, torch.arange(len(row), device=row.device) + (begin - lengths.cumsum(0) + lengths)[row]
 
 
 def _followed(items: Tensor, offsets: Tensor, row: Tensor, tokens: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def mixed_cross_entropy(
         targets: int64 [N], or [M] where ``target_offsets`` int64 [N + 1] say whose they are.
     """
     if target_offsets is None:
-        target_offsets = torch.arange(len(hidden) + 1)
+        target_offsets = torch.arange(len(hidden) + 1, device=hidden.device)
     loss: Tensor = _Mixed.apply(  # type: ignore[no-untyped-call]
         hidden, table, bias, *candidates, targets, target_offsets
     )

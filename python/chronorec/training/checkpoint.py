@@ -27,13 +27,15 @@ def save_checkpoint(
     best: dict[str, Tensor],
     state: dict[str, Any],
 ) -> None:
-    """Writes weights, optimiser moments, the best weights so far, torch's generator and ``state`` (JSON).
+    """Writes weights, optimiser moments, the best weights so far, torch's generators and ``state`` (JSON).
 
     A kill at any moment leaves either the old or the new file.
     """
     tensors = {f"model.{name}": value.detach() for name, value in model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
     tensors["generator"] = torch.get_rng_state()
+    if next(model.parameters()).is_cuda:
+        tensors["gpu_generator"] = torch.cuda.get_rng_state()
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = value.detach()
@@ -68,8 +70,10 @@ def load_checkpoint(
     for name, parameter in model.named_parameters():
         for key in ("step", "exp_avg", "exp_avg_sq"):
             if (value := tensors.get(f"optimizer.{key}.{name}")) is not None:
-                optimizer.state[parameter][key] = value
+                optimizer.state[parameter][key] = value.to(parameter.device)
     torch.set_rng_state(tensors["generator"])
+    if "gpu_generator" in tensors:
+        torch.cuda.set_rng_state(tensors["gpu_generator"])
     return _group(tensors, "best."), json.loads(metadata["state"])
 
 

@@ -202,6 +202,7 @@ class TrainingConfig:
         patience: stop after so many validations without a better ndcg@10.
         validate_every: epochs between validations.
         seed: of initialisation, batches, dropout and negatives.
+        device: "cpu", or "cuda" for torch's current GPU; validation runs on the CPU all the same.
         precision: "fp32", or "bf16" for products and kernels with fp32 weights and states.
         refit: when validation has chosen the epochs, train again on training and validation events.
         checkpoint_seconds: time between checkpoints.
@@ -218,6 +219,7 @@ class TrainingConfig:
     patience: int = _limited(5, 1)
     validate_every: int = _limited(1, 1)
     seed: int = _limited(0, 0, 2**63 - 1)
+    device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
     refit: bool = False
     checkpoint_seconds: float = _limited(60.0, 0)

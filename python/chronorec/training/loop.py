@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +89,8 @@ class Loop:
         unit: str,
         quiet: bool,
     ) -> None:
-        self.model, self.batches, self.loss, self.config = model, batches, loss, training
+        self.device = _device(training.device)
+        self.model, self.batches, self.loss, self.config = model.to(self.device), batches, loss, training
         self.validate, self.checkpoint, self.quiet = validate, checkpoint, quiet
         self.epochs = training.epochs if stop_after is None else stop_after
         self.label, self.unit = label, unit
@@ -151,12 +151,11 @@ class Loop:
         """Mean loss of one batch: every token predicts the next item, or the items of the next basket."""
         target_offsets = None
         if isinstance(batch, BasketBatch):
-            target_offsets = torch.from_numpy(batch.target_offsets)
-        with _autocast(self.config.precision):
-            sequences = sequences_of(batch)
-            hidden, targets, target_offsets = self.model.predictions(
-                sequences, torch.from_numpy(batch.targets).long(), target_offsets
-            )
+            target_offsets = torch.from_numpy(batch.target_offsets).to(self.device)
+        sequences = sequences_of(batch).to(self.device)
+        wanted = torch.from_numpy(batch.targets).to(self.device).long()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            hidden, targets, target_offsets = self.model.predictions(sequences, wanted, target_offsets)
         table = self.model.output_table
         bias: Tensor | None = self.model.item_bias
         candidates = self.model.candidates(sequences, hidden)
@@ -178,7 +177,8 @@ class Loop:
         """The loss, and the negatives of this step where it has some."""
         if self.loss.kind == "full":
             return {}
-        negatives, log_expected = self.sampler.draw(self.state.step, self.loss.negatives)
+        drawn = self.sampler.draw(self.state.step, self.loss.negatives)
+        negatives, log_expected = (x.to(self.device) for x in drawn)
         if self.loss.kind == "sampled":
             return {"negatives": negatives, "negative_log_q": log_expected}
         return {"negatives": negatives, "loss": self.loss.kind, "calibration": self.loss.calibration}
@@ -290,10 +290,12 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
-@contextlib.contextmanager
-def _autocast(precision: str) -> Iterator[None]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        yield
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError(
+            'training.device: "cuda", but torch sees no GPU; `chronorec doctor` says what it sees'
+        )
+    return torch.device(name)
 
 
 def _tensorboard(folder: str, label: str) -> Any:
