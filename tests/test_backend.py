@@ -25,6 +25,7 @@ from chronorec.ops import (
 )
 from chronorec.ops._graph import Graph
 from tests.support.graphs import random_graph
+from tests.support.recurrent import CELLS, Cell
 
 
 def on_fake_gpu(graph: Graph) -> Graph:
@@ -67,7 +68,24 @@ def test_functions_take_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> N
         backend = _backend.backend(torch.empty(1, device="cuda"))
     assert backend.graph_scratch(1, 2, 3) == 6
     backend.graph_sum("x", None)
-    assert calls == [(torch.device("cuda:0"),), ("x", None, 7)]
+    device = (torch.device("cuda:0"),)
+    assert calls == [device, device, ("x", None, 7)]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.raw)
+def test_recurrent_layers_take_cuda_tensors(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_check, "HAS_CUDA", True)
+    real = cell.inputs([3, 0, 5], 6, 10)
+    with FakeTensorMode():
+        values, offsets, *weights = (torch.empty(x.shape, dtype=x.dtype, device="cuda") for x in real)
+        output, *final = cell.run(values, offsets, *weights)
+        assert (output.device.type, output.shape, len(final)) == ("cuda", (8, 10), len(cell.states))
+        packed = cell.pack(*weights[:4])
+        assert packed.weight_hh.shape == real[3].shape
+        stepped = cell.step(torch.empty(3, 6, device="cuda"), weights[4:], packed)
+        assert stepped[0].shape == (3, 10)
+        with pytest.raises(NotImplementedError, match="precision: int8 has no CUDA kernel"):
+            cell.pack(*weights[:4], precision="int8")
 
 
 def test_attention_and_items_take_cuda_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

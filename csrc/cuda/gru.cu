@@ -8,7 +8,7 @@ struct Gru {
   static constexpr int kGates = 3, kSlots = 4, kSaved = 4;
   static constexpr bool kHasCell = false, kHasRecurrentGradient = true;
   template <typename T>
-  static constexpr int kHeld = held_tiles<T>(8, 2);
+  static constexpr int kHeld = held_tiles<T>(8, 3);
   template <typename T>
   static constexpr int kHeldBackward = held_tiles<T>(8, 2);
 

@@ -10,7 +10,7 @@ struct Lstm {
   template <typename T>
   static constexpr int kHeld = held_tiles<T>(7, 1);
   template <typename T>
-  static constexpr int kHeldBackward = held_tiles<T>(6, 1);
+  static constexpr int kHeldBackward = held_tiles<T>(7, 1);
 
   template <typename Ih, typename Hh>
   __device__ __forceinline__ static float bias(int slot, Ih ih, Hh hh) {

@@ -18,7 +18,7 @@ struct Backward {
   static constexpr int kHeld = Cell::template kHeldBackward<T>;
 
   using Output = const T;
-  using Saved = const float;
+  using Saved = const T;
   struct Carried {
     float x[kCarried][4];  // gradients of the state, without what comes through the product, and of the cell
   };
@@ -30,7 +30,7 @@ struct Backward {
   int hidden, tiles;
   Units<const T> grad_output, grad_final_state, grad_final_cell;
   Units<const T> initial_state, initial_cell, recurrent_mask, zoneout_mask, output;
-  const float* saved;
+  const T* saved;
   Units<T> grad_inputs, grad_recurrent, seen, grad_initial_state, grad_initial_cell;
 
   __device__ __forceinline__ void prepare(float*, int, int) const {}
@@ -86,10 +86,10 @@ struct Backward {
 #pragma unroll
     for (int g = 0; g < kGates; ++g) {
       left.put<kPartsOf<T>>(at.in_tile, g * tiles * kTile + at.unit, of_state[g]);
-      const int column = g * hidden + at.unit;
-      store4(grad_inputs, event, column, at.count, of_inputs[g]);
-      if constexpr (Cell::kHasRecurrentGradient) store4(grad_recurrent, event, column, at.count, of_state[g]);
+      store4(grad_inputs, event, g * hidden + at.unit, at.count, of_inputs[g]);
     }
+    if constexpr (Cell::kHasRecurrentGradient)
+      store4(grad_recurrent, event, at.unit, at.count, of_state[kGates - 1]);
     store4(seen, event, at.unit, at.count, masked);
   }
 
@@ -116,12 +116,12 @@ struct Backward {
     if (from && at.row.sequence >= 0) load4(from, at.row.sequence, at.unit, at.count, x);
   }
   __device__ __forceinline__ void fetch_saved(int event, int array, const Place& at, float (&x)[4]) const {
-    const float* from = saved +
-                        ((static_cast<int64_t>(event) * tiles + at.unit / kTile) * kSaved + array) * kTile +
-                        at.unit % kTile;
-    const auto four = *reinterpret_cast<const Four<float>*>(from);
+    const T* from = saved +
+                    ((static_cast<int64_t>(event) * tiles + at.unit / kTile) * kSaved + array) * kTile +
+                    at.unit % kTile;
+    const auto four = *reinterpret_cast<const Four<T>*>(from);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = four.x[i];
+    for (int i = 0; i < 4; ++i) x[i] = widen(four.x[i]);
   }
 };
 

@@ -28,7 +28,7 @@ struct Forward {
   static constexpr int kHeld = Cell::template kHeld<T>;
 
   using Output = T;
-  using Saved = float;
+  using Saved = T;
   struct Carried {
     float x[kCarried][4];  // state, cell
   };
@@ -42,7 +42,7 @@ struct Forward {
   Units<const float> inputs;
   Units<const T> initial_state, initial_cell, recurrent_mask, zoneout_mask;
   Units<T> output, final_state, final_cell;
-  float* saved;
+  T* saved;
 
   // The sums of the biases of 16 units, [kSlots][16].
   __device__ __forceinline__ void prepare(float* slots, int first_unit, int lane) const {
@@ -101,13 +101,13 @@ struct Forward {
       for (int a = 0; a < kSaved; ++a) keep[a][i] = kept[a];
     }
     if (saved != nullptr) {
-      float* to = saved + (static_cast<int64_t>(event) * tiles + at.unit / kTile) * (kSaved * kTile) +
-                  at.unit % kTile;
+      T* to = saved + (static_cast<int64_t>(event) * tiles + at.unit / kTile) * (kSaved * kTile) +
+              at.unit % kTile;
 #pragma unroll
       for (int a = 0; a < kSaved; ++a) {
-        Four<float> four;
-        for (int i = 0; i < 4; ++i) four.x[i] = keep[a][i];
-        *reinterpret_cast<Four<float>*>(to + a * kTile) = four;
+        Four<T> four;
+        for (int i = 0; i < 4; ++i) narrow(keep[a][i], four.x[i]);
+        *reinterpret_cast<Four<T>*>(to + a * kTile) = four;
       }
     }
     put_seen(at, carried.x[0], left);

@@ -72,10 +72,12 @@ __global__ void __launch_bounds__(32)
   }
 }
 
-// Where the left side of a product lies: kParts matrices of 16 rows.
+// Where the left side of a product lies: kParts matrices of 16 rows, gates side by side in backward.
 struct LeftSide {
   bf16* data;
-  int lead;  // elements from row to row
+  int lead;   // elements from row to row
+  int tiles;  // from gate to gate
+  int first;  // tile of depth, where a part of them lies here
 
   __device__ __forceinline__ bf16* at(int part, int row, int column) const {
     return data + (part * kTile + row) * lead + column;
@@ -119,15 +121,14 @@ class Product {
       shared_[i - kHeld * kTileWords] = packed_[i];
   }
 
-  // In backward the left side holds all gates side by side.
-  __device__ __forceinline__ void multiply(const LeftSide& left, Sum (&sums)[kSums]) const {
-#pragma unroll
-    for (int g = 0; g < kSums; ++g) wmma::fill_fragment(sums[g], 0.f);
+  // Adds the products of the tiles of depth [0, end), or where none is held [left.first, end).
+  __device__ __forceinline__ void multiply(const LeftSide& left, int end, Sum (&sums)[kSums]) const {
 #pragma unroll
     for (int k = 0; k < kHeld; ++k)
-      if (k < tiles_) take_held(left, k, held_[k], sums);
-    for (int k = kHeld; k < shared_end_; ++k) take_from(left, k, shared_ + (k - kHeld) * kTileWords, sums);
-    for (int k = shared_end_; k < tiles_; ++k) take_from(left, k, packed_ + k * kTileWords, sums);
+      if (k < end) take_held(left, k, held_[k], sums);
+    int k = kHeld > 0 ? kHeld : left.first;
+    for (; k < min(shared_end_, end); ++k) take_from(left, k, shared_ + (k - kHeld) * kTileWords, sums);
+    for (; k < end; ++k) take_from(left, k, packed_ + k * kTileWords, sums);
   }
 
  private:
@@ -161,7 +162,8 @@ class Product {
     if (g == 0 || kBackward)
 #pragma unroll
       for (int p = 0; p < kParts; ++p)
-        wmma::load_matrix_sync(left[p], side.at(p, 0, (kBackward ? g * tiles_ + k : k) * kTile),
+        wmma::load_matrix_sync(left[p],
+                               side.at(p, 0, ((kBackward ? g * side.tiles : 0) + k - side.first) * kTile),
                                static_cast<unsigned>(side.lead));
     if constexpr (kParts == 1) {
       wmma::mma_sync(sum, left[0], right[0], sum);

@@ -39,10 +39,10 @@ inline void expect_result(const TensorView& view, const char* name, DType dtype,
   if (view || needed) expect_output(view, name, dtype, {rows, width}, Device::cuda);
 }
 
-inline void expect_saved(const TensorView& saved, int64_t events, int64_t hidden, int64_t arrays) {
+inline void expect_saved(const TensorView& saved, DType dtype, int64_t events, int64_t hidden,
+                         int64_t arrays) {
   if (saved)
-    expect_output(saved, "saved", DType::f32, {events, (hidden + kTile - 1) / kTile, arrays, kTile},
-                  Device::cuda);
+    expect_output(saved, "saved", dtype, {events, (hidden + kTile - 1) / kTile, arrays, kTile}, Device::cuda);
 }
 
 // What forward and backward take alike; fills that part of the pass.
@@ -56,7 +56,7 @@ void take_layer(Pass& pass, const Args& args, DType dtype, int64_t sequences, in
   expect_units(args.initial_cell, "initial_cell", dtype, sequences, hidden, kCell);
   expect_units(args.recurrent_mask, "recurrent_mask", dtype, sequences, hidden);
   expect_units(args.zoneout_mask, "zoneout_mask", dtype, events, hidden);
-  expect_saved(args.saved, events, hidden, Pass::kSaved);
+  expect_saved(args.saved, dtype, events, hidden, Pass::kSaved);
   expect_that(sequences < INT32_MAX && events < INT32_MAX, "offsets", "fewer than 2^31 - 1 events", events);
   using T = typename Pass::T;
   pass.sequences = {args.offsets.template as<const int64_t>(), args.order.template as<const int64_t>(),
@@ -118,7 +118,7 @@ void backward_in(const RecurrenceBackwardArgs& args, Stream stream) {
   expect_units(args.grad_final_cell, "grad_final_cell", dtype, sequences, hidden, Cell::kHasCell);
   constexpr bool kRecurrent = Cell::kHasRecurrentGradient;
   expect_result(args.grad_inputs, "grad_inputs", dtype, events, height, true, true);
-  expect_result(args.grad_recurrent, "grad_recurrent", dtype, events, height, kRecurrent, kRecurrent);
+  expect_result(args.grad_recurrent, "grad_recurrent", dtype, events, hidden, kRecurrent, kRecurrent);
   expect_result(args.seen, "seen", dtype, events, hidden, true, true);
   expect_result(args.grad_initial_state, "grad_initial_state", dtype, sequences, hidden, true, false);
   expect_result(args.grad_initial_cell, "grad_initial_cell", dtype, sequences, hidden, Cell::kHasCell, false);
@@ -131,7 +131,6 @@ void backward_in(const RecurrenceBackwardArgs& args, Stream stream) {
   pass.grad_inputs = units_of<T>(args.grad_inputs);
   pass.grad_recurrent = units_of<T>(args.grad_recurrent);
   pass.grad_inputs.wide = pass.grad_inputs.wide && hidden % 4 == 0;
-  pass.grad_recurrent.wide = pass.grad_recurrent.wide && hidden % 4 == 0;
   pass.seen = units_of<T>(args.seen);
   pass.grad_initial_state = units_of<T>(args.grad_initial_state);
   pass.grad_initial_cell = units_of<T>(args.grad_initial_cell);

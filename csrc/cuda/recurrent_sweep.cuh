@@ -43,12 +43,42 @@ struct Shape {
   static constexpr int kTileBytes = Pass::kGates * kParts * kFragmentWords * 16;  // of a warp's weights
   static constexpr int kWarpBytes = Pass::kPatches * kPatchBytes + Pass::kSlots * kTile * 4;
   static int columns(int tiles) { return (Pass::kBackward ? Pass::kGates : 1) * tiles * kTile; }
+  // Together the left side comes from L2 so many tiles of depth at a time.
+  static constexpr int kChunk = (Pass::kBackward ? 8 : 16) / (kParts == 1 ? 1 : 2);
+  // Rows start on different banks.
   static int left_bytes(int tiles) { return kParts * kTile * (columns(tiles) + 8) * 2; }
   static int fixed_bytes(int warps, int tiles, bool together) {
     const int rows = (together ? kTilesInTurn : 1) * kTile * static_cast<int>(sizeof(Row));
-    return warps * kWarpBytes + rows + (together ? 0 : left_bytes(tiles));
+    return warps * kWarpBytes + rows + left_bytes(together ? kChunk : tiles);
   }
 };
+
+// Brings the tiles of depth [to.first, end) into shared memory; all threads of the block. Every load is on
+// its way before the first is waited for.
+template <typename Pass>
+__device__ __forceinline__ void bring(const LeftSide& from, const LeftSide& to, int end) {
+  constexpr int kWide = Pass::kBackward ? Pass::kGates : 1, kWords = Shape<Pass>::kChunk * kTile / 8;
+  constexpr int kAll = Shape<Pass>::kParts * kTile * kWide * kWords, kAtOnce = 4;
+  const int threads = static_cast<int>(blockDim.x), words = (end - to.first) * kTile / 8;
+  for (int begin = static_cast<int>(threadIdx.x); begin < kAll; begin += threads * kAtOnce) {
+    uint4 on_its_way[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int i = begin + u * threads, word = i % kWords, gate = i / kWords % kWide,
+                row = i / kWords / kWide;
+      if (i < kAll && word < words)
+        on_its_way[u] = *reinterpret_cast<const uint4*>(
+            from.at(0, row, (gate * from.tiles + to.first) * kTile + word * 8));
+    }
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int i = begin + u * threads, word = i % kWords, gate = i / kWords % kWide,
+                row = i / kWords / kWide;
+      if (i < kAll && word < words)
+        *reinterpret_cast<uint4*>(to.at(0, row, gate * to.tiles * kTile + word * 8)) = on_its_way[u];
+    }
+  }
+}
 
 template <typename Pass, bool kTogether>
 __global__ void __launch_bounds__(kMostWarps * 32, 1) sweep(const Pass pass, const Plan plan) {
@@ -57,13 +87,13 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1) sweep(const Pass pass, con
   CHRONOREC_DYNAMIC_SHARED(uint4, memory);
   const int warps = static_cast<int>(blockDim.x) / 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int tiles = pass.tiles, columns = (Pass::kBackward ? Pass::kGates : 1) * tiles * kTile;
-  const int lead = kTogether ? columns : columns + 8;  // in shared memory rows start on different banks
+  constexpr int kWide = Pass::kBackward ? Pass::kGates : 1, kChunk = Shape<Pass>::kChunk;
+  const int tiles = pass.tiles, here = kTogether ? kChunk : tiles, lead = kWide * here * kTile + 8;
 
   // shared memory: rows, the left side, and of each warp its sums, biases and weights
   auto* rows = reinterpret_cast<Row*>(memory);
   auto* own_left = reinterpret_cast<bf16*>(rows + (kTogether ? kTilesInTurn : 1) * kTile);
-  auto* warps_own = reinterpret_cast<float*>(own_left + (kTogether ? 0 : kParts * kTile * lead));
+  auto* warps_own = reinterpret_cast<float*>(own_left + kParts * kTile * lead);
   float* patch = warps_own + warp * (Shape<Pass>::kWarpBytes / 4 + plan.in_shared * kTileWords * 4);
   float* slots = patch + Pass::kPatches * kTile * kTile;
   auto* weights = reinterpret_cast<uint4*>(patch + Shape<Pass>::kWarpBytes / 4);
@@ -100,9 +130,10 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1) sweep(const Pass pass, con
     return at;
   };
   const auto left_of = [&](int turn, int parity) {
-    if (!kTogether) return LeftSide{own_left, lead};
+    if (!kTogether) return LeftSide{own_left, lead, tiles, 0};
     const int64_t tile = parity * static_cast<int64_t>(plan.row_tiles) + group + turn * plan.groups;
-    return LeftSide{plan.exchange + tile * kParts * kTile * lead, lead};
+    const int columns = kWide * tiles * kTile;
+    return LeftSide{plan.exchange + tile * kParts * kTile * columns, columns, tiles, 0};
   };
   const auto carried_of = [&](int turn, const Place& at, int c) {
     const int64_t row = static_cast<int64_t>(group + turn * plan.groups) * kTile + at.in_tile;
@@ -110,12 +141,17 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1) sweep(const Pass pass, con
                                           at.unit);
   };
   const auto load_carried = [&](int turn, const Place& at, typename Pass::Carried& carried) {
-    for (int c = 0; c < Pass::kCarried; ++c)
-      for (int i = 0; i < 4; ++i) carried.x[c][i] = carried_of(turn, at, c)->x[i];
+    for (int c = 0; c < Pass::kCarried; ++c) {
+      const Four<float> four = *carried_of(turn, at, c);
+      for (int i = 0; i < 4; ++i) carried.x[c][i] = four.x[i];
+    }
   };
   const auto store_carried = [&](int turn, const Place& at, const typename Pass::Carried& carried) {
-    for (int c = 0; c < Pass::kCarried; ++c)
-      for (int i = 0; i < 4; ++i) carried_of(turn, at, c)->x[i] = carried.x[c][i];
+    for (int c = 0; c < Pass::kCarried; ++c) {
+      Four<float> four;
+      for (int i = 0; i < 4; ++i) four.x[i] = carried.x[c][i];
+      *carried_of(turn, at, c) = four;
+    }
   };
 
   typename Pass::Carried carried[2];
@@ -146,18 +182,29 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1) sweep(const Pass pass, con
           if (step >= 0 && step < at.row.length) pass.fetch(at, step, fetched[half]);
           if (kTogether) load_carried(turn, at, carried[half]);
         }
-        if (!Pass::kBackward || round > 0) {
-          Sum sums[Products::kSums];
-          product.multiply(left_of(turn, round % 2), sums);
-          if constexpr (Pass::kBackward)
+      }
+      if (!Pass::kBackward || round > 0) {
+        Sum sums[Products::kSums];
 #pragma unroll
-            for (int g = 1; g < Products::kSums; ++g)
-#pragma unroll
-              for (int i = 0; i < sums[g].num_elements; ++i) sums[0].x[i] += sums[g].x[i];
-#pragma unroll
-          for (int p = 0; p < Pass::kPatches; ++p)
-            wmma::store_matrix_sync(patch + p * kTile * kTile, sums[p], kTile, wmma::mem_row_major);
+        for (int g = 0; g < Products::kSums; ++g) wmma::fill_fragment(sums[g], 0.f);
+        for (int first = 0; first < tiles; first += here) {
+          const LeftSide left{own_left, lead, here, first};
+          const int end = min(first + here, tiles);
+          if constexpr (kTogether) {
+            __syncthreads();  // all have read what lies there
+            bring<Pass>(left_of(turn, round % 2), left, end);
+            __syncthreads();
+          }
+          if (works) product.multiply(left, end, sums);
         }
+        if constexpr (Pass::kBackward)
+#pragma unroll
+          for (int g = 1; g < Products::kSums; ++g)
+#pragma unroll
+            for (int i = 0; i < sums[g].num_elements; ++i) sums[0].x[i] += sums[g].x[i];
+#pragma unroll
+        for (int p = 0; p < Pass::kPatches; ++p)
+          wmma::store_matrix_sync(patch + p * kTile * kTile, sums[p], kTile, wmma::mem_row_major);
       }
       if constexpr (kTogether)
         __syncwarp();

@@ -22,7 +22,7 @@ struct RecurrenceArgs {
   TensorView output;       // float/bf16 [N, H] or none: not wanted
   TensorView final_state;  // float/bf16 [B, H]: the initial state where a sequence is empty
   TensorView final_cell;   // likewise
-  TensorView saved;        // float [N, ceil(H / 16), A, 16] or none: for backward
+  TensorView saved;        // float/bf16 [N, ceil(H / 16), A, 16] or none: for backward
   TensorView scratch;
 };
 
@@ -35,9 +35,9 @@ struct RecurrenceBackwardArgs {
   TensorView initial_state, initial_cell, recurrent_mask, zoneout_mask;  // as in RecurrenceArgs
   bool reverse;
   TensorView output;              // float/bf16 [N, H] of forward
-  TensorView saved;               // float [N, ceil(H / 16), A, 16] of forward
+  TensorView saved;               // float/bf16 [N, ceil(H / 16), A, 16] of forward
   TensorView grad_inputs;         // float/bf16 [N, G H]: of what the gates take from the values
-  TensorView grad_recurrent;      // float/bf16 [N, G H]: of what gru's gates take from the state; others none
+  TensorView grad_recurrent;      // float/bf16 [N, H]: of what gru's n takes from the state; others none
   TensorView seen;                // float/bf16 [N, H]: the state before each event, masked
   TensorView grad_initial_state;  // float/bf16 [B, H] or none: not wanted
   TensorView grad_initial_cell;   // likewise

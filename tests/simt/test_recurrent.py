@@ -206,6 +206,19 @@ def test_bitwise_same_in_every_order_of_threads(cell: Cell, dtype: torch.dtype, 
             assert_same(cell.results(cell.run, arguments, dtype), expected)
 
 
+@every_cell
+def test_opcheck(cell: Cell) -> None:
+    arguments, masks = cell.inputs([3, 0, 5], 6, 10), cell.masks([3, 0, 5], 10)
+    cells = None if len(arguments) == 7 else arguments[7]
+    weights = (*arguments[2:4], torch.stack(arguments[4:6]))
+    of_step = getattr(torch.ops.chronorec, f"{cell.raw}_step")
+    torch.library.opcheck(of_step, (arguments[0][:3], arguments[6], cells, *weights))
+    leaves = [x.requires_grad_() if x.is_floating_point() else x for x in arguments[:7]]
+    op = getattr(torch.ops.chronorec, cell.raw)
+    torch.library.opcheck(op, (*leaves, cells, *masks.values(), True, True))
+    torch.library.opcheck(op, (*leaves[:4], *[None] * 6, False, True))
+
+
 # --- errors --------------------------------------------------------------------------------------------
 
 

@@ -42,11 +42,11 @@ class _OnStream:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(importlib.import_module("chronorec._cuda"), name)
-        if name.endswith("_scratch"):
-            return function
 
-        def on_stream(*arguments: Any) -> None:
+        def on_device(*arguments: Any) -> Any:
             with torch.cuda.device(self._device):
-                function(*arguments, torch.cuda.current_stream().cuda_stream)
+                if name.endswith("_scratch"):
+                    return function(*arguments)
+                return function(*arguments, torch.cuda.current_stream().cuda_stream)
 
-        return on_stream
+        return on_device

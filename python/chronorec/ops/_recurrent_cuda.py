@@ -107,7 +107,7 @@ class CudaRecurrence:
         *states, reverse, output, saved = rest
         hidden = weight_hh.shape[1]
         of_inputs = values.new_empty(values.shape[0], self.gates * hidden)
-        of_state = torch.empty_like(of_inputs) if self.gates == 3 else None
+        of_state = torch.empty_like(output) if self.gates == 3 else None
         seen = torch.empty_like(output)
         shape = offsets.shape[0] - 1, hidden
         for_state, for_cell = values.new_empty(shape), values.new_empty(shape if self.cell else (0,))
@@ -129,21 +129,15 @@ class CudaRecurrence:
             for_state,
             for_cell if self.cell else None,
         )
-        for_bias_ih = of_inputs.sum(0)
-        for_bias_hh = for_bias_ih.clone()
+        for_bias = of_inputs.sum(0)
         if of_state is None:
-            of_state = of_inputs
-        else:
-            for_bias_hh[2 * hidden :] = of_state[:, 2 * hidden :].sum(0)
-        return (
-            of_inputs @ weight_ih,
-            of_inputs.t() @ values,
-            of_state.t() @ seen,
-            for_bias_ih,
-            for_bias_hh,
-            for_state,
-            for_cell,
-        )
+            for_bias_hh, for_hh = for_bias.clone(), of_inputs.t() @ seen
+        else:  # the last gate takes another part of the state
+            same = of_inputs[:, : 2 * hidden]
+            for_bias_hh = torch.cat([for_bias[: 2 * hidden], of_state.sum(0)])
+            for_hh = torch.cat([same.t() @ seen, of_state.t() @ seen])
+        for_values, for_ih = of_inputs @ weight_ih, of_inputs.t() @ values
+        return for_values, for_ih, for_hh, for_bias, for_bias_hh, for_state, for_cell
 
     def _run(self, function: str, states: Sequence[int], dtype: torch.dtype, *arguments: Any) -> None:
         """Calls it with scratch for B sequences of H units."""

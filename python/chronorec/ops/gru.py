@@ -21,6 +21,8 @@ _GRU = Recurrent("gru", "gru", gates=3, slots=4, saved=4, cell=False)
 class PackedGRU(NamedTuple):
     """The weights of a layer in the layout of the kernels, made once by :func:`pack_gru_weights`.
 
+    On a GPU the weights stand as they were given, and ``bias`` is float32 [2, 3H]: bias_ih, bias_hh.
+
     Attributes:
         weight_ih: [ceil(H / 16), 3, ., 16] in float32, bfloat16 or, for int8, uint8.
         weight_hh: likewise.
@@ -115,6 +117,7 @@ def pack_gru_weights(
             too where they meet the weights; sums are taken in float32, and biases kept in it.
 
     Raises:
+        NotImplementedError: int8 on a GPU.
         TypeError: a dtype that has no kernel, or mixed ones.
         ValueError: a shape that does not fit, mixed devices, another precision.
     """
