@@ -64,12 +64,16 @@ def test_functions_take_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "chronorec._cuda", module)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(calls.append((device,))))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=7))
+    monkeypatch.setattr(_backend, "_on_stream", _backend._OnStream)  # nothing of this test is kept
     with FakeTensorMode():
         backend = _backend.backend(torch.empty(1, device="cuda"))
-    assert backend.graph_scratch(1, 2, 3) == 6
-    backend.graph_sum("x", None)
-    device = (torch.device("cuda:0"),)
-    assert calls == [device, device, ("x", None, 7)]
+    entered = (torch.device("cuda:0"),)
+    for current, expected in ((0, [("x", None, 7)]), (1, [entered, entered, ("x", None, 7)])):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda current=current: current)
+        assert backend.graph_scratch(1, 2, 3) == 6
+        backend.graph_sum("x", None)
+        assert calls == expected
+        calls.clear()
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.raw)

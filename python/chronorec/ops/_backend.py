@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def backend(tensor: Tensor) -> Any:
 
     On a GPU they put their work on the current stream and return: nothing waits, so it can be captured.
     """
-    return _core if tensor.is_cpu else _OnStream(tensor.device)
+    return _core if tensor.is_cpu else _on_stream(tensor.device)
 
 
 class _OnStream:
@@ -43,10 +44,19 @@ class _OnStream:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(importlib.import_module("chronorec._cuda"), name)
 
-        def on_device(*arguments: Any) -> Any:
-            with torch.cuda.device(self._device):
-                if name.endswith("_scratch"):
-                    return function(*arguments)
-                return function(*arguments, torch.cuda.current_stream().cuda_stream)
+        def call(*arguments: Any) -> Any:
+            if name.endswith("_scratch"):
+                return function(*arguments)
+            return function(*arguments, torch.cuda.current_stream().cuda_stream)
 
+        def on_device(*arguments: Any) -> Any:
+            if torch.cuda.current_device() == self._device.index:
+                return call(*arguments)  # entering a device takes as long as a small kernel
+            with torch.cuda.device(self._device):
+                return call(*arguments)
+
+        setattr(self, name, on_device)  # looked up once
         return on_device
+
+
+_on_stream = cache(_OnStream)
