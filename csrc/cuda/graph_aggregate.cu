@@ -91,7 +91,7 @@ struct Sum : Sums<T, kVecs> {
 // The gradient of the features of a maximum, over the transpose: a row gives what it lost to this edge.
 template <typename T, int kVecs>
 struct MaxGradient : Sums<T, kVecs> {
-  static constexpr int kBlocks = kVecs > 4 ? 4 : kVecs > 1 ? 5 : 6;
+  static constexpr int kBlocks = kVecs > 4 ? 4 : 6;
   using typename Sums<T, kVecs>::State;
   struct Here {
     const T* grad;

@@ -40,8 +40,7 @@ struct Matrix {
   int64_t edges;
   int rows;
   int width;   // columns that are shared out among lanes
-  int team;    // lanes that read an edge's features: a power of two
-  int group;   // lanes that a row has: teams, a power of two
+  int team;    // lanes that read a row: a power of two
   int* owned;  // [parts]: the long row that starts in a part, or -1
   __host__ __device__ int64_t parts() const { return (edges + kPart - 1) / kPart; }
 };

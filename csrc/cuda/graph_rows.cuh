@@ -1,9 +1,8 @@
 // Reductions over the rows of a CSR matrix, for every op over the edges of a graph.
 //
-// A team reads an edge's features: the 1 to 32 neighbouring lanes that the columns fill. A row has a group of
-// teams, which take turns and add up in a tree: as many as its edges keep busy on average, up to a warp, so
-// that several short rows of a narrow matrix share a warp. A row of more than kPart edges would hold up its
-// warp: it is left to the parts, stretches of kPart edges of the whole matrix, one group each. Such a
+// A row is read by a team: the 1 to 32 neighbouring lanes that its columns fill, so several rows of a narrow
+// matrix share a warp, which runs as long as the longest of them. A row of more than kPart edges would hold
+// up its warp: it is left to the parts, stretches of kPart edges of the whole matrix, one team each. Such a
 // row meets a part at its end ("tail": it goes on in the next one) or from its start ("head"), so a part has
 // two slots for partial results; a second kernel adds the slots of every long row. All of it depends on
 // the sizes alone and nothing is atomic: results are the same bit for bit. The host never sees the lengths.
@@ -77,24 +76,23 @@ struct Exchange {
 
 __device__ __forceinline__ int most_of_warp(int value) { return __reduce_max_sync(kAllLanes, value); }
 
-// Takes the edges [begin, end) of a row into the states of its teams. All lanes of the warp come here
-// together, whatever their groups have to do.
+// Takes the edges [begin, end) of a row into the state of the team. All lanes of the warp come here together,
+// whatever their teams have to do.
 template <typename Op>
 __device__ __forceinline__ void gather(const Op& op, const Matrix& m, const typename Op::Here& here,
                                        int64_t begin, int64_t end, int column, typename Op::State& state) {
-  const int place = static_cast<int>(threadIdx.x) & (m.group - 1);
-  const int member = place & (m.team - 1), turn = place - member;
+  const int member = static_cast<int>(threadIdx.x) & (m.team - 1);
   const int length = static_cast<int>(end - begin);
   const int longest = most_of_warp(length);
   const int readable = column < m.width ? length : 0;
-  for (int base = 0; base < longest; base += m.group) {
+  for (int base = 0; base < longest; base += m.team) {
     typename Op::Edge mine{};
-    if (base + place < length)
-      mine = op.edge(begin + base + place, static_cast<int>(m.neighbours[begin + base + place]));
+    if (base + member < length)
+      mine = op.edge(begin + base + member, static_cast<int>(m.neighbours[begin + base + member]));
     const int most = min(m.team, longest - base);
     for (int j = 0; j < most; j += kReadsAhead) {
-      const int count = min(m.team - j, readable - base - turn - j);
-      const int64_t first = begin + base + turn + j;
+      const int count = min(m.team - j, readable - base - j);
+      const int64_t first = begin + base + j;
       const Exchange exchange{j, m.team};
       typename Op::Fetched fetched[kReadsAhead];
 #pragma unroll
@@ -104,18 +102,7 @@ __device__ __forceinline__ void gather(const Op& op, const Matrix& m, const type
   }
 }
 
-// What the lane `step` further, or before, has made of the same columns.
-template <typename State>
-__device__ __forceinline__ State state_across(const State& state, int step) {
-  int words[sizeof(State) / sizeof(int)];
-  memcpy(words, &state, sizeof(State));
-  for (int& word : words) word = __shfl_xor_sync(kAllLanes, word, step);
-  State other;
-  memcpy(static_cast<void*>(&other), words, sizeof(State));
-  return other;
-}
-
-// Edges [begin, end) of the row, which starts at `start`; the first team of the group has the result.
+// Edges [begin, end) of the row, which starts at `start`, as the op takes them.
 template <typename Op>
 __device__ __forceinline__ typename Op::State reduce_edges(const Op& op, const Matrix& m, int row,
                                                            int64_t start, int64_t begin, int64_t end,
@@ -123,19 +110,16 @@ __device__ __forceinline__ typename Op::State reduce_edges(const Op& op, const M
   typename Op::Here here{};
   if (begin < end && column < m.width) here = op.open(row, start, column);
   typename Op::State state{};
-  if constexpr (Op::kGathers) {
+  if constexpr (Op::kGathers)
     gather(op, m, here, begin, end, column, state);
-    for (int step = m.team; step < m.group; step *= 2) op.merge(state, state_across(state, step));
-  } else {
+  else
     op.take_all(here, begin, column < m.width ? end : begin, state);
-  }
   return state;
 }
 
 // The long rows among one part's edges, into its slots.
 template <typename Op>
-__device__ __forceinline__ void take_part(const Op& op, const Matrix& m, int64_t part, int column,
-                                          bool leads) {
+__device__ __forceinline__ void take_part(const Op& op, const Matrix& m, int64_t part, int column) {
   const int64_t first = part * kPart, last = min(first + kPart, m.edges);
   int head = -1, owned = -1;
   for (int slot = 0; slot < 2; ++slot) {
@@ -151,29 +135,29 @@ __device__ __forceinline__ void take_part(const Op& op, const Matrix& m, int64_t
       head = row;
     }
     const auto state = reduce_edges(op, m, row, start, begin, end, column);
-    if (begin < end && leads && column < m.width) op.put(static_cast<int>(2 * part) + slot, column, state);
+    if (begin < end && column < m.width) op.put(static_cast<int>(2 * part) + slot, column, state);
   }
-  if (first < last && leads && column == 0) m.owned[part] = owned;
+  const bool leads = (threadIdx.x & (m.team - 1)) == 0 && blockIdx.y == 0;
+  if (first < last && leads) m.owned[part] = owned;
 }
 
 template <typename Op>
 __global__ void __launch_bounds__(kThreads, Op::kBlocks) gather_rows(const Op op, const Matrix m) {
-  const int groups = kThreads / m.group, group = static_cast<int>(threadIdx.x) / m.group;
+  const int teams = kThreads / m.team, team = static_cast<int>(threadIdx.x) / m.team;
   const int member = static_cast<int>(threadIdx.x) & (m.team - 1);
   const int column = (static_cast<int>(blockIdx.y) * m.team + member) * Op::kVec;
-  const bool leads = (static_cast<int>(threadIdx.x) & (m.group - 1)) < m.team;  // in the first team
-  const int64_t part_blocks = (m.parts() + groups - 1) / groups;
+  const int64_t part_blocks = (m.parts() + teams - 1) / teams;
   if (blockIdx.x < part_blocks) {  // first, since a part is more work than most rows
-    take_part(op, m, static_cast<int64_t>(blockIdx.x) * groups + group, column, leads);
+    take_part(op, m, static_cast<int64_t>(blockIdx.x) * teams + team, column);
     return;
   }
-  const int64_t place = (blockIdx.x - part_blocks) * groups + group;
+  const int64_t place = (blockIdx.x - part_blocks) * teams + team;
   const int row = static_cast<int>(min(place, static_cast<int64_t>(m.rows)));
   int64_t begin = 0, end = 0;
   if (row < m.rows) begin = m.offsets[row], end = m.offsets[row + 1];
   const bool is_long = end - begin > kPart;
   const auto state = reduce_edges(op, m, row, begin, begin, is_long ? begin : end, column);
-  if (row < m.rows && !is_long && leads && column < m.width) op.store(row, column, state);
+  if (row < m.rows && !is_long && column < m.width) op.store(row, column, state);
 }
 
 // The slot of a long row in a part that it reaches.
@@ -220,22 +204,12 @@ inline int team_of(int64_t width, int vec) {
   return team;
 }
 
-// Lanes for a row: as many teams as have their reads under way with the edges of an average row.
-inline int group_of(const Matrix& m) {
-  const int ahead = m.team < kReadsAhead ? m.team : kReadsAhead;
-  int teams = 1;
-  while (teams * m.team < 32 && m.edges / m.rows >= 2 * teams * ahead) teams *= 2;
-  return teams * m.team;
-}
-
 template <typename Op>
 void reduce_rows(const Op& op, Matrix m, cudaStream_t stream) {
   if (m.rows == 0 || m.width == 0) return;
   m.team = team_of(m.width, Op::kVec);
-  m.group = Op::kGathers ? group_of(m) : m.team;
-  const int64_t groups = kThreads / m.group, columns = static_cast<int64_t>(m.team) * Op::kVec;
-  const auto blocks =
-      static_cast<unsigned>((m.parts() + groups - 1) / groups + (m.rows + groups - 1) / groups);
+  const int64_t teams = kThreads / m.team, columns = static_cast<int64_t>(m.team) * Op::kVec;
+  const auto blocks = static_cast<unsigned>((m.parts() + teams - 1) / teams + (m.rows + teams - 1) / teams);
   const auto tiles = static_cast<unsigned>((m.width + columns - 1) / columns);
   CHRONOREC_LAUNCH(gather_rows<Op>, dim3(blocks, tiles), kThreads, 0, stream, op, m);
   if (m.edges <= kPart) return;

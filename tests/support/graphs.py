@@ -17,8 +17,6 @@ DEGREES = [0, 1, 2, 3, 7, 8, 9, 0, 0, 15, 16, 17, 63, 64, 65, 129, 5000, 1, 500,
 # fills them exactly, those behind it meet theirs at the tail and at the head.
 PART = 256
 PART_DEGREES = [0, 1, 2, 3, 0, 0, 7, 8, 31, 32, 33, 255, 256, 257, 139, 1536, 650, 5, 450, 0]
-# and among many short ones, which then share a warp
-MOSTLY_SHORT_DEGREES = [*PART_DEGREES, *[1, 0, 2] * 300]
 
 
 def random_graph(
