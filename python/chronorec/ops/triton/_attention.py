@@ -77,16 +77,17 @@ def strided(*tensors: Tensor) -> tuple[Any, ...]:
 
 
 def tiling(width: int, dtype: torch.dtype, *, biased: bool) -> tuple[int, int]:
-    """Events of a tile, and warps: what was fastest on an H100 and spills nowhere.
+    """Events of a tile, and warps: what was fastest on an H100 and spills little or nothing.
 
     Forward and backward have the same, so that backward's scores are forward's, to the last bit.
 
     Args:
         biased: whose bisections need registers for an address per pair.
     """
+    wide = padded_width(width) > 64
     if dtype == torch.float32 or biased:
-        return 16, 2
-    return (64, 4) if padded_width(width) <= 64 else (32, 4)
+        return 16, 4 if wide else 2
+    return 32 if wide else 64, 4
 
 
 @triton.jit

@@ -14,8 +14,7 @@ from torch import Tensor
 from chronorec.ops._memory import rows
 from chronorec.ops.triton._tiles import bisection_steps, count_not_above, product
 
-QUERIES, ITEMS = 32, 128  # of a tile
-CONFIG = {"num_warps": 4, "num_stages": 2}
+QUERIES = 32  # of a tile
 
 
 class Scoring(NamedTuple):
@@ -51,8 +50,17 @@ class Scoring(NamedTuple):
             "CHUNK": min(64, max(16, triton.next_power_of_2(width))),
             "PANEL": self.panels.shape[2],
             "SEARCH": bisection_steps(listed),
-            **CONFIG,
+            "ITEMS": self.items_of_tile(),
+            "num_warps": 4 if self._is_plain() else 8,
+            "num_stages": 2,
         }
+
+    def _is_plain(self) -> bool:
+        return self.adjust_items is None and self.allow is None
+
+    def items_of_tile(self) -> int:
+        """Lists and masks need registers of their own."""
+        return 128 if self._is_plain() else 64
 
 
 @triton.jit

@@ -38,7 +38,7 @@ def softmax_loss(*arguments: Any) -> Outputs:
         (hidden, hidden.stride(0)), (table, table.stride(0)), packed(x.bias), packed(x.negatives),
         packed(x.negative_log_q), count, columns, 1 / x.temperature, x.label_smoothing,
     )  # fmt: skip
-    constants = _constants(hidden, baskets=x.target_offsets is not None)
+    constants = _constants(hidden, plain=x.target_offsets is None and x.negatives is None)
     lse, labelled = _normalizers(inputs, targets, hidden, constants)
     share = targets.share
     if x.negatives is None:
@@ -55,10 +55,10 @@ def softmax_loss(*arguments: Any) -> Outputs:
     return outputs
 
 
-def _constants(hidden: Tensor, *, baskets: bool) -> dict[str, Any]:
-    """Tiles that spill nowhere: smaller ones where the labels of a tile are a loop over targets."""
+def _constants(hidden: Tensor, *, plain: bool) -> dict[str, Any]:
+    """Tiles that spill nowhere: larger ones for one target a row among all items."""
     rows, columns, chunk, warps, stages = 32, 32, 32, 8, 1
-    if not baskets:
+    if plain and hidden.shape[1] <= 64:
         narrow = hidden.dtype != torch.float32
         rows, columns, chunk, warps, stages = (64, 64, 64, 4, 2) if narrow else (64, 32, 64, 4, 1)
     return {

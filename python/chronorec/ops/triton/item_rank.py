@@ -10,7 +10,6 @@ import triton.language as tl
 from torch import Tensor
 
 from chronorec.ops.triton._item_scores import (
-    ITEMS,
     QUERIES,
     Scoring,
     adjusted_scores,
@@ -32,14 +31,15 @@ def rank(*arguments: Any) -> tuple[Tensor, Tensor]:
     given = parts.arguments()
     listed = targets.contiguous(), None if offsets is None else offsets.contiguous(), targets.shape[0]
     steps = 0 if offsets is None else bisection_steps(batch + 1)
-    constants = {"QUERIES": QUERIES, "ITEMS": ITEMS, **parts.constants()}
+    constants = {"QUERIES": QUERIES, **parts.constants()}
     results = own, greater, equal
     launch(
         _own, (triton.cdiv(targets.shape[0], QUERIES),), own,
         *given, listed, results, batch, items, OWNERS=steps, **constants,
     )  # fmt: skip
-    groups, tiles = triton.cdiv(batch, QUERIES), triton.cdiv(items, ITEMS)
-    span = triton.cdiv(tiles, max(_PROGRAMS // max(groups, 1), 1)) * ITEMS
+    step = parts.items_of_tile()
+    groups, tiles = triton.cdiv(batch, QUERIES), triton.cdiv(items, step)
+    span = triton.cdiv(tiles, max(_PROGRAMS // max(groups, 1), 1)) * step
     launch(
         _count, (groups, triton.cdiv(items, max(span, 1))), own,
         *given, listed, results, batch, items, span, **constants,

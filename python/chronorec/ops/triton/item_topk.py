@@ -14,7 +14,6 @@ import triton.language as tl
 from torch import Tensor
 
 from chronorec.ops.triton._item_scores import (
-    ITEMS,
     QUERIES,
     Scoring,
     adjusted_scores,
@@ -53,8 +52,8 @@ def _best_keys(parts: Scoring, first: int, batch: int, groups: int, chosen: int)
     like = parts.queries
     of_groups = torch.empty((batch, groups), dtype=torch.int64, device=like.device)
     numbers = parts.num_items, first, batch
-    constants = {"ITEMS": ITEMS, "GROUP": _GROUP, **parts.constants()}
-    tiles = triton.cdiv(batch, QUERIES), triton.cdiv(parts.num_items, ITEMS)
+    constants = {"GROUP": _GROUP, **parts.constants()}
+    tiles = triton.cdiv(batch, QUERIES), triton.cdiv(parts.num_items, parts.items_of_tile())
     launch(
         _group_bests,
         tiles,
