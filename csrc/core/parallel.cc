@@ -60,11 +60,18 @@ thread_local bool thread_interrupted = false;
 thread_local int64_t last_asked = 0;
 thread_local int worker = 0;  // this thread's index in the pool; 0 for every thread that calls in
 
-// One worker's bell: an even number, raised by two for every job the worker takes part in, plus one while the
-// worker sleeps on it. The others hear nothing of the job. Alone on its cache line.
+// One worker's bell: an even number, raised by two for every job the worker is called to, plus one while the
+// worker sleeps on it. The others hear nothing of the job. And its seat: a worker takes the one it is offered
+// before it looks at the job; a caller who is done withdraws the offer from those who still wake up, which
+// can take longer than the whole job. Alone on its cache line.
+enum Seat : uint32_t { kNone, kOffered, kTaken };
 struct Bell {
-  std::atomic<uint32_t> word{0};
-  char padding[60];
+  std::atomic<uint32_t> word{0}, seat{kNone};
+  char padding[56];
+
+  bool change_seat(uint32_t from, uint32_t to) {
+    return seat.compare_exchange_strong(from, to, std::memory_order_acq_rel);
+  }
 };
 
 struct Pool {
@@ -117,14 +124,18 @@ void* worker_main(void* thread) {
   Pool& p = *pool;
   for (uint32_t seen = 0;;) {
     seen = hear(&p.bells[worker].word, seen);
+    if (!p.bells[worker].change_seat(kOffered, kTaken)) continue;
     p.work(worker);
+    p.bells[worker].seat.store(kNone, std::memory_order_relaxed);
     if (p.pending.fetch_sub(1, std::memory_order_acq_rel) == 1) futex_wake_all(&p.pending);
   }
   return nullptr;
 }
 
-// The caller waits for the workers; the signal that interrupts the job may come only now.
-void wait_for_workers(Pool& p) {
+// The caller waits for the workers that have come; the signal that interrupts the job may come only now.
+void wait_for_workers(Pool& p, int called) {
+  for (int thread = 1; thread <= called; ++thread)
+    if (p.bells[thread].change_seat(kOffered, kNone)) p.pending.fetch_sub(1, std::memory_order_acq_rel);
   constexpr timespec kPatience = {0, 50 * 1000000};
   for (uint32_t left; (left = p.pending.load(std::memory_order_acquire)) != 0;) {
     if (spin(&p.pending, left) != left) continue;
@@ -234,10 +245,10 @@ bool clear_interrupt() {
   return was;
 }
 
-void run_parallel(int64_t count, Task task, void* context) {
+void run_parallel(int64_t count, Task task, void* context, int64_t least) {
   if (count <= 0 || interrupted()) return;
   const int threads = num_threads();
-  if (count == 1 || threads == 1 || worker != 0) return run_alone(count, task, context);
+  if (count < least || threads == 1 || worker != 0) return run_alone(count, task, context);
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, make_first_pool);
   Pool& p = *pool;
@@ -251,9 +262,12 @@ void run_parallel(int64_t count, Task task, void* context) {
   p.next.store(0, std::memory_order_relaxed);
   const int active = p.workers < wanted ? p.workers : wanted;
   p.pending.store(static_cast<uint32_t>(active), std::memory_order_relaxed);
-  for (int thread = 1; thread <= active; ++thread) ring(&p.bells[thread].word);
+  for (int thread = 1; thread <= active; ++thread) {
+    p.bells[thread].seat.store(kOffered, std::memory_order_release);
+    ring(&p.bells[thread].word);
+  }
   p.work(0);
-  wait_for_workers(p);
+  wait_for_workers(p, active);
   const std::exception_ptr error = std::exchange(p.error, nullptr);
   p.failed.store(false, std::memory_order_relaxed);
   p.busy.store(false, std::memory_order_release);

@@ -13,7 +13,8 @@ using Task = void (*)(void* context, int64_t index, int thread);
 // The first exception of a task reaches the caller once all threads have left; the remaining tasks are
 // skipped. (Kernel files are built without exceptions: nothing in them may throw, and on their behalf this
 // function does not either; it allocates nothing.)
-void run_parallel(int64_t count, Task task, void* context);
+// Fewer tasks than `least` the caller does alone: waking a thread takes as long as they do.
+void run_parallel(int64_t count, Task task, void* context, int64_t least);
 
 int num_threads();            // CHRONOREC_THREADS, else the CPUs of the affinity mask and the cgroup quota
 void set_num_threads(int n);  // n >= 1; takes effect with the next call
@@ -41,13 +42,13 @@ bool interrupted();
 bool clear_interrupt();  // returns whether the thread was interrupted
 
 template <typename Body>
-static inline void parallel_for(int64_t count, Body&& body) {
+static inline void parallel_for(int64_t count, Body&& body, int64_t least = 2) {
   struct Call {
     static void run(void* context, int64_t index, int thread) {
       (*static_cast<Body*>(context))(index, thread);
     }
   };
-  run_parallel(count, &Call::run, const_cast<void*>(static_cast<const void*>(&body)));
+  run_parallel(count, &Call::run, const_cast<void*>(static_cast<const void*>(&body)), least);
 }
 
 }  // namespace chronorec

@@ -9,6 +9,7 @@ namespace {
 // A task is a stretch of this many positions, where row r stands at offsets[r] + r: an edge and the start of
 // a row count alike. A row of more edges than this is divided into parts of this many.
 constexpr int64_t kGraphPart = 2048;
+constexpr int64_t kGraphAlone = 8;  // fewer tasks take less than waking a thread
 
 inline int64_t graph_tasks(int64_t rows, int64_t edges) { return ceil_div(rows + edges, kGraphPart); }
 
