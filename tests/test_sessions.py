@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -258,3 +260,24 @@ def test_threads_side_by_side() -> None:
         history = [f"item {step % ITEMS}" for step in range(300)]
         assert sessions.history(f"{seed}")[0] == history
         assert_same(sessions.recommend(f"{seed}"), engine.recommend(history))
+
+
+def test_nobody_waits_for_a_replay_with_the_interpreter_in_hand() -> None:
+    """A replay of many events asks now and then whether Ctrl-C was pressed, for which it needs the GIL."""
+    program = """
+import threading
+from chronorec.engine import Sessions
+from tests.test_sessions import ENGINES
+sessions = Sessions(ENGINES["gru"])
+sessions.extend("u", ["item 1"] * 400_000, range(400_000))
+done = threading.Event()
+def look():
+    while not done.is_set():
+        sessions.history("u")
+threads = [threading.Thread(target=look) for _ in range(2)]
+for thread in threads:
+    thread.start()
+sessions.recommend("u", at=10**6)
+done.set()
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent.parent, timeout=100, check=True)

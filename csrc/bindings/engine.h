@@ -112,8 +112,25 @@ class Sessions {
   py::object events(py::handle user) const {
     std::vector<int32_t> items;
     std::vector<int64_t> times;
-    if (!store_.events(user_id(user), items, times)) return py::none();
+    const UserId id = user_id(user);
+    bool found = false;
+    without_gil([&] { found = store_.events(id, items, times); });
+    if (!found) return py::none();
     return py::make_tuple(bytes_of(items), bytes_of(times));
+  }
+
+  bool contains(py::handle user) const {
+    const UserId id = user_id(user);
+    bool found = false;
+    without_gil([&] { found = store_.contains(id); });
+    return found;
+  }
+
+  bool forget(py::handle user) {
+    const UserId id = user_id(user);
+    bool found = false;
+    without_gil([&] { found = store_.forget(id); });
+    return found;
   }
 
   // (ids, offsets, items, times) of the sessions of a shard; arrays as bytes.
@@ -160,7 +177,8 @@ class Sessions {
 };
 
 inline py::dict counts_of(Sessions& self) {
-  const SessionCounts counts = self.store().counts();
+  SessionCounts counts;
+  without_gil([&] { counts = self.store().counts(); });
   py::dict all;
   all["sessions"] = counts.sessions;
   all["states"] = counts.states;
@@ -212,8 +230,8 @@ inline void define_engine(py::module_& module) {
       .def("recommend", &Sessions::recommend)
       .def("query", &Sessions::query)
       .def("events", &Sessions::events)
-      .def("contains", [](Sessions& self, py::handle user) { return self.store().contains(user_id(user)); })
-      .def("forget", [](Sessions& self, py::handle user) { return self.store().forget(user_id(user)); })
+      .def("contains", &Sessions::contains)
+      .def("forget", &Sessions::forget)
       .def_property_readonly("num_shards", [](Sessions& self) { return self.store().num_shards(); })
       .def("shard", &Sessions::shard)
       .def("counts", &counts_of);

@@ -41,8 +41,10 @@ inline void expect_result(const TensorView& view, const char* name, DType dtype,
 
 inline void expect_saved(const TensorView& saved, DType dtype, int64_t events, int64_t hidden,
                          int64_t arrays) {
-  if (saved)
-    expect_output(saved, "saved", dtype, {events, (hidden + kTile - 1) / kTile, arrays, kTile}, Device::cuda);
+  if (!saved) return;
+  expect_output(saved, "saved", dtype, {events, (hidden + kTile - 1) / kTile, arrays, kTile}, Device::cuda);
+  expect_that(reinterpret_cast<uintptr_t>(saved.data) % 16 == 0, "saved", "memory aligned to 16 bytes",
+              "other");
 }
 
 // What forward and backward take alike; fills that part of the pass.

@@ -72,6 +72,7 @@ int64_t Program::add(std::unique_ptr<Call> call, const Register& out, int64_t st
 }
 
 int64_t Program::embed(const TensorView& table, double scale) {
+  expect_that(last_ < 0, "call", "`embed` before `last`", "after it");
   expect(table, "table", DType::f32, {kAnySize, kAnySize});
   if (table.shape[0] < most_items_) most_items_ = table.shape[0];
   const Register out = next(table.shape[1]);
@@ -132,13 +133,15 @@ int64_t Program::add_time(int64_t in, const TimeBuckets& buckets) {
   const Register from = at(in), out = next(from.width);
   expect(buckets.table, "table", DType::f32, {kAnySize, from.width});
   const int64_t rows = buckets.table.shape[0];
+  expect_that(rows > 0, "table", "at least one row", "none");
   if (buckets.gap) {
     expect_packed(buckets.boundaries, "boundaries", DType::f32, {rows - 1});
   } else {
     expect_packed(buckets.starts, "starts", DType::i64, {kAnySize});
     expect_packed(buckets.shifts, "shifts", DType::i64, {buckets.starts.shape[0]});
     expect_that(buckets.starts.shape[0] > 0, "starts", "at least one", "none");
-    expect_that(buckets.period > 0, "period", "at least 1", buckets.period);
+    expect_that(buckets.period > 0 && buckets.period <= INT64_MAX / rows, "period",
+                "at least 1, and times the rows of the table within 63 bits", buckets.period);
   }
   return add(std::make_unique<AddTime>(buckets, from, out), out);
 }

@@ -35,7 +35,9 @@ class Step {
     const std::string& call = text("call");
     const auto found = kAdders.find(call);
     expect_that(found != kAdders.end(), "call", "one that goes on from event to event", call);
-    registers_[text("out")] = (this->*found->second)();
+    const int64_t written = (this->*found->second)();
+    if (call == "last") registers_.clear();  // what came before it belongs to the last event
+    registers_[text("out")] = written;
   }
 
  private:
@@ -172,7 +174,7 @@ TensorView OwnedArrays::make(DType dtype, const std::vector<int64_t>& shape) {
   for (int64_t d = view.ndim - 1; d >= 0; --d) {
     view.shape[d] = shape[static_cast<size_t>(d)];
     view.stride[d] = bytes / size_of(dtype);
-    bytes *= view.shape[d];
+    if (__builtin_mul_overflow(bytes, view.shape[d], &bytes)) throw std::bad_alloc();
   }
   const size_t room = (static_cast<size_t>(bytes) / kAlignment + 1) * kAlignment;
   view.data = std::aligned_alloc(kAlignment, room);
@@ -189,7 +191,7 @@ bool keeps_a_state(const std::vector<ProgramStep>& steps, int64_t max_length) {
     if (number_or(step, "causal", 1) == 0) return false;
     if (kRecurrences.count(call) > 0) memory = kWholeHistory;
     if (call == "attention")
-      memory += static_cast<int64_t>(std::min(number_or(step, "window", kWholeHistory), 1e9)) - 1;
+      memory += static_cast<int64_t>(std::clamp(number_or(step, "window", kWholeHistory), 1.0, 1e9)) - 1;
     if (text_or_nothing(step, "of") == "gap") before = 1;
   }
   return !steps.empty() && max_length >= std::min(memory + before, kWholeHistory);

@@ -11,6 +11,7 @@
 
 #include "core/check.h"
 #include "core/hash.h"
+#include "core/parallel.h"
 #include "engine/session_index.h"
 
 namespace chronorec {
@@ -312,6 +313,7 @@ int64_t SessionStore::append(const UserId& user, const int32_t* items, const int
   expect_that(shard.at(n).count + count < INT32_MAX, "items", "fewer than 2^31 events in all", count);
   for (int64_t i = 0; i < count; ++i) shard.add_event(n, items[i], times[i]);
   if (shard.at(n).state != nullptr) shard.updated_state(n);
+  if (interrupted()) shard.drop_state(n);  // what a Ctrl-C skipped is missing in it
   shard.touch(n, now);
   shard.tidy(n, now);
   return shard.at(n).count;
@@ -343,7 +345,11 @@ int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t
   }
   const float* answer = program_.answer({-1, at, used, times}, state, workspace());
   std::memcpy(query, answer, static_cast<size_t>(program_.answer_width()) * sizeof(float));
-  if (n != kNone) shard.touch(n, now), shard.tidy(n, now);
+  if (n != kNone) {
+    if (interrupted()) shard.drop_state(n);
+    shard.touch(n, now);
+    shard.tidy(n, now);
+  }
   return used;
 }
 

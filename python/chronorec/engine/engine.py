@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from chronorec.data.histories import Histories
     from chronorec.data.splits import Queries
 
+_MOST_EXPLAINED = 1 << 20  # events that are run for one explanation
 _NO_IDS: tuple[Hashable, ...] = ()
 
 #: Values (events, answers, additions) of the requests that are worked on at a time; memory grows with it.
@@ -318,6 +319,12 @@ class Engine:
 
     def explain_batch(self, batch: HistoryBatch, items: Sequence[Hashable], last: int) -> list[Explanation]:
         """:meth:`explain` for a batch of one request."""
+        last = min(checked_k(last, "last"), batch.num_events)
+        if last * batch.num_events > _MOST_EXPLAINED:
+            most = _MOST_EXPLAINED // batch.num_events
+            raise ValueError(
+                f"last: wanted at most {most} for a history of {batch.num_events:,} events, got {last}"
+            )
         codes = self.vocabulary.codes_of(items, "items")
         for item, code in zip(items, codes.tolist(), strict=True):
             if code < 0:
@@ -327,7 +334,7 @@ class Engine:
         parts = parts_of(codes, alone, self.bias, additions)
         score = functools.partial(self._score_codes, codes=codes, exclude_seen=False)
         timed = self.artifact.needs_time
-        return explanations(batch, codes, checked_k(last, "last"), self.vocabulary, score, parts, timed)
+        return explanations(batch, codes, last, self.vocabulary, score, parts, timed)
 
     def choice(
         self,

@@ -127,7 +127,8 @@ class _Handlers:
         try:
             asked = self.decoders[kind].decode(body)
             with self.seconds.labels(request.url.path).time():
-                if slow or self.service.shared:  # which waits for others
+                # what waits for others, or looks at the whole catalogue in Python
+                if slow or self.service.shared or getattr(asked, "rules", None) is not None:
                     return _json(await run_in_threadpool(work, asked))
                 return _json(work(asked))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

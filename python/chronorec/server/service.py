@@ -200,7 +200,8 @@ class Service:
     def forget(self, user: str | int) -> bool:
         """Erases a user everywhere, and writes that down."""
         if self.shared:
-            return self._shared_sessions()[0].forget(user)  # the others find it gone
+            found = [sessions.forget(user) for sessions in self._shared_sessions()]
+            return any(found)
         return self._write_and_do([Entry(user, None, time.time_ns() // 1000)])[0]
 
     def reload(self) -> list[str]:
