@@ -47,6 +47,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     unknown = sorted(set(options.ops) - set(harness.op_names()))
     if unknown:
         parser.error(f"no benchmark for {', '.join(unknown)}; there are {', '.join(harness.op_names())}")
+    if options.replay and options.device == "cpu":
+        parser.error("--replay: wanted with --device cuda")
     options.ops = options.ops or harness.op_names()
     return options
 

@@ -281,3 +281,11 @@ sessions.recommend("u", at=10**6)
 done.set()
 """
     subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent.parent, timeout=100, check=True)
+
+
+def test_a_time_that_cannot_be_leaves_nothing_behind() -> None:
+    sessions = Sessions(ENGINES["gru"])
+    with pytest.raises(ValueError, match=r"times: wanted microseconds from -2\^61 to 2\^61"):
+        sessions.append("u", "item 1", at=2**62)
+    assert "u" not in sessions
+    assert len(sessions) == 0

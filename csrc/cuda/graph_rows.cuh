@@ -9,9 +9,14 @@
 //
 // What is done with the edges says `Op`, a struct passed by value:
 //   kVec, kBlocks (of kThreads that an SM is to hold), State (of a team's lane: kVec columns)
-//   Here open(row, start, column)        what a lane knows before the first edge; the row starts at edge
-//   start void merge(State&, const State&)     a later part of the same row void put(slot, column, State),
-//   State get(slot, column)   partial results void store(row, column, State)
+//
+//   Here open(row, start, column)        what a lane knows before the first edge, edge `start` of all
+//
+//   void merge(State&, const State&)     a later part of the same row
+//
+//   void put(slot, column, State), State get(slot, column), void store(row, column, State)
+//                                        partial results, and the row's
+//
 // and, unless it takes the edges [begin, end) by itself in take_all(Here, begin, end, State&):
 //   Edge, Fetched
 //   Edge edge(e, neighbour)              what to know of edge e besides its features; read by one lane each

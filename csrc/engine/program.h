@@ -92,6 +92,7 @@ class Program {
   int64_t last(int64_t in);
 
   int64_t width_of(int64_t reg) const { return at(reg).width; }
+  bool has_last() const { return last_ >= 0; }
   // Items that events may have: all below this.
   int64_t most_items() const { return most_items_; }
   // Floats that a session keeps, all zero before its first event.

@@ -302,14 +302,14 @@ void SessionStore::sweep(int64_t now) {
 
 int64_t SessionStore::append(const UserId& user, const int32_t* items, const int64_t* times, int64_t count,
                              int64_t now) {
+  for (int64_t i = 0; i < count; ++i)
+    expect_that(times[i] >= -kMostTime && times[i] <= kMostTime, "times", "microseconds from -2^61 to 2^61",
+                times[i]);
   sweep(now);
   const uint64_t hash = hash_of_user(user, seed_);
   Shard& shard = shard_of(hash);
   const std::lock_guard<std::mutex> lock(shard.mutex);
   const uint32_t n = shard.find_or_make(user, static_cast<uint32_t>(hash));
-  for (int64_t i = 0; i < count; ++i)
-    expect_that(times[i] >= -kMostTime && times[i] <= kMostTime, "times", "microseconds from -2^61 to 2^61",
-                times[i]);
   expect_that(shard.at(n).count + count < INT32_MAX, "items", "fewer than 2^31 events in all", count);
   for (int64_t i = 0; i < count; ++i) shard.add_event(n, items[i], times[i]);
   if (shard.at(n).state != nullptr) shard.updated_state(n);

@@ -84,11 +84,6 @@ std::vector<ProgramStep> read_steps(const Json& program) {
   return steps;
 }
 
-bool is_last(const ProgramStep& step) {
-  const auto call = step.texts.find("call");
-  return call != step.texts.end() && call->second == "last";
-}
-
 // Does one part of the work; an error names the file.
 template <typename Work>
 auto naming(const std::string& path, const Work& work) {
@@ -118,8 +113,7 @@ struct Model::Parts {
     leave_seen = header.at("exclude_seen").get<bool>();
     scorer.num_items = header.at("num_items").get<int64_t>();
     require(scorer.num_items >= 0, "num_items: wanted at least 0");
-    require(std::any_of(steps.begin(), steps.end(), [](const ProgramStep& step) { return is_last(step); }),
-            "program: wanted a step `last`");
+    require(program.has_last(), "program: wanted a step `last`");
     const TensorView table = weights.at(header.at("table").get<std::string>());
     expect_packed(table, "table", DType::f32, {scorer.num_items, program.answer_width()});
     expect_that(program.most_items() >= scorer.num_items, "program", scorer.num_items, program.most_items());

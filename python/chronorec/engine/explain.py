@@ -73,12 +73,12 @@ def explanations(
     Args:
         batch: one request.
         codes: [C], the items.
-        last: how many of the latest events are left out, one after the other.
+        last: how many of the latest events, at most all, are left out, one after the other.
         score: gives scores [B, C] of the items after the histories of a batch.
         parts: of each item's score.
         timed: whether the time of the request matters.
     """
-    events = np.arange(max(batch.num_events - last, 0), batch.num_events)
+    events = np.arange(batch.num_events - last, batch.num_events)
     whole = score(batch)[0]
     without = np.empty((len(events), len(codes)), np.float32)
     step = max(_CHUNK // max(batch.num_events, 1), 1)

@@ -1,6 +1,6 @@
 """Scores of a tile of items for a tile of queries: the same numbers in item_topk and item_rank.
 
-Both use one shape of tile, so that a score is the same sum in the same order wherever it is computed.
+A call has one shape of tile, so that a score is the same sum in the same order wherever it computes it.
 """
 
 from __future__ import annotations

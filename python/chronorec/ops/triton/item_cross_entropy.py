@@ -56,7 +56,7 @@ def softmax_loss(*arguments: Any) -> Outputs:
 
 
 def _constants(hidden: Tensor, *, plain: bool) -> dict[str, Any]:
-    """Tiles that spill nowhere: larger ones for one target a row among all items."""
+    """Tiles that hardly spill: larger ones for one target a row among all items."""
     rows, columns, chunk, warps, stages = 32, 32, 32, 8, 1
     if plain and hidden.shape[1] <= 64:
         narrow = hidden.dtype != torch.float32
