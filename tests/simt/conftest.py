@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.simt.module import SimtModule
 from tests.support.device import GpuModule
@@ -24,3 +26,14 @@ def module(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     if request.config.getoption("device") == "cuda":
         return GpuModule()
     return SimtModule(tmp_path_factory.mktemp("simt"))
+
+
+@pytest.fixture
+def seeded_module(module: Any) -> Iterator[Any]:
+    """As every test begins: one order of threads, the usual limits of a device."""
+    module.seed(1)
+    module.limits()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # torch's workers would spin beside the layer, which runs on one
+    yield module
+    torch.set_num_threads(threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +20,10 @@ SEEDS = [1, 2, 3]
 
 
 @pytest.fixture(autouse=True)
-def cuda(module: SimtModule, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimtModule]:
-    """Has the public function take the path of CUDA tensors with those in CPU memory."""
+def cuda(seeded_module: SimtModule, monkeypatch: pytest.MonkeyPatch) -> SimtModule:
     source = importlib.import_module("chronorec.ops.graph_attention")
-    monkeypatch.setattr(source, "backend", lambda tensor: module)
-    module.seed(1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # torch's workers would spin beside the layer, which runs on one
-    yield module
-    torch.set_num_threads(threads)
+    monkeypatch.setattr(source, "backend", lambda tensor: seeded_module)
+    return seeded_module
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -27,20 +27,14 @@ every_dtype = pytest.mark.parametrize("dtype", FLOATS)
 
 
 @pytest.fixture(autouse=True)
-def cuda(module: SimtModule, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimtModule]:
-    """Has the public functions take the path of CUDA tensors with those in CPU memory."""
-    monkeypatch.setattr(_recurrent_cuda, "backend", lambda tensor: module)
+def cuda(seeded_module: SimtModule, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimtModule]:
+    monkeypatch.setattr(_recurrent_cuda, "backend", lambda tensor: seeded_module)
     monkeypatch.setattr(_recurrent, "run_without_gradient", lambda op, cpu, *arguments: op(*arguments))
     library = torch.library.Library("chronorec", "IMPL")
     for cell in CELLS:
         for name in ("", "_pack", "_step", "_backward"):
             library.impl(cell.raw + name, CUDA_KERNELS[cell.raw + name], "CPU", allow_override=True)
-    module.seed(1)
-    module.limits()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # torch's workers would spin beside the layer, which runs on one
-    yield module
-    torch.set_num_threads(threads)
+    yield seeded_module
     library._destroy()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -35,6 +36,13 @@ def backend(tensor: Tensor) -> Any:
     return _core if tensor.is_cpu else _on_stream(tensor.device)
 
 
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a GPU the current one if it is not: that takes as long as a small kernel."""
+    if device.type == "cpu" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
+
+
 class _OnStream:
     """The functions of ``_cuda``, called with the fields of their args as those of ``_core`` are."""
 
@@ -45,18 +53,13 @@ class _OnStream:
         function: Callable[..., Any] = getattr(importlib.import_module("chronorec._cuda"), name)
 
         def call(*arguments: Any) -> Any:
-            if name.endswith("_scratch"):
-                return function(*arguments)
-            return function(*arguments, torch.cuda.current_stream().cuda_stream)
+            with on_device(self._device):
+                if name.endswith("_scratch"):
+                    return function(*arguments)
+                return function(*arguments, torch.cuda.current_stream().cuda_stream)
 
-        def on_device(*arguments: Any) -> Any:
-            if torch.cuda.current_device() == self._device.index:
-                return call(*arguments)  # entering a device takes as long as a small kernel
-            with torch.cuda.device(self._device):
-                return call(*arguments)
-
-        setattr(self, name, on_device)  # looked up once
-        return on_device
+        setattr(self, name, call)  # looked up once
+        return call
 
 
 _on_stream = cache(_OnStream)

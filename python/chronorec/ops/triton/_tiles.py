@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from chronorec.ops._backend import on_device
 
 # The interpreter holds bfloat16 as integers and would multiply these: there tiles are widened first.
 _WIDENS = tl.constexpr(triton.knobs.runtime.interpret)
@@ -17,10 +18,7 @@ def launch(kernel: Any, grid: tuple[int, ...], like: Tensor, *arguments: Any, **
     """Runs a kernel on the current stream of the device of ``like``; an empty grid runs nothing."""
     if 0 in grid:
         return
-    if not like.is_cuda or like.device.index == torch.cuda.current_device():
-        kernel[grid](*arguments, **constants)
-        return
-    with torch.cuda.device(like.device):
+    with on_device(like.device):
         kernel[grid](*arguments, **constants)
 
 
