@@ -215,7 +215,7 @@ void max_weight_backward(const GraphMaxBackwardArgs& args) {
   const Rows<const T> grad = rows_of<T>(args.grad_output), features = rows_of<T>(args.features);
   const int32_t* arg = args.arg.as<const int32_t>();
   float* output = args.grad_weight.as<float>();
-  parallel_for(matrix.tasks(), [&](int64_t task, int) {
+  for_each_task(matrix, [&](int64_t task, int) {
     const int64_t last = (task + 1) * kGraphPart;
     for (int64_t row = matrix.row_at(task * kGraphPart); row < matrix.rows && matrix.position(row) < last;
          ++row) {

@@ -39,48 +39,48 @@ struct Part {
   bool whole() const { return slot < 0; }
 };
 
+// body(task, thread) for every task.
+template <typename Body>
+inline void for_each_task(const Csr& matrix, Body&& body) {
+  parallel_for(matrix.tasks(), static_cast<Body&&>(body), kGraphAlone);
+}
+
 // body(part, thread) for every part of every row. Returns whether some row was divided.
 template <typename Body>
 inline bool for_each_part(const Csr& matrix, Body&& body) {
   bool divided = false;
-  parallel_for(
-      matrix.tasks(),
-      [&](int64_t task, int thread) {
-        const int64_t first = task * kGraphPart, last = first + kGraphPart;
-        int64_t row = matrix.row_at(first);
-        if (row > 0 && matrix.size(row - 1) > kGraphPart) {  // one that began earlier may have a part here
-          const int64_t start = matrix.position(row - 1), end = matrix.end(row - 1);
-          const int64_t part = ceil_div(first - start, kGraphPart);
-          const int64_t begin = matrix.begin(row - 1) + part * kGraphPart;
-          if (begin < end)
-            body(Part{row - 1, begin, min64(begin + kGraphPart, end), graph_slot(start, part)}, thread);
-        }
-        for (; row < matrix.rows && matrix.position(row) < last; ++row) {
-          const int64_t begin = matrix.begin(row), end = matrix.end(row);
-          if (end - begin <= kGraphPart) {
-            body(Part{row, begin, end, -1}, thread);
-          } else {
-            __atomic_store_n(&divided, true, __ATOMIC_RELAXED);
-            body(Part{row, begin, begin + kGraphPart, graph_slot(matrix.position(row), 0)}, thread);
-          }
-        }
-      },
-      kGraphAlone);
+  for_each_task(matrix, [&](int64_t task, int thread) {
+    const int64_t first = task * kGraphPart, last = first + kGraphPart;
+    int64_t row = matrix.row_at(first);
+    if (row > 0 && matrix.size(row - 1) > kGraphPart) {  // one that began earlier may have a part here
+      const int64_t start = matrix.position(row - 1), end = matrix.end(row - 1);
+      const int64_t part = ceil_div(first - start, kGraphPart);
+      const int64_t begin = matrix.begin(row - 1) + part * kGraphPart;
+      if (begin < end)
+        body(Part{row - 1, begin, min64(begin + kGraphPart, end), graph_slot(start, part)}, thread);
+    }
+    for (; row < matrix.rows && matrix.position(row) < last; ++row) {
+      const int64_t begin = matrix.begin(row), end = matrix.end(row);
+      if (end - begin <= kGraphPart) {
+        body(Part{row, begin, end, -1}, thread);
+      } else {
+        __atomic_store_n(&divided, true, __ATOMIC_RELAXED);
+        body(Part{row, begin, begin + kGraphPart, graph_slot(matrix.position(row), 0)}, thread);
+      }
+    }
+  });
   return divided;
 }
 
 // body(row, parts) for every row that was divided.
 template <typename Body>
 inline void for_each_divided(const Csr& matrix, Body&& body) {
-  parallel_for(
-      matrix.tasks(),
-      [&](int64_t task, int) {
-        const int64_t last = (task + 1) * kGraphPart;
-        for (int64_t row = matrix.row_at(task * kGraphPart); row < matrix.rows && matrix.position(row) < last;
-             ++row)
-          if (matrix.size(row) > kGraphPart) body(row, ceil_div(matrix.size(row), kGraphPart));
-      },
-      kGraphAlone);
+  for_each_task(matrix, [&](int64_t task, int) {
+    const int64_t last = (task + 1) * kGraphPart;
+    for (int64_t row = matrix.row_at(task * kGraphPart); row < matrix.rows && matrix.position(row) < last;
+         ++row)
+      if (matrix.size(row) > kGraphPart) body(row, ceil_div(matrix.size(row), kGraphPart));
+  });
 }
 
 // Adds the parts of divided rows: sink(row, col, left, sum).
