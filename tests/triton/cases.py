@@ -1,4 +1,9 @@
-"""The configurations in which the Triton kernels ship, as calls of the ops' host functions."""
+"""The configurations in which the Triton kernels ship, as calls of the ops' host functions.
+
+Of each table of tiles every row, with the widest vectors that it takes; what is wider repeats its last chunk,
+but for heads of attention, which are budgeted up to 128. Of the optional inputs none, and all that a tile
+takes together.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from chronorec.ops._item_sampled_loss import KINDS
 Kernels = dict[str, Callable[..., Any]]
 
 _EVENTS, _HEADS = 256, 2
+_WIDTHS = 64, 128
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -31,20 +37,22 @@ def _attention(
     kernels["jagged_attention_backward"](output, query, key, value, *form, output, lse)
 
 
-def _scoring(width: int, dtype: torch.dtype, full: bool) -> tuple[Any, ...]:
-    queries, table = torch.zeros(64, width, dtype=dtype), torch.zeros(1024, width, 1, dtype=dtype)
-    if not full:
-        return queries, table, 1024, None, None, None, None, None
+def _scoring(width: int, dtype: torch.dtype, table: torch.dtype, listed: bool) -> tuple[Any, ...]:
+    """Queries, table and bias; with lists, numbers to add and a mask too."""
+    fixed = torch.zeros(64, width, dtype=dtype), torch.zeros(1024, width, 1, dtype=table), 1024
+    if not listed:
+        return *fixed, torch.zeros(1024), None, None, None, None
     adjust = torch.arange(65), torch.zeros(64, dtype=torch.int64), torch.zeros(64)
-    return queries, table, 1024, torch.zeros(1024), *adjust, torch.ones(64, 1024, dtype=torch.bool)
+    return *fixed, torch.zeros(1024), *adjust, torch.ones(64, 1024, dtype=torch.bool)
 
 
-def _rank(kernels: Kernels, width: int, dtype: torch.dtype, full: bool) -> None:
-    kernels["item_rank"](*_scoring(width, dtype, full), torch.arange(64), torch.arange(65) if full else None)
+def _rank(kernels: Kernels, width: int, dtype: torch.dtype, table: torch.dtype, listed: bool) -> None:
+    offsets = torch.arange(65) if listed else None
+    kernels["item_rank"](*_scoring(width, dtype, table, listed), torch.arange(64), offsets)
 
 
-def _topk(kernels: Kernels, width: int, dtype: torch.dtype, full: bool) -> None:
-    kernels["item_topk"](*_scoring(width, dtype, full), None, None, 10)
+def _topk(kernels: Kernels, width: int, dtype: torch.dtype, table: torch.dtype, listed: bool) -> None:
+    kernels["item_topk"](*_scoring(width, dtype, table, listed), None, None, 10)
 
 
 def _loss(kernels: Kernels, width: int, dtype: torch.dtype, kind: str) -> None:
@@ -68,7 +76,7 @@ CASES: dict[str, Callable[[Kernels], None]] = {
         _attention, width=width, dtype=dtype, kinds=kinds, causal=causal, silu=silu
     )
     for name, dtype in _DTYPES.items()
-    for width in (32, 64, 128)
+    for width in _WIDTHS
     for label, kinds, causal, silu in (
         ("plain", "", True, False),
         ("silu both ways", "", False, True),
@@ -77,17 +85,19 @@ CASES: dict[str, Callable[[Kernels], None]] = {
     )
 }
 CASES |= {
-    f"{op} {name} D{width} {'full' if full else 'plain'}": partial(
-        function, width=width, dtype=dtype, full=full
+    f"{op} {name} D{width} {'lists' if listed else 'plain'}": partial(
+        function, width=width, dtype=dtype, table=table, listed=listed
     )
     for op, function in (("item_rank", _rank), ("item_topk", _topk))
-    for name, dtype in _DTYPES.items()
-    for width in (32, 64, 128)
-    for full in (False, True)
+    for name, width, dtype, table in (
+        *((name, width, dtype, dtype) for name, dtype in _DTYPES.items() for width in _WIDTHS),
+        ("float32 by bfloat16", _WIDTHS[-1], torch.float32, torch.bfloat16),
+    )
+    for listed in (False, True)
 }
 CASES |= {
     f"item_cross_entropy {name} D{width} {kind}": partial(_loss, width=width, dtype=dtype, kind=kind)
     for name, dtype in _DTYPES.items()
-    for width in (32, 64, 128)
+    for width in _WIDTHS
     for kind in ("full", "one target", "shared", *KINDS)
 }

@@ -77,9 +77,9 @@ def strided(*tensors: Tensor) -> tuple[Any, ...]:
 
 
 def tiling(width: int, dtype: torch.dtype, *, biased: bool) -> tuple[int, int]:
-    """Events of a tile, and warps: what was fastest on an H100 and spills little or nothing.
+    """Events of a tile, and warps: what was fastest on an H100 of what spills nothing at widths up to 128.
 
-    Forward and backward have the same, so that backward's scores are forward's, to the last bit.
+    Forward and backward have the same tile, so that backward's scores are forward's, to the last bit.
 
     Args:
         biased: whose bisections need registers for an address per pair.
@@ -142,28 +142,36 @@ def pair_scores(
 
 
 @triton.jit
-def pair_visible(rows, keys, same_sequence, window, CAUSAL: tl.constexpr):
-    """Which row sees which key; ``same_sequence`` already leaves out what lies beyond the last event."""
-    gap = rows[:, None] - keys[None, :]
-    seen = same_sequence & (tl.abs(gap) < window)
-    if CAUSAL:
-        seen = seen & (gap >= 0)
-    return seen
+def seen_keys(rows, begin, end, window, CAUSAL: tl.constexpr):
+    """The first key that each row sees, and the one after the last, of its sequence from begin to end.
+
+    Two bounds for each row, where masks of the pairs would need registers for each pair.
+    """
+    after = rows + 1 if CAUSAL else rows + window
+    return tl.maximum(begin, rows - window + 1), tl.minimum(end, after)
 
 
 @triton.jit
-def pair_gradients(scores, seen, products, lse, delta, inverse_divisor, SILU: tl.constexpr):
-    """Weights of the pairs, and the gradients of their scores.
+def seeing_rows(keys, begin, end, window, CAUSAL: tl.constexpr):
+    """The first row that sees each key, and the one after the last."""
+    first = keys if CAUSAL else tl.maximum(begin, keys - window + 1)
+    return first, tl.minimum(end, keys + window)
+
+
+@triton.jit
+def pair_weights(scores, seen, lse, SILU: tl.constexpr):
+    """Weights of the pairs, 0 where not seen, and slope: slope (grad_output . value - delta) is the gradient
+    of the score of a pair that is seen. Those of silu are still to be divided by the divisor.
 
     Args:
-        products: grad_output . value of each pair.
-        lse, delta: per row, of softmax: logsumexp of the scores, and grad_output . output.
+        lse: per row, of softmax: logsumexp of the scores; delta is grad_output . output then, else 0.
     """
     if SILU:
         gate = 1 / (1 + tl.exp(-scores))
-        weights = tl.where(seen, scores * gate * inverse_divisor, 0.0)
-        change = products * gate * (1 + scores * (1 - gate)) * inverse_divisor
+        weights = scores * gate
+        slope = gate + weights * (1 - gate)
+        weights = tl.where(seen, weights, 0.0)
     else:
         weights = tl.where(seen, tl.exp(scores - lse[:, None]), 0.0)
-        change = weights * (products - delta[:, None])
-    return weights, tl.where(seen, change, 0.0)
+        slope = weights
+    return weights, slope

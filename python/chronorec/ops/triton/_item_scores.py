@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -18,7 +19,7 @@ QUERIES = 32  # of a tile
 
 
 class Scoring(NamedTuple):
-    """What makes up a score, in the order of the ops' schema."""
+    """What makes up a score, in the order of the ops' schema, and whether queries have lists of targets."""
 
     queries: Tensor
     panels: Tensor
@@ -28,6 +29,7 @@ class Scoring(NamedTuple):
     adjust_items: Tensor | None
     adjust_values: Tensor | None
     allow: Tensor | None
+    targets_listed: bool = False
 
     def arguments(self) -> tuple[Any, ...]:
         """(queries, stride), (table, strides of a panel and of the width, panel), bias, adjust, allow."""
@@ -45,18 +47,21 @@ class Scoring(NamedTuple):
     def constants(self) -> dict[str, Any]:
         width = self.queries.shape[1]
         listed = 0 if self.adjust_items is None else self.adjust_items.shape[0]
+        narrow = torch.float32 not in (self.queries.dtype, self.panels.dtype)
         return {
             "WIDTH": width,
-            "CHUNK": min(64, max(16, triton.next_power_of_2(width))),
+            "CHUNK": min(64 if narrow else 32, max(16, triton.next_power_of_2(width))),
             "PANEL": self.panels.shape[2],
             "SEARCH": bisection_steps(listed),
             "ITEMS": self.items_of_tile(),
             "num_warps": 4 if self._is_plain() else 8,
             "num_stages": 2,
+            # ptxas would rather spill a little than run fewer warps
+            "maxnreg": None if narrow and self._is_plain() else 255,
         }
 
     def _is_plain(self) -> bool:
-        return self.adjust_items is None and self.allow is None
+        return self.adjust_items is None and self.allow is None and not self.targets_listed
 
     def items_of_tile(self) -> int:
         """Lists and masks need registers of their own."""
@@ -71,7 +76,7 @@ def plain_scores(
     """table . query + bias, [items, queries], before any adjustment."""
     scores = tl.zeros((items.shape[0], query.shape[0]), tl.float32)
     places = (items // PANEL).to(tl.int64) * (WIDTH * PANEL) + items % PANEL
-    for start in tl.static_range(0, WIDTH, CHUNK):
+    for start in range(0, WIDTH, CHUNK):
         lanes = start + tl.arange(0, CHUNK)
         inside = lanes < WIDTH
         rows = tl.load(

@@ -101,6 +101,7 @@ def sum_by_item(
         _sum_by_item, (ids.shape[0], triton.cdiv(width, wide)), source,
         ordered, order, ids.shape[0], factors, source_rows, source, source.stride(0), grad_table, grad_bias,
         STEPS=ids.shape[0].bit_length(), WIDTH=width, WIDE=wide, ENTRIES=_ENTRIES, num_warps=1,
+        maxnreg=255,  # ptxas would rather spill a little than run fewer warps
     )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def softmax_loss(*arguments: Any) -> Outputs:
 
 
 def _constants(hidden: Tensor, *, plain: bool) -> dict[str, Any]:
-    """Tiles that hardly spill: larger ones for one target a row among all items."""
+    """Tiles that spill nothing: larger ones for one target a row among all items."""
     rows, columns, chunk, warps, stages = 32, 32, 32, 8, 1
     if plain and hidden.shape[1] <= 64:
         narrow = hidden.dtype != torch.float32
@@ -184,7 +184,7 @@ def _logits(
 ):  # fmt: skip
     """Logits [rows, columns], corrected by how often a column was expected in the sample."""
     logits = tl.zeros((rows.shape[0], columns.shape[0]), tl.float32)
-    for start in tl.static_range(0, WIDTH, CHUNK):
+    for start in range(0, WIDTH, CHUNK):
         vectors = _chunk_of(hidden, rows, kept_rows, start, WIDTH, CHUNK)
         weights = _chunk_of(table, items, kept_columns, start, WIDTH, CHUNK)
         logits = product(vectors, tl.trans(weights), logits)
@@ -258,7 +258,7 @@ def _score_targets(
     items = tl.maximum(tl.load(targets + places, mask=kept, other=0), 0)
     owner = tl.load(owners + places, mask=kept, other=0)
     total = tl.zeros((ROWS,), tl.float32)
-    for start in tl.static_range(0, WIDTH, CHUNK):
+    for start in range(0, WIDTH, CHUNK):
         vectors = _chunk_of(hidden, owner, kept, start, WIDTH, CHUNK).to(tl.float32)
         weights = _chunk_of(table, items, kept, start, WIDTH, CHUNK).to(tl.float32)
         total += tl.sum(vectors * weights, 1)

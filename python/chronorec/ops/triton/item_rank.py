@@ -24,7 +24,7 @@ _PROGRAMS = 1024  # about how many share the items, whatever the device
 def rank(*arguments: Any) -> tuple[Tensor, Tensor]:
     """Per target, int64 [M]: how many other items score more, and how many exactly as much."""
     *scoring, targets, offsets = arguments
-    parts = Scoring(*scoring)
+    parts = Scoring(*scoring, offsets is not None)
     greater, equal = (torch.empty_like(targets, dtype=torch.int64) for _ in range(2))
     own = torch.empty(targets.shape, dtype=torch.float32, device=targets.device)
     batch, items = parts.queries.shape[0], parts.num_items
@@ -84,7 +84,9 @@ def _count(
         count = (tl.load(listed[1] + query + 1, mask=kept, other=0) - first).to(tl.int32)
     most = tl.max(count, 0)
     begin = tl.program_id(1) * span
-    for start in range(begin, tl.minimum(begin + span, num_items), ITEMS):
+    # lists and masks take registers that the queries would be kept in
+    listing: tl.constexpr = SEARCH > 0 or allow is not None or listed[1] is not None
+    for start in tl.range(begin, tl.minimum(begin + span, num_items), ITEMS, disable_licm=listing):
         items = start + tl.arange(0, ITEMS)
         kept_items = items < num_items
         scores = plain_scores(queries, panels, bias, query, items, kept, kept_items, WIDTH, CHUNK, PANEL)

@@ -102,7 +102,7 @@ def _products(hidden, table, bias, factor, row, items, kept, WIDTH: tl.constexpr
     """Logits of listed items of a row."""
     total = tl.zeros(items.shape, tl.float32)
     here = tl.zeros((1,), tl.int32) + row
-    for start in tl.static_range(0, WIDTH, CHUNK):
+    for start in range(0, WIDTH, CHUNK):
         vector = _part(hidden, here, here >= 0, start, WIDTH, CHUNK)
         total += tl.sum(_part(table, items, kept, start, WIDTH, CHUNK) * vector, 1)
     if bias is not None:

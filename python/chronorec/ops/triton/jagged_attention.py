@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from chronorec.ops.triton._attention import Form, pair_scores, pair_visible, strided, tiling
+from chronorec.ops.triton._attention import Form, pair_scores, seen_keys, strided, tiling
 from chronorec.ops.triton._tiles import jagged_bounds, launch, load_rows, product, store_rows
 
 
@@ -44,17 +44,6 @@ def forward(query: Tensor, key: Tensor, value: Tensor, *form: Any) -> tuple[Tens
 
 
 @triton.jit
-def key_range(rows, begin, end, events, window, TILE: tl.constexpr, CAUSAL: tl.constexpr):
-    """The first key that a tile of rows may see, rounded down to a tile, and the one after the last."""
-    first = tl.maximum(tl.min(begin, 0), tl.min(rows, 0) - window + 1)
-    if CAUSAL:
-        last = tl.max(rows, 0) + 1
-    else:
-        last = tl.minimum(tl.max(end, 0), tl.max(rows, 0) + window)
-    return tl.maximum(first, 0) // TILE * TILE, tl.minimum(last, events)
-
-
-@triton.jit
 def _forward(
     query, key, value, output, lse, sequences, bias, events, scale, inverse_divisor, window,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr, CAUSAL: tl.constexpr, SILU: tl.constexpr,
@@ -64,12 +53,14 @@ def _forward(
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
     kept_rows = rows < events
     begin, end = jagged_bounds(sequences[0], sequences[1], tl.minimum(rows, events - 1), SEARCH)
-    first, last = key_range(rows, begin, end, events, window, TILE, CAUSAL)
+    first, after = seen_keys(rows, begin, end, window, CAUSAL)
     queries = load_rows(query[0] + head * query[2], rows, query[1], kept_rows, WIDTH, PADDED)
     total = tl.zeros((TILE, PADDED), tl.float32)
     largest = tl.full((TILE,), float("-inf"), tl.float32)
     weight = tl.zeros((TILE,), tl.float32)
-    for start in range(first, last, TILE):
+    # the bias takes registers that operands which stay the same would be kept in
+    biased: tl.constexpr = bias[0] is not None or TIME > 0 or DISTANCE > 0
+    for start in tl.range(tl.min(first, 0) // TILE * TILE, tl.max(after, 0), TILE, disable_licm=biased):
         keys = start + tl.arange(0, TILE)
         kept_keys = keys < events
         k = load_rows(key[0] + head * key[2], keys, key[1], kept_keys, WIDTH, PADDED)
@@ -77,8 +68,7 @@ def _forward(
         scores = pair_scores(
             queries, k, rows, keys, kept_rows, kept_keys, head, bias, scale, CAUSAL, TIME, DISTANCE
         )
-        same = (keys[None, :] >= begin[:, None]) & (keys[None, :] < end[:, None])
-        seen = pair_visible(rows, keys, same, window, CAUSAL)
+        seen = (keys[None, :] >= first[:, None]) & (keys[None, :] < after[:, None])
         if SILU:
             weights = tl.where(seen, scores / (1 + tl.exp(-scores)), 0.0)
         else:

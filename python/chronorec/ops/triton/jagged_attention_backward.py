@@ -17,15 +17,15 @@ from torch import Tensor
 from chronorec.ops.triton._attention import (
     Form,
     distance_bucket,
-    pair_gradients,
     pair_scores,
-    pair_visible,
+    pair_weights,
+    seeing_rows,
+    seen_keys,
     strided,
     tiling,
     time_bucket,
 )
 from chronorec.ops.triton._tiles import bisection_steps, jagged_bounds, launch, load_rows, product, store_rows
-from chronorec.ops.triton.jagged_attention import key_range
 
 
 def backward(
@@ -36,17 +36,22 @@ def backward(
     shape = Form(*form)
     events, heads, width = query.shape
     bias = shape.bias()
-    tile, warps = tiling(width, query.dtype, biased=bias != (None, None, None))
+    biased = bias != (None, None, None)
+    tile, warps = tiling(width, query.dtype, biased=biased)
     tiles = triton.cdiv(events, tile)
     grads = [torch.empty(query.shape, dtype=query.dtype, device=query.device) for _ in range(3)]
     delta = torch.empty_like(lse)
     partial = _partial_sums(shape, tiles, tile, heads, query)
     inputs = (*strided(query, key, value, grad_output), lse, delta, shape.sequences(), bias)
     numbers = (events, *shape.pairs(events))
+    if biased:
+        warps *= 2  # the sums and the bias in fewer threads would spill
     constants = {**shape.constants(width, tile), "num_warps": warps, "num_stages": 1}
     of_query, *of_key_value = strided(*grads)
     by_rows = (*inputs, *strided(output), of_query, partial, *numbers)
     launch(_by_rows, (tiles, heads), query, *by_rows, **constants)
+    if shape.silu:
+        constants["maxnreg"] = 255  # ptxas would rather spill a little than run fewer warps
     launch(_by_keys, (tiles, heads), query, *inputs, *of_key_value, *numbers, **constants)
     return (*grads, *_table_gradients(shape, partial, tile, query))
 
@@ -140,7 +145,8 @@ def _by_rows(
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
     kept_rows = rows < events
     begin, end = jagged_bounds(sequences[0], sequences[1], tl.minimum(rows, events - 1), SEARCH)
-    first, last = key_range(rows, begin, end, events, window, TILE, CAUSAL)
+    first, after = seen_keys(rows, begin, end, window, CAUSAL)
+    after = tl.where(kept_rows, after, 0)
     queries = load_rows(query[0] + head * query[2], rows, query[1], kept_rows, WIDTH, PADDED)
     grads = load_rows(grad_output[0] + head * grad_output[2], rows, grad_output[1], kept_rows, WIDTH, PADDED)
     own_lse = tl.zeros((TILE,), tl.float32)
@@ -159,7 +165,9 @@ def _by_rows(
     distance_sums = tl.zeros((1 << DISTANCE,), tl.float32)
     beyond = tl.zeros((2,), tl.float32)
     total = tl.zeros((TILE, PADDED), tl.float32)
-    for start in range(first, last, TILE):
+    # ptxas keeps operands that stay the same in registers, and these grow scarce
+    scarce: tl.constexpr = TILE * PADDED > 1024 or bias[0] is not None or TIME > 0 or DISTANCE > 0
+    for start in tl.range(tl.min(first, 0) // TILE * TILE, tl.max(after, 0), TILE, disable_licm=scarce):
         keys = start + tl.arange(0, TILE)
         kept_keys = keys < events
         k = load_rows(key[0] + head * key[2], keys, key[1], kept_keys, WIDTH, PADDED)
@@ -167,11 +175,12 @@ def _by_rows(
         scores = pair_scores(
             queries, k, rows, keys, kept_rows, kept_keys, head, bias, scale, CAUSAL, TIME, DISTANCE
         )
-        same = (keys[None, :] >= begin[:, None]) & (keys[None, :] < end[:, None])
-        seen = pair_visible(rows, keys, same & kept_rows[:, None], window, CAUSAL)
+        seen = (keys[None, :] >= first[:, None]) & (keys[None, :] < after[:, None])
+        _, slope = pair_weights(scores, seen, own_lse, SILU)
         products = product(grads, tl.trans(v), tl.zeros((TILE, TILE), tl.float32))
-        _, change = pair_gradients(scores, seen, products, own_lse, own_delta, inverse_divisor, SILU)
-        total = product(change.to(k.dtype), k, total)
+        change = tl.where(seen, slope * (products - own_delta[:, None]), 0.0)
+        if SILU:
+            change *= inverse_divisor
         if by_gap is not None:
             sums = by_gap[0] + slot * (by_gap[1] + by_gap[2] + 1) * 2 * TILE
             step = tl.program_id(0) - start // TILE
@@ -186,6 +195,7 @@ def _by_rows(
         if by_distance is not None:
             buckets = distance_bucket(bias[2], rows, keys, kept_rows, kept_keys, DISTANCE)
             distance_sums = _bucket_sums(distance_sums, change, seen, buckets)
+        total = product(change.to(k.dtype), k, total)
     if by_gap is not None:
         place = ((slot + 1) * (by_gap[1] + by_gap[2] + 1) - 1) * 2 * TILE + tl.arange(0, 2)
         tl.store(by_gap[0] + place, beyond)
@@ -209,17 +219,13 @@ def _by_keys(
     keys = tl.program_id(0) * TILE + tl.arange(0, TILE)
     kept_keys = keys < events
     begin, end = jagged_bounds(sequences[0], sequences[1], tl.minimum(keys, events - 1), SEARCH)
-    # who sees a key lies where the keys lie that it would see, were time turned around
-    last = tl.minimum(tl.minimum(tl.max(end, 0), tl.max(keys, 0) + window), events)
-    if CAUSAL:
-        first = tl.min(keys, 0)
-    else:
-        first = tl.maximum(tl.maximum(tl.min(begin, 0), tl.min(keys, 0) - window + 1), 0)
+    first, after = seeing_rows(keys, begin, end, window, CAUSAL)
+    after = tl.where(kept_keys, after, 0)
     k = load_rows(key[0] + head * key[2], keys, key[1], kept_keys, WIDTH, PADDED)
     v = load_rows(value[0] + head * value[2], keys, value[1], kept_keys, WIDTH, PADDED)
     of_key = tl.zeros((TILE, PADDED), tl.float32)
     of_value = tl.zeros((TILE, PADDED), tl.float32)
-    for start in range(first, last, TILE):
+    for start in range(tl.min(first, 0), tl.max(after, 0), TILE):
         rows = start + tl.arange(0, TILE)
         kept_rows = rows < events
         queries = load_rows(query[0] + head * query[2], rows, query[1], kept_rows, WIDTH, PADDED)
@@ -234,11 +240,14 @@ def _by_keys(
         scores = pair_scores(
             queries, k, rows, keys, kept_rows, kept_keys, head, bias, scale, CAUSAL, TIME, DISTANCE
         )
-        same = (rows[:, None] >= begin[None, :]) & (rows[:, None] < end[None, :])
-        seen = pair_visible(rows, keys, same & kept_keys[None, :], window, CAUSAL)
-        products = product(grads, tl.trans(v), tl.zeros((TILE, TILE), tl.float32))
-        weights, change = pair_gradients(scores, seen, products, row_lse, row_delta, inverse_divisor, SILU)
+        seen = (rows[:, None] >= first[None, :]) & (rows[:, None] < after[None, :])
+        weights, slope = pair_weights(scores, seen, row_lse, SILU)
         of_value = product(tl.trans(weights.to(grads.dtype)), grads, of_value)
+        products = product(grads, tl.trans(v), tl.zeros((TILE, TILE), tl.float32))
+        change = tl.where(seen, slope * (products - row_delta[:, None]), 0.0)
         of_key = product(tl.trans(change.to(queries.dtype)), queries, of_key)
+    if SILU:
+        of_key *= inverse_divisor
+        of_value *= inverse_divisor
     store_rows(grad_key[0] + head * grad_key[2], keys, grad_key[1], kept_keys, of_key * scale, WIDTH, PADDED)
     store_rows(grad_value[0] + head * grad_value[2], keys, grad_value[1], kept_keys, of_value, WIDTH, PADDED)
