@@ -1,6 +1,7 @@
 """The engine: runs a saved model without torch. See :class:`Engine`."""
 
-from chronorec.engine.engine import Engine, Recommendations
+from chronorec.engine.answers import Recommendations
+from chronorec.engine.engine import Engine
 from chronorec.engine.explain import EventShare, Explanation
 from chronorec.engine.rules import Near, Rules
 from chronorec.engine.sessions import Sessions

@@ -13,7 +13,8 @@ import pyarrow as pa
 from chronorec.atomic import new_file
 from chronorec.data.jagged import Int64s
 from chronorec.data.out_of_core import parse_bytes
-from chronorec.engine.engine import Engine, Recommendations
+from chronorec.engine.answers import Recommendations
+from chronorec.engine.engine import Engine
 from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds, seconds
 from chronorec.engine.requests import When

@@ -16,7 +16,8 @@ import numpy as np
 
 from chronorec.data.jagged import Int64s
 from chronorec.data.out_of_core import parse_bytes
-from chronorec.engine.engine import Engine, Recommendations, checked_k
+from chronorec.engine.answers import Recommendations
+from chronorec.engine.engine import Engine, checked_k
 from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import LiveModel, User, idle_seconds, microseconds, seconds
 from chronorec.engine.requests import When

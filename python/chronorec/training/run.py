@@ -19,6 +19,7 @@ from chronorec.data.counts import event_counts
 from chronorec.data.jagged import Int64s
 from chronorec.data.splits import Split
 from chronorec.engine import Engine
+from chronorec.engine.fallback import with_popularity
 from chronorec.evaluation.protocols import evaluate_split
 from chronorec.models import (
     HSTU,
@@ -119,7 +120,9 @@ def _count(config: Config, model_config: CountingConfig, histories: Histories, s
     )
     score = result.metrics["ndcg@10"]
     provenance = _provenance(config, histories, split, score) | {"trained_on": REFIT_EVENTS}
-    return TrainingRun(fit(split.refit_end, provenance=provenance), 0, score, result.seconds, [])
+    counted = fit(split.refit_end, provenance=provenance)
+    artifact = with_popularity(counted, histories, split.begin, split.refit_end, config.training.recent_days)
+    return TrainingRun(artifact, 0, score, result.seconds, [])
 
 
 def _train(
@@ -140,7 +143,9 @@ def _train(
         "epochs": chosen.best_epoch,
         "curve": chosen.curve,
     }
-    artifact = _export(model, config, histories, split, provenance=provenance)
+    exported = _export(model, config, histories, split, provenance=provenance)
+    end = split.refit_end if config.training.refit else split.train_end
+    artifact = with_popularity(exported, histories, split.begin, end, config.training.recent_days)
     return TrainingRun(artifact, chosen.best_epoch, chosen.best_score, seconds, chosen.curve)
 
 
