@@ -1,6 +1,7 @@
 """The engine: runs a saved model without torch. See :class:`Engine`."""
 
 from chronorec.engine.answers import Recommendations
+from chronorec.engine.batch_files import recommend_file, recommend_stream
 from chronorec.engine.engine import Engine
 from chronorec.engine.explain import EventShare, Explanation
 from chronorec.engine.rules import Near, Rules
@@ -16,4 +17,6 @@ __all__ = [
     "Rules",
     "Sessions",
     "SharedSessions",
+    "recommend_file",
+    "recommend_stream",
 ]
