@@ -7,6 +7,7 @@ from chronorec.engine.explain import EventShare, Explanation
 from chronorec.engine.rules import Near, Rules
 from chronorec.engine.sessions import Sessions
 from chronorec.engine.shared_sessions import SharedSessions
+from chronorec.engine.update import Updated, updated
 
 __all__ = [
     "Engine",
@@ -17,6 +18,8 @@ __all__ = [
     "Rules",
     "Sessions",
     "SharedSessions",
+    "Updated",
     "recommend_file",
     "recommend_stream",
+    "updated",
 ]

@@ -133,16 +133,12 @@ def _answers(engine: Engine, asked: _Requests, at: When | None, how: dict[str, A
         clash = sorted(set(kept) & set(found))
         if clash:
             raise ValueError(f"requests: {', '.join(clash)} is a name of the answers; rename the column")
-        own = {name: plain(_array(requests.column(name))) for name in kept}
+        own = {name: plain(requests.column(name).combine_chunks()) for name in kept}
         return pa.table(own | found)
 
     schema = answer(asked.schema.empty_table()).schema
     batches = (batch for piece in asked.pieces() for batch in answer(piece).to_batches())
     return pa.RecordBatchReader.from_batches(schema, batches)
-
-
-def _array(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
 
 
 # --- where requests come from -----------------------------------------------------------------------
@@ -211,11 +207,12 @@ def _piece(histories: Histories, first: int, last: int) -> pa.Table:
     """The users ``first`` to ``last - 1`` as requests."""
     begin, end = (int(histories.offsets[user]) for user in (first, last))
     offsets = pa.array(histories.offsets[first : last + 1] - begin)
-    values = {"items": _array(histories.items.column("item").take(pa.array(histories.item[begin:end])))}
+    codes = pa.array(histories.item[begin:end])
+    values = {"items": histories.items.column("item").take(codes).combine_chunks()}
     if histories.time is not None:
         values["times"] = pa.array(histories.time[begin:end]).cast(pa.timestamp("us", "UTC"))
     if "session" in histories.columns:
         values["sessions"] = pa.array(histories.columns["session"][begin:end])
     lists = {name: pa.LargeListArray.from_arrays(offsets, value) for name, value in values.items()}
     users = histories.users.column("user").slice(first, last - first)
-    return pa.table({"user": _array(users), **lists})
+    return pa.table({"user": users.combine_chunks(), **lists})

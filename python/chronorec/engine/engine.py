@@ -56,6 +56,7 @@ class Engine:
 
     def __init__(self, artifact: Artifact, precision: Precision = "float32") -> None:
         self.artifact = artifact
+        self.precision = precision
         self.num_items = artifact.num_items
         if artifact.max_length < 1:
             raise ArtifactError(f"{artifact.name}: max_length: wanted at least 1, got {artifact.max_length}")
