@@ -126,7 +126,9 @@ def _add_train(commands: Any, name: str) -> None:
         "Train a model on histories; validation chooses the number of epochs. Goes on after a kill.",
         "  chronorec train histories -o model --set model.kind=sasrec --set training.epochs=50\n"
         "  chronorec train histories -o model --config model.toml --set split.protocol=temporal-event \\\n"
-        "      --set split.cut=2017-12-01 --set split.validation_cut=2017-11-01",
+        "      --set split.cut=2017-12-01 --set split.validation_cut=2017-11-01\n"
+        "  chronorec train histories -o model2 --from model --set split.validation_cut=2018-01-01 \\\n"
+        "      --set split.cut=2018-02-01 --set training.epochs=3",
     )
     parser.add_argument("data", metavar="HISTORIES", help="folder written by `chronorec prepare`")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="model folder to write")
@@ -136,22 +138,30 @@ def _add_train(commands: Any, name: str) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override, such as training.epochs=3"
     )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="go on from this model, by default with its configuration, after `chronorec prepare --append`",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.set_defaults(run=_run_train)
 
 
 def _run_train(arguments: argparse.Namespace) -> None:
+    from chronorec.artifact import Artifact
     from chronorec.data import Histories
     from chronorec.training import load_config, train
     from chronorec.training.splitting import make_split
 
-    config = load_config(arguments.config, arguments.set)
+    start = None if arguments.start is None else Artifact.load(arguments.start)
+    config = load_config(arguments.config, arguments.set, text="" if start is None else start.config)
     histories = Histories.open(arguments.data)
     split = make_split(config.split, histories)
     print(split.describe())
     output = Path(arguments.output)
     try:
-        run = train(config, histories, split=split, output=output, quiet=arguments.quiet)
+        run = train(config, histories, split=split, start=start, output=output, quiet=arguments.quiet)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         raise

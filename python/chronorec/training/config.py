@@ -249,13 +249,13 @@ class Config:
             )
 
 
-def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Reads a TOML file (or the defaults) and applies ``section.key=value`` overrides.
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = (), *, text: str = "") -> Config:
+    """Reads a TOML file (or ``text``, or the defaults) and applies ``section.key=value`` overrides.
 
     Raises:
         ConfigError: unknown section or key (names the nearest), or a value of the wrong type or range.
     """
-    values: dict[str, Any] = {}
+    values = _parse_toml(text, "the configuration")
     if path is not None:
         try:
             values = _parse_toml(Path(path).read_text(encoding="utf-8"), str(path))
