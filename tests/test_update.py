@@ -16,7 +16,8 @@ from chronorec.data import Histories
 from chronorec.engine import Engine, Sessions, updated
 from chronorec.engine.content import Content
 from chronorec.engine.fallback import with_popularity
-from chronorec.engine.update import CONTENT_EVENTS, NEIGHBOURS
+from chronorec.engine.neighbours import NEIGHBOURS, Mixes, _scale
+from chronorec.engine.update import CONTENT_EVENTS
 from chronorec.models import GRU4Rec, Markov, PersonalFrequency
 from tests.support.logs import DAY, cycle_log, histories_of
 
@@ -284,3 +285,25 @@ def test_likeness_by_hand() -> None:
     assert dict(zip(codes.tolist(), likeness.tolist(), strict=True)) == pytest.approx(expected)
     assert (np.diff(likeness) <= 0).all()
     assert len(content.nearest(3, np.arange(3, dtype=np.int32), 9)[0]) == 0
+
+
+def test_means_are_scaled_to_fit_the_vectors_of_trained_items() -> None:
+    """Observations are a third of an item's vector, and noise: what brings them back is known."""
+    generator = np.random.default_rng(0)
+    users, items, width, spread = 6, 3000, 4, 0.5
+    vectors = generator.normal(size=(items, width))
+    own = np.repeat(np.arange(items), users)
+    seen = vectors[own] / 3 + spread * generator.normal(size=(len(own), width))
+    weights = {"v": np.concatenate([vectors, seen]).astype(np.float32)}
+    mixes = Mixes(own, (items + np.arange(len(own), dtype=np.int32))[:, None], np.ones((len(own), 1)))
+    model = Artifact("model", pa.table({"item": range(len(weights["v"]))}), weights, table="v")
+    scale = _scale(model, mixes)
+    assert scale is not None
+    assert scale.factors["v"] == pytest.approx(3, rel=0.05)
+    assert scale.kappa == pytest.approx(spread**2 * 9, rel=0.1)
+    for count in (1, 2, users):  # the best that a multiple of the mean can do
+        mean = seen.reshape(items, users, width)[:, :count].mean(axis=1)
+        best = (mean * vectors).sum() / (mean * mean).sum()
+        assert scale.factors["v"] * count / (count + scale.kappa) == pytest.approx(best, rel=0.05)
+    few = own < 29
+    assert _scale(model, Mixes(own[few], mixes.codes[few], mixes.shares[few])) is None
