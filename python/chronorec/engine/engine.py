@@ -20,6 +20,7 @@ from chronorec.engine.catalogue import Catalogue
 from chronorec.engine.choice import Choice
 from chronorec.engine.copy import CopyHead
 from chronorec.engine.explain import Explanation, explanations, parts_of
+from chronorec.engine.heads import Heads
 from chronorec.engine.history import HistoryBatch, cut_tokens
 from chronorec.engine.item_table import ItemTable, Precision, make_item_table, score_lists, topk
 from chronorec.engine.program import Floats, Program, scratch, weight_of
@@ -85,6 +86,7 @@ class Engine:
         rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
         self.table = make_item_table(rows, precision)
         self.bias = None if artifact.bias is None else weight_of(artifact, artifact.bias, (self.num_items,))
+        self.heads = Heads(artifact, self.table)
         self._catalogue = Catalogue(artifact.items)
         self._most_entries = adjust.most_entries(artifact)
         self._unit_table: ItemTable | None = None
@@ -246,7 +248,7 @@ class Engine:
     def topk(self, histories: Histories, queries: Queries, k: int, exclude_seen: bool) -> Int32s:
         """Item codes int32 [Q, k] of the k best items per query; -1 where candidates ran out."""
         found = np.full((len(queries), checked_k(k)), -1, np.int32)
-        for rows, _, states, adjustment in self._chunks_of_queries(histories, queries, k, exclude_seen):
+        for rows, _, states, adjustment in self.chunks_of_queries(histories, queries, k, exclude_seen):
             self._fill_topk(states, adjustment, found[rows])
         return found
 
@@ -256,7 +258,7 @@ class Engine:
         """The answers of :meth:`rank` and :meth:`topk` for the price of one run of the program."""
         greater, equal = np.empty((2, len(queries.targets)), np.int64)
         found = np.full((len(queries), k), -1, np.int32)
-        for rows, part, states, adjustment in self._chunks_of_queries(histories, queries, k, exclude_seen):
+        for rows, part, states, adjustment in self.chunks_of_queries(histories, queries, k, exclude_seen):
             targets = slice(*queries.target_offsets[[rows.start, rows.stop]].tolist())
             offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
             _core.item_rank(
@@ -283,7 +285,7 @@ class Engine:
         scores = np.empty((len(queries), self.num_items), np.float32)
         every = np.arange(self.num_items, dtype=np.int32)
         self.vocabulary.check_same(histories)
-        for rows in self._chunks(queries.end - queries.begin, self.num_items):
+        for rows in self.chunks(queries.end - queries.begin, self.num_items):
             batch = HistoryBatch.of_queries(histories, queries.select(rows))
             scores[rows] = self._score_codes(batch, every, exclude_seen)
         return scores
@@ -311,9 +313,9 @@ class Engine:
         choice = self.choice(k, exclude, candidates, rules)
         codes = np.empty((batch.num_users, choice.k), np.int32)
         scores = np.empty((batch.num_users, choice.k), np.float32)
-        for rows in self._chunks(np.diff(batch.offsets), choice.depth):
+        for rows in self.chunks(np.diff(batch.offsets), choice.depth):
             part = batch.rows(rows.start, rows.stop)
-            states, adjustment = self._states(part, self.leaves_seen(exclude_seen))
+            states, adjustment = self.states(part, self.leaves_seen(exclude_seen))
             codes[rows], scores[rows] = choice.best(states, adjustment, part.at)
         return codes, scores
 
@@ -350,6 +352,7 @@ class Engine:
             self._catalogue,
             self.table,
             self.bias,
+            self.heads,
             k,
             exclude,
             candidates,
@@ -360,7 +363,7 @@ class Engine:
         """Whether a request leaves out the items of its history."""
         return self.artifact.exclude_seen if exclude_seen is None else exclude_seen
 
-    def _chunks(self, lengths: npt.NDArray[np.integer], more: int) -> Iterator[slice]:
+    def chunks(self, lengths: npt.NDArray[np.integer], more: int) -> Iterator[slice]:
         """Ranges of requests with histories of ``lengths`` [B] that fit the budget, or of one request.
 
         Args:
@@ -373,22 +376,22 @@ class Engine:
             yield slice(first, last)
             first = last
 
-    def _chunks_of_queries(
+    def chunks_of_queries(
         self, histories: Histories, queries: Queries, k: int, exclude_seen: bool
     ) -> Iterator[tuple[slice, Queries, Floats, adjust.Adjustment | None]]:
         """Where the chunk lies, its queries, their states and what is added to their scores."""
         self.vocabulary.check_same(histories)
         most = None if self._reads_whole_history(exclude_seen) else self.artifact.max_length
         lengths = queries.end - queries.begin
-        for rows in self._chunks(lengths if most is None else np.minimum(lengths, most), k):
+        for rows in self.chunks(lengths if most is None else np.minimum(lengths, most), k):
             part = queries.select(rows)
-            yield rows, part, *self._states(HistoryBatch.of_queries(histories, part, most), exclude_seen)
+            yield rows, part, *self.states(HistoryBatch.of_queries(histories, part, most), exclude_seen)
 
     def _reads_whole_history(self, exclude_seen: bool) -> bool:
         model = self.artifact
         return exclude_seen or model.basket or adjust.reads_whole_history(model)
 
-    def _states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
+    def states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
         """States [B, D] and what is added to the scores of each query."""
         states, named = self._run(batch)
         additions = [added for _, added in named]
@@ -421,7 +424,7 @@ class Engine:
 
     def _score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
         """Scores [B, C] of the same items after every history."""
-        states, adjustment = self._states(batch, exclude_seen)
+        states, adjustment = self.states(batch, exclude_seen)
         offsets = np.arange(batch.num_users + 1, dtype=np.int64) * len(codes)
         listed = np.tile(codes, batch.num_users)
         scores = score_lists(states, self.table, self.bias, adjustment, listed, offsets)

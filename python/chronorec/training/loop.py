@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chronorec.data.batches import BasketBatch, Batch
 from chronorec.models import SequenceModel, Sequences
+from chronorec.models.heads import Examples, heads_of
 from chronorec.nn import RecurrentBase, mixed_cross_entropy
 from chronorec.ops.item_cross_entropy import item_cross_entropy
 from chronorec.progress import Progress, scaled
@@ -159,12 +160,14 @@ class Loop:
         table = self.model.output_table
         bias: Tensor | None = self.model.item_bias
         candidates = self.model.candidates(sequences, hidden)
+        heads = self._head_loss(batch, hidden.float(), sequences.offsets, targets)
         if candidates is not None:
-            return mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
+            loss = mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
+            return heads + loss
         if self.config.precision == "bf16":
             hidden, table = hidden.bfloat16(), table.bfloat16()
             bias = None if bias is None else bias.bfloat16()
-        return item_cross_entropy(
+        return heads + item_cross_entropy(
             hidden,
             table,
             targets,
@@ -172,6 +175,17 @@ class Loop:
             bias=bias,
             **self._against(),
         )
+
+    def _head_loss(
+        self, batch: Batch | BasketBatch, states: Tensor, offsets: Tensor, targets: Tensor
+    ) -> Tensor | float:
+        """The weighted losses of what the model predicts beside the next item."""
+        if isinstance(batch, BasketBatch) or not self.model.heads:
+            return 0.0
+        labels = {name: torch.from_numpy(column).to(self.device) for name, column in batch.labels.items()}
+        examples = Examples(states, offsets, targets, labels, self.model.output_table)
+        losses = [head.weight * head.loss(examples) for head in heads_of(self.model)]
+        return torch.stack(losses).sum()
 
     def _against(self) -> dict[str, Any]:
         """The loss, and the negatives of this step where it has some."""
