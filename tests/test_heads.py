@@ -222,7 +222,9 @@ def examples(histories: Histories, labels: dict[str, Tensor]) -> Examples:
     torch.manual_seed(1)
     states, table = torch.randn(5, 24), torch.randn(histories.num_items, 24)
     targets = torch.tensor([0, 3, 3, 7, 11])
-    return Examples(states, torch.tensor([0, 2, 5]), targets, labels, table)
+    return Examples(
+        states, torch.tensor([0, 2, 5]), targets, labels, table, torch.nn.functional.cross_entropy
+    )
 
 
 def test_a_pair_head_is_its_formula() -> None:

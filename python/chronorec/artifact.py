@@ -55,6 +55,8 @@ constant_k . state + c_k + item[v, k]``, with weights ``W.pair.query.weight`` [K
 - ``behaviour``: a softmax over outputs gives the probabilities of the event types ``classes``, given v.
 - ``value_class``: the same for the numbers ``classes`` as values of the event.
 - ``value``: the value of the event is output 0 times ``deviation`` plus ``mean``.
+- ``steps``: without outputs. State j ahead, of 2 to ``steps``, is state + (state W_j^T + b_j), of weights
+  ``W.ahead.weight`` [(steps - 1) D, D] and ``W.ahead.bias``; scores are state . table + bias[item].
 """
 
 from __future__ import annotations

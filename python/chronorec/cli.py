@@ -265,26 +265,26 @@ def _add_recommend(commands: Any, name: str) -> None:
     parser.add_argument("--at", help="time of the request, ISO; by default now")
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--exclude-seen", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--behaviour", help="rank by how likely an item is next by it, such as buy")
+    parser.add_argument("--steps", type=int, help="say how this many next events may go, -k ways")
     parser.add_argument("--explain", action="store_true", help="say which events carried each item")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.set_defaults(run=_run_recommend)
 
 
 def _run_recommend(arguments: argparse.Namespace) -> None:
-    from chronorec.engine import Engine
-    from chronorec.engine.describe import explanation_lines, item_lines
+    from chronorec.engine import Engine, Predictor, Rules
+    from chronorec.engine.describe import explanation_lines, forecast_lines, item_lines
 
     engine = Engine.load(arguments.model)
     history, times, sessions = _read_history(arguments, engine)
-    answer = engine.recommend(
-        history,
-        times=times,
-        sessions=sessions,
-        at=arguments.at,
-        k=arguments.k,
-        exclude_seen=arguments.exclude_seen,
-    )
     context: dict[str, Any] = {"times": times, "sessions": sessions, "at": arguments.at}
+    wanted = {"exclude_seen": arguments.exclude_seen, **context}
+    if arguments.steps is not None:
+        ways = Predictor(engine).forecast(history, arguments.steps, beams=arguments.k, **wanted)
+        print(json.dumps([*map(dataclasses.asdict, ways)]) if arguments.json else forecast_lines(ways))
+        return
+    answer = engine.recommend(history, k=arguments.k, rules=Rules(behaviour=arguments.behaviour), **wanted)
     reasons = engine.explain(history, answer.items, **context) if arguments.explain else []
     if arguments.json:
         said = dataclasses.asdict(answer) | {"scores": answer.scores.tolist()}

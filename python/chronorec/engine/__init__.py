@@ -2,6 +2,7 @@
 
 from chronorec.engine.engine import Engine, Recommendations
 from chronorec.engine.explain import EventShare, Explanation
+from chronorec.engine.forecast import Forecast
 from chronorec.engine.predictor import Predictor
 from chronorec.engine.rules import Near, Rules
 from chronorec.engine.sessions import Sessions
@@ -11,6 +12,7 @@ __all__ = [
     "Engine",
     "EventShare",
     "Explanation",
+    "Forecast",
     "Near",
     "Predictor",
     "Recommendations",

@@ -148,7 +148,7 @@ class Engine:
         batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
         found = self.vocabulary.codes_of(items, "items")
         scores = np.full(len(found), np.nan, np.float32)
-        scores[found >= 0] = self._score_codes(batch, found[found >= 0], False)[0]
+        scores[found >= 0] = self.score_codes(batch, found[found >= 0], False)[0]
         return scores
 
     def similar_items(self, item: Hashable, k: int = 10) -> Recommendations:
@@ -285,9 +285,9 @@ class Engine:
         scores = np.empty((len(queries), self.num_items), np.float32)
         every = np.arange(self.num_items, dtype=np.int32)
         self.vocabulary.check_same(histories)
-        for rows in self.chunks(queries.end - queries.begin, self.num_items):
-            batch = HistoryBatch.of_queries(histories, queries.select(rows))
-            scores[rows] = self._score_codes(batch, every, exclude_seen)
+        for rows in self._chunks(queries.end - queries.begin, self.num_items):
+            batch = self.batch_of(histories, queries.select(rows))
+            scores[rows] = self.score_codes(batch, every, exclude_seen)
         return scores
 
     # --- inside -------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ class Engine:
         choice = self.choice(k, exclude, candidates, rules)
         codes = np.empty((batch.num_users, choice.k), np.int32)
         scores = np.empty((batch.num_users, choice.k), np.float32)
-        for rows in self.chunks(np.diff(batch.offsets), choice.depth):
+        for rows in self._chunks(np.diff(batch.offsets), choice.depth):
             part = batch.rows(rows.start, rows.stop)
             states, adjustment = self.states(part, self.leaves_seen(exclude_seen))
             codes[rows], scores[rows] = choice.best(states, adjustment, part.at)
@@ -334,7 +334,7 @@ class Engine:
         states, additions = self._run(batch)
         alone = score_lists(states, self.table, None, None, codes, np.array([0, len(codes)], np.int64))
         parts = parts_of(codes, alone, self.bias, additions)
-        score = functools.partial(self._score_codes, codes=codes, exclude_seen=False)
+        score = functools.partial(self.score_codes, codes=codes, exclude_seen=False)
         timed = self.artifact.needs_time
         return explanations(batch, codes, last, self.vocabulary, score, parts, timed)
 
@@ -363,7 +363,7 @@ class Engine:
         """Whether a request leaves out the items of its history."""
         return self.artifact.exclude_seen if exclude_seen is None else exclude_seen
 
-    def chunks(self, lengths: npt.NDArray[np.integer], more: int) -> Iterator[slice]:
+    def _chunks(self, lengths: npt.NDArray[np.integer], more: int) -> Iterator[slice]:
         """Ranges of requests with histories of ``lengths`` [B] that fit the budget, or of one request.
 
         Args:
@@ -383,9 +383,13 @@ class Engine:
         self.vocabulary.check_same(histories)
         most = None if self._reads_whole_history(exclude_seen) else self.artifact.max_length
         lengths = queries.end - queries.begin
-        for rows in self.chunks(lengths if most is None else np.minimum(lengths, most), k):
+        for rows in self._chunks(lengths if most is None else np.minimum(lengths, most), k):
             part = queries.select(rows)
-            yield rows, part, *self.states(HistoryBatch.of_queries(histories, part, most), exclude_seen)
+            yield rows, part, *self.states(self.batch_of(histories, part, most), exclude_seen)
+
+    def batch_of(self, histories: Histories, queries: Queries, most: int | None = None) -> HistoryBatch:
+        """The histories of queries as this model reads them: the last ``most``, or all, events."""
+        return HistoryBatch.of_queries(histories, queries, most)
 
     def _reads_whole_history(self, exclude_seen: bool) -> bool:
         model = self.artifact
@@ -422,7 +426,7 @@ class Engine:
         if k:
             found[:, :k], _ = topk(states, self.table, self.bias, adjustment, k)
 
-    def _score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
+    def score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
         """Scores [B, C] of the same items after every history."""
         states, adjustment = self.states(batch, exclude_seen)
         offsets = np.arange(batch.num_users + 1, dtype=np.int64) * len(codes)

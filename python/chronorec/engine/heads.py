@@ -19,7 +19,7 @@ from chronorec.engine.program import Floats, pack_panels, weight_of
 #: States [B, D] and what is added to their scores -> what is added then.
 Ranking = Callable[[Floats, Adjustment | None], Adjustment]
 
-_KINDS = ("behaviour", "value_class", "value")
+_KINDS = ("behaviour", "value_class", "value", "steps")
 
 
 class PairHead:
@@ -97,11 +97,34 @@ class ValueHead:
         return found
 
 
+class StepsHead:
+    """A state for the item of each step ahead.
+
+    Attributes:
+        steps: how many steps, the next event included.
+    """
+
+    def __init__(self, artifact: Artifact, spec: dict[str, Any], table: ItemTable) -> None:
+        steps, name, width = spec.get("steps"), spec.get("weights"), table.panels.shape[1]
+        if not isinstance(steps, int) or steps < 2:
+            raise ArtifactError(f"{artifact.name}: steps: wanted a whole number from 2, got {steps!r}")
+        self.steps = steps
+        self._ahead = pack_panels(weight_of(artifact, f"{name}.ahead.weight", ((steps - 1) * width, width)))
+        self._bias = weight_of(artifact, f"{name}.ahead.bias", ((steps - 1) * width,))
+
+    def states(self, states: Floats) -> Floats:
+        """[steps, B, D], of which the first are the given states [B, D]."""
+        changes = np.empty((len(states), len(self._bias)), np.float32)
+        _core.dense(states, self._ahead, self._bias, None, 0, changes)
+        ahead = changes.reshape(len(states), self.steps - 1, -1).swapaxes(0, 1)
+        return np.concatenate([states[None], states + ahead])
+
+
 class Heads:
     """The heads of an artifact.
 
     Attributes:
-        behaviour, value_class, value: None where the model has no such head.
+        behaviour, value_class, value, steps: None where the model has no such head.
 
     Raises:
         ArtifactError: a head is unknown, is there twice, or a weight is missing or of the wrong shape.
@@ -112,6 +135,7 @@ class Heads:
         self.behaviour: ClassHead | None = None
         self.value_class: ClassHead | None = None
         self.value: ValueHead | None = None
+        self.steps: StepsHead | None = None
         kinds = [spec.get("kind") for spec in artifact.heads]
         if not set(kinds) <= set(_KINDS) or len(set(kinds)) < len(kinds):
             raise ArtifactError(f"{artifact.name}: heads: wanted each of {_KINDS} once at most, got {kinds}")
@@ -120,6 +144,8 @@ class Heads:
         for spec in artifact.heads:
             if spec["kind"] == "behaviour":
                 self.behaviour = ClassHead(artifact, spec, table)
+            elif spec["kind"] == "steps":
+                self.steps = StepsHead(artifact, spec, table)
             elif spec["kind"] == "value_class":
                 self.value_class = ClassHead(artifact, spec, table)
             else:
@@ -130,6 +156,12 @@ class Heads:
         if self.behaviour is None:
             raise ValueError(f"behaviour: {self._name} predicts none; train with heads.behaviour above 0")
         return self.behaviour
+
+    def need_steps(self) -> StepsHead:
+        """The head of steps ahead; raises ValueError where there is none."""
+        if self.steps is None:
+            raise ValueError(f"steps: {self._name} was trained for the next event alone; see heads.steps")
+        return self.steps
 
     def need_value_class(self) -> ClassHead:
         """The head of values as classes; raises ValueError where there is none."""
@@ -171,6 +203,17 @@ def every_item(num_states: int, num_items: int) -> tuple[Int32s, Int64s]:
     """Codes and offsets of lists that hold all items, one list per state."""
     items = np.tile(np.arange(num_items, dtype=np.int32), num_states)
     return items, np.arange(num_states + 1, dtype=np.int64) * num_items
+
+
+def log_shares_of(scores: Floats) -> npt.NDArray[np.float64]:
+    """The logarithm of the softmax of scores [B, V], of which -inf is no candidate; all may be none."""
+    logs = scores.astype(np.float64)
+    top = logs.max(axis=1, keepdims=True)
+    logs -= np.where(top > -np.inf, top, 0)
+    with np.errstate(divide="ignore"):
+        total = np.log(np.exp(logs).sum(axis=1, keepdims=True))
+    logs -= np.where(total > -np.inf, total, 0)
+    return logs
 
 
 def shares_of(scores: Floats) -> npt.NDArray[np.float64]:

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from chronorec.data.jagged import Int32s, Int64s
-from chronorec.engine.adjust import Adjustment
-from chronorec.engine.engine import Engine
+from chronorec.engine.adjust import Adjustment, combine, exclude_history
+from chronorec.engine.engine import Engine, Recommendations, checked_k
+from chronorec.engine.forecast import Forecast, beam_search
 from chronorec.engine.heads import ClassHead, every_item, shares_of
 from chronorec.engine.history import HistoryBatch
-from chronorec.engine.item_table import score_lists
+from chronorec.engine.item_table import score_lists, topk
 from chronorec.engine.program import Floats
 from chronorec.engine.requests import When, one_request
 
@@ -106,6 +107,57 @@ class Predictor:
         head = self._heads.need_value_class()
         return np.exp(self._beside(history, items, context, head.log_probabilities))
 
+    def forecast(
+        self,
+        history: Sequence[Hashable],
+        steps: int = 5,
+        *,
+        beams: int = 1,
+        exclude_seen: bool | None = None,
+        **context: Unpack[Context],
+    ) -> list[Forecast]:
+        """How the next ``steps`` events may go, by feeding predictions back; any model of next events can.
+
+        :mod:`chronorec.engine.forecast` says what is assumed of their times.
+
+        Args:
+            beams: how many ways to follow, and to answer with, most probable first; one is greedy.
+            exclude_seen: whether an item comes once at most; by default as the model was trained.
+
+        Raises:
+            ValueError: the model predicts baskets.
+        """
+        leaves = self._engine.leaves_seen(exclude_seen)
+        steps, beams = checked_k(steps, "steps"), checked_k(beams, "beams")
+        return beam_search(self._engine, self._request(history, context), steps, beams, leaves)
+
+    def steps_ahead(
+        self,
+        history: Sequence[Hashable],
+        *,
+        k: int = 10,
+        exclude_seen: bool | None = None,
+        **context: Unpack[Context],
+    ) -> list[Recommendations]:
+        """The k best items for each step ahead, the next event first, by heads that were trained for it.
+
+        Args:
+            exclude_seen: whether items of the history are left out; by default as the model was trained.
+
+        Raises:
+            ValueError: the model was trained for the next event alone.
+        """
+        engine, batch, head = self._engine, self._request(history, context), self._heads.need_steps()
+        leaves = engine.leaves_seen(exclude_seen)
+        states, adjustment = engine.states(batch, leaves)
+        seen = combine([exclude_history(batch)] if leaves else [], 1, engine.num_items)
+        answers = []
+        for step, own in enumerate(head.states(states)):
+            added = adjustment if step == 0 else seen
+            codes, scores = topk(own, engine.table, engine.bias, added, checked_k(k))
+            answers.append(engine.recommendations(codes[0], scores[0]))
+        return answers
+
     # --- evaluation ---------------------------------------------------------------------------------
 
     def of_targets(
@@ -133,8 +185,14 @@ class Predictor:
     # --- inside -------------------------------------------------------------------------------------
 
     def _request(self, history: Sequence[Hashable], context: Context) -> HistoryBatch:
-        asked = (context.get(name) for name in ("times", "sessions", "at"))
-        batch, _ = one_request(self._engine.artifact, self._engine.vocabulary, history, *asked)  # type: ignore[arg-type]
+        batch, _ = one_request(
+            self._engine.artifact,
+            self._engine.vocabulary,
+            history,
+            times=context.get("times"),
+            sessions=context.get("sessions"),
+            at=context.get("at"),
+        )
         return batch
 
     def _beside(

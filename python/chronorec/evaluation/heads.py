@@ -5,6 +5,7 @@ Labels are read of the targets of the queries, and of the training events that b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from chronorec.data.jagged import Int64s, ranges, row_of_values
 from chronorec.engine import Predictor
 from chronorec.evaluation.head_metrics import classification, regression
+from chronorec.evaluation.steps import evaluate_steps, most_steps
 
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
@@ -59,6 +61,7 @@ def evaluate_heads(
     *,
     name: str,
     exclude_seen: bool,
+    beside: Mapping[str, Engine] | None = None,
 ) -> list[HeadTable]:
     """A table for each prediction of the model: its classes, or its values.
 
@@ -68,14 +71,13 @@ def evaluate_heads(
             counted on these events too.
         name: of the model's row.
         exclude_seen: whether items of a history cannot come next.
+        beside: name to a baseline that predicts items, for steps ahead.
 
     Raises:
         ValueError: a target is not the event after its history, no target has a known label, or the log has
             no column for one.
     """
     heads = engine.heads
-    if not engine.artifact.heads:
-        return []
     if not np.array_equal(histories.item[queries.end], queries.targets):
         raise ValueError("queries: wanted the event after each history as its target")
     asked, tables = _Asked(histories, queries, end), []
@@ -96,6 +98,11 @@ def evaluate_heads(
     if heads.value is not None or heads.value_class is not None:
         found = predictor.of_targets(histories, queries, heads.values)
         tables.append(asked.numbers("value", asked.column("value"), name, found))
+    if heads.steps is not None:
+        steps = min(heads.steps.steps, most_steps(histories, queries))
+        engines = {name: engine, **(beside or {})}
+        rows, count = evaluate_steps(engines, histories, queries, steps, exclude_seen=exclude_seen)
+        tables.append(HeadTable("item by steps ahead", count, rows))
     return tables
 
 

@@ -8,7 +8,7 @@ target, the next event of the same training window. A head is exported as a spec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -30,6 +30,7 @@ class Examples(NamedTuple):
         targets: int64 [N], the item that came next.
         labels: columns of the next events by name, each [N].
         table: [V, D], the vectors of the items.
+        item_loss: the loss of other states [M, D] with their items int64 [M], as of the next item.
     """
 
     states: Tensor
@@ -37,6 +38,7 @@ class Examples(NamedTuple):
     targets: Tensor
     labels: dict[str, Tensor]
     table: Tensor
+    item_loss: Callable[[Tensor, Tensor], Tensor]
 
 
 class Head(nn.Module, ABC):
@@ -44,11 +46,11 @@ class Head(nn.Module, ABC):
 
     Attributes:
         weight: of the loss, beside that of the items.
-        column: the event column that it learns from.
+        column: the event column that it learns from, or None: from items alone.
     """
 
     weight: float
-    column: str
+    column: str | None = None
 
     @abstractmethod
     def loss(self, examples: Examples) -> Tensor:
@@ -72,6 +74,8 @@ class ClassHead(Head):
         shares: how often each class occurs among the training events [C], above 0; the head starts there.
         weight: of the loss.
     """
+
+    column: str
 
     def __init__(self, num_items: int, width: int, shares: Sequence[float], weight: float) -> None:
         super().__init__()
@@ -106,7 +110,7 @@ class BehaviourHead(ClassHead):
         common: what every :class:`ClassHead` takes.
     """
 
-    column = "event_type"
+    column: str = "event_type"
 
     def __init__(self, names: Sequence[str], **common: Any) -> None:
         super().__init__(**common)
@@ -127,7 +131,7 @@ class ValueClassHead(ClassHead):
         common: what every :class:`ClassHead` takes.
     """
 
-    column = "value"
+    column: str = "value"
 
     def __init__(self, values: Sequence[float], **common: Any) -> None:
         super().__init__(**common)
@@ -152,7 +156,7 @@ class ValueHead(Head):
         weight: of the loss.
     """
 
-    column = "value"
+    column: str = "value"
 
     def __init__(self, num_items: int, width: int, mean: float, deviation: float, weight: float) -> None:
         super().__init__()
@@ -174,3 +178,44 @@ class ValueHead(Head):
 
     def spec(self, weights: str) -> dict[str, Any]:
         return {"kind": "value", "weights": weights, "mean": self.mean, "deviation": self.deviation}
+
+
+class StepsHead(Head):
+    """The items of the events after the next, each step ahead from a state of its own: ``state + W_j state``.
+
+    That is the direct strategy of forecasting (Ben Taieb et al., "A review and comparison of strategies for
+    multi-step ahead time series forecasting", 2012) with heads on one shared state (Gloeckle et al., "Better
+    and faster large language models via multi-token prediction", ICML 2024). All start as the next step.
+
+    Args:
+        width: D.
+        steps: how many, the next event included; at least 2.
+        weight: of the loss, which is the mean over the steps after the first.
+    """
+
+    def __init__(self, width: int, steps: int, weight: float) -> None:
+        super().__init__()
+        self.weight, self.steps = weight, steps
+        self.ahead = nn.Linear(width, (steps - 1) * width)
+        nn.init.zeros_(self.ahead.weight)
+        nn.init.zeros_(self.ahead.bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """States [N, steps - 1, D] for the items of the steps 2 to ``steps``, of states [N, D]."""
+        ahead: Tensor = self.ahead(states).unflatten(-1, (self.steps - 1, -1))
+        return states.unsqueeze(1) + ahead
+
+    def loss(self, examples: Examples) -> Tensor:
+        """Of the targets that lie in a token's own window."""
+        ahead, targets = self(examples.states), examples.targets
+        token = torch.arange(len(targets), device=targets.device)
+        end = torch.repeat_interleave(examples.offsets[1:], examples.offsets.diff())
+        losses = []
+        for later in range(1, self.steps):
+            rows = torch.nonzero(token + later < end).squeeze(-1)
+            if len(rows):
+                losses.append(examples.item_loss(ahead[rows, later - 1], targets[rows + later]))
+        return torch.stack(losses).mean() if losses else examples.states.new_zeros(())
+
+    def spec(self, weights: str) -> dict[str, Any]:
+        return {"kind": "steps", "weights": weights, "steps": self.steps}

@@ -72,10 +72,10 @@ def compare(
             evaluate_split(Engine(model), histories, split, name=names[label], part=part, ks=ks, seed=seed)
         )
     calibrations = _calibrations(models, histories, split, part) if calibrated else {}
-    heads = {label: _heads(model, histories, split, part) for label, model in models.items()}
-    tested = _record(models, names, results, heads)
     taken = set(names.values())
     baselines = [b for b in fit_baselines(histories, split, part=part) if b.name not in taken]
+    heads = {label: _heads(model, histories, split, part, baselines) for label, model in models.items()}
+    tested = _record(models, names, results, heads)
     for baseline in baselines:
         results.append(
             evaluate_split(Engine(baseline), histories, split, name=baseline.name, part=part, ks=ks)
@@ -91,8 +91,14 @@ def compare(
     )
 
 
-def _heads(model: Artifact, histories: Histories, split: Split, part: str) -> list[HeadTable]:
-    """What the model predicts beside the next item; baselines are counted on what it was trained on."""
+def _heads(
+    model: Artifact, histories: Histories, split: Split, part: str, baselines: Sequence[Artifact]
+) -> list[HeadTable]:
+    """What the model predicts beside the next item. Baselines of types and values are counted on what it was
+    trained on; ``baselines`` are of items.
+    """
+    if not model.heads:
+        return []
     return evaluate_heads(
         Engine(model),
         histories,
@@ -100,6 +106,7 @@ def _heads(model: Artifact, histories: Histories, split: Split, part: str) -> li
         split.refit_end if model.provenance.get("trained_on") == REFIT_EVENTS else split.train_end,
         name=model.name,
         exclude_seen=split.exclude_seen,
+        beside={baseline.name: Engine(baseline) for baseline in baselines},
     )
 
 

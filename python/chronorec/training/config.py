@@ -195,17 +195,21 @@ class HeadsConfig:
         behaviour: weight of the loss of the next event's type (the log's column of event types) beside that
             of the items; 0: it is not predicted. With 1 both together are the likelihood of item and type.
         value: the same for its value (the log's column of values).
+        steps: how many events ahead are predicted, each by a head of its own; 1: only the next.
+        steps_weight: of the mean loss of the steps after the first.
         value_as: whether a value is a "number" or a "class", one of a few numbers such as ratings.
     """
 
     behaviour: float = _limited(0.0, 0, 1e6)
     value: float = _limited(0.0, 0, 1e6)
     value_as: Literal["number", "class"] = "number"
+    steps: int = _limited(1, 1, 100)
+    steps_weight: float = _limited(0.5, 0, 1e6)
 
     @property
     def any(self) -> bool:
         """Whether there are heads at all."""
-        return self.behaviour > 0 or self.value > 0
+        return self.behaviour > 0 or self.value > 0 or self.steps > 1
 
 
 @dataclass(frozen=True)
@@ -272,7 +276,7 @@ class Config:
         if not self.heads.any:
             return
         if isinstance(self.model, BERT4RecConfig) or not isinstance(self.model, SequenceConfig):
-            raise ConfigError(f"heads: {self.model.kind} has none; set their weights to 0")
+            raise ConfigError(f"heads: {self.model.kind} has none; leave [heads] out")
         if self.split.protocol.endswith("basket"):
             raise ConfigError("heads: they are of next events; take another split.protocol or no heads")
         if self.heads.behaviour > 0 and self.loss.kind not in ("full", "sampled"):

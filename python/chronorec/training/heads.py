@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chronorec.data.jagged import ranges
-from chronorec.models.heads import BehaviourHead, Head, ValueClassHead, ValueHead
+from chronorec.models.heads import BehaviourHead, Head, StepsHead, ValueClassHead, ValueHead
 from chronorec.training.config import ConfigError, HeadsConfig
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def add_heads(
     if config.value > 0:
         values = _known(histories, "value", events, "heads.value")
         model.heads["value"] = _value_head(config, values, size)
+    if config.steps > 1:
+        model.heads["steps"] = StepsHead(model.output_table.shape[1], config.steps, config.steps_weight)
 
 
 def _value_head(config: HeadsConfig, values: npt.NDArray[Any], size: dict[str, Any]) -> Head:

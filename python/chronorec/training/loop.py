@@ -164,10 +164,16 @@ class Loop:
         if candidates is not None:
             loss = mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
             return heads + loss
+        return heads + self._item_loss(hidden, targets, target_offsets)
+
+    def _item_loss(self, hidden: Tensor, targets: Tensor, target_offsets: Tensor | None = None) -> Tensor:
+        """Of states and the items that came after them, in the configured precision."""
+        table = self.model.output_table
+        bias: Tensor | None = self.model.item_bias
         if self.config.precision == "bf16":
             hidden, table = hidden.bfloat16(), table.bfloat16()
             bias = None if bias is None else bias.bfloat16()
-        return heads + item_cross_entropy(
+        return item_cross_entropy(
             hidden,
             table,
             targets,
@@ -183,7 +189,7 @@ class Loop:
         if isinstance(batch, BasketBatch) or not self.model.heads:
             return 0.0
         labels = {name: torch.from_numpy(column).to(self.device) for name, column in batch.labels.items()}
-        examples = Examples(states, offsets, targets, labels, self.model.output_table)
+        examples = Examples(states, offsets, targets, labels, self.model.output_table, self._item_loss)
         losses = [head.weight * head.loss(examples) for head in heads_of(self.model)]
         return torch.stack(losses).sum()
 

@@ -180,7 +180,7 @@ def _fit(
         "batch_events": config.training.batch_tokens,
         "seed": config.training.seed,
     }
-    labels = [head.column for head in heads_of(model)]
+    labels = [head.column for head in heads_of(model) if head.column is not None]
     loop = Loop(
         model,
         BasketBatches(histories, split.begin, end, **windows)
