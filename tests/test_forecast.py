@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from chronorec.artifact import ArtifactError
+from chronorec.data.splits import event_queries
 from chronorec.engine import Engine, Predictor
 from chronorec.evaluation.steps import evaluate_steps, most_steps
 from chronorec.models import GRU4Rec, Markov, Popularity, SequenceModel, Sequences
@@ -267,6 +268,12 @@ def test_ranks_of_steps_are_those_read_slowly(
             ndcg = np.mean([1 / np.log2(rank + 2) for rank in own])
             np.testing.assert_allclose(rows[label][f"ndcg@10 +{step + 1}"], ndcg, err_msg=f"{label} {step}")
             assert rows[label][f"recall@10 +{step + 1}"] == 1  # of nine items
+
+
+def test_steps_end_with_the_events_of_a_user() -> None:
+    """Even where the first event of the next user is asked for too."""
+    user, target = np.array([0, 1]), HISTORIES.offsets[1] - np.array([1, 0])
+    assert most_steps(HISTORIES, event_queries(HISTORIES, user, target)) == 1
 
 
 def test_baselines_walk_ahead_too() -> None:

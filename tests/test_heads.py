@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from starlette.testclient import TestClient
 from torch import Tensor
 
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data import Histories
 from chronorec.engine import Engine, Predictor, Rules, Sessions
-from chronorec.models import SequenceModel, Sequences
+from chronorec.models import Popularity, SequenceModel, Sequences
 from chronorec.models.heads import BehaviourHead, ClassHead, Examples, ValueHead
 from chronorec.nn import PairHead
 from chronorec.ops.reference.gru import gru as reference_gru
+from chronorec.server import Service, make_app
 from tests.support.budget import assert_within_budget
 from tests.support.labels import TYPES, labelled, model_with_heads
 
@@ -168,6 +170,22 @@ def test_sessions_and_batches_answer_by_a_behaviour(monkeypatch: pytest.MonkeyPa
         kept = sessions.recommend(user, k=4, rules=rules)
         assert kept.items == answer.items
         np.testing.assert_allclose(kept.scores, answer.scores, rtol=1e-5)
+
+
+def test_a_server_answers_by_a_behaviour_and_its_fallback_by_none(tmp_path: Path) -> None:
+    artifact = model_with_heads(HISTORIES).export(HISTORIES.items)
+    popular = Popularity(None).fit(HISTORIES, HISTORIES.offsets[1:], basket=False, exclude_seen=False)
+    folders = [one.save(tmp_path / name) for name, one in (("model", artifact), ("popular", popular))]
+    asked = {"k": 3, "rules": {"behaviour": "buy"}}
+    with TestClient(make_app(Service({"model": folders[0]}, fallback=folders[1]))) as client:
+        answer = client.post("/v1/recommend", json={"history": IDS[:4], **asked}).json()
+        wanted = Engine(artifact).recommend(IDS[:4], k=3, rules=Rules(behaviour="buy"))
+        assert answer["items"] == wanted.items
+        stranger = client.post("/v1/recommend", json={"user": "nobody", **asked})
+        assert stranger.json()["items"] == Engine(popular).recommend([], k=3).items
+        refused = client.post("/v1/recommend", json={"history": IDS[:4], "rules": {"behaviour": "steal"}})
+        assert refused.status_code == 422
+        assert "wanted one of" in refused.json()["error"]
 
 
 def test_a_model_without_the_head_says_so() -> None:
