@@ -33,6 +33,7 @@ from chronorec.models import (
     SequenceModel,
     UserNeighbours,
 )
+from chronorec.models.heads import heads_of
 from chronorec.training.config import (
     BERT4RecConfig,
     Config,
@@ -48,6 +49,7 @@ from chronorec.training.config import (
     to_toml,
 )
 from chronorec.training.continuing import check_start, start_from, trained_until
+from chronorec.training.heads import add_heads
 from chronorec.training.loop import Loop, LoopState
 from chronorec.training.splitting import make_split
 
@@ -181,6 +183,7 @@ def _fit(
     model = build_model(model_config, histories)
     counts = event_counts(histories, split.begin, end)
     model.start_from_popularity(torch.from_numpy(counts))
+    add_heads(model, config.heads, histories, split.begin, end)
     if start is not None:
         start_from(model, start)
 
@@ -191,17 +194,17 @@ def _fit(
         )
         return result.metrics["ndcg@10"]
 
-    batches = (BasketBatches if split.basket else EventBatches)(
-        histories,
-        split.begin,
-        end,
-        max_length=min(model.max_length, config.training.batch_tokens),
-        batch_events=config.training.batch_tokens,
-        seed=config.training.seed,
-    )
+    windows: dict[str, Any] = {
+        "max_length": min(model.max_length, config.training.batch_tokens),
+        "batch_events": config.training.batch_tokens,
+        "seed": config.training.seed,
+    }
+    labels = [head.column for head in heads_of(model) if head.column is not None]
     loop = Loop(
         model,
-        batches,
+        BasketBatches(histories, split.begin, end, **windows)
+        if split.basket
+        else EventBatches(histories, split.begin, end, labels=labels, **windows),
         counts,
         config.loss,
         config.training,
