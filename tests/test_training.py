@@ -55,6 +55,7 @@ def same_weights(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
         *(("gru4rec", loss) for loss in ("full", "sampled")),
         *(("hstu", loss) for loss in ("full", "gbce", "bpr")),
         ("bert4rec", "full"),
+        *(("log-bilinear", loss) for loss in ("full", "sampled")),
     ],
 )
 def test_learns_the_cycle(kind: str, loss: str) -> None:

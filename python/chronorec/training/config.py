@@ -128,6 +128,14 @@ class HSTUConfig(_SequenceConfig):
 
 
 @dataclass(frozen=True)
+class LogBilinearConfig(_SequenceConfig):
+    """See :class:`chronorec.models.LogBilinear`."""
+
+    kind: ClassVar[str] = "log-bilinear"
+    item_bias: bool = True
+
+
+@dataclass(frozen=True)
 class PopularityConfig:
     """See :class:`chronorec.models.Popularity`; ``days = 0`` counts all events."""
 
@@ -163,7 +171,7 @@ class UserNeighboursConfig:
     share: float = _limited(0.5, 0, 1)
 
 
-SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig
+SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig | LogBilinearConfig
 CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig | UserNeighboursConfig
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}
@@ -202,6 +210,8 @@ class TrainingConfig:
         patience: stop after so many validations without a better ndcg@10.
         validate_every: epochs between validations.
         seed: of initialisation, batches, dropout and negatives.
+        item2vec: start from item vectors of gensim's Word2Vec; see
+            :func:`chronorec.training.item2vec.item2vec`.
         device: "cpu", or "cuda" for torch's current GPU; validation runs on the CPU all the same.
         precision: "fp32", or "bf16" for products and kernels with fp32 weights and states.
         refit: when validation has chosen the epochs, train again on training and validation events.
@@ -219,6 +229,7 @@ class TrainingConfig:
     patience: int = _limited(5, 1)
     validate_every: int = _limited(1, 1)
     seed: int = _limited(0, 0, 2**63 - 1)
+    item2vec: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
     refit: bool = False

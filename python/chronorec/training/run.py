@@ -25,6 +25,7 @@ from chronorec.models import (
     BERT4Rec,
     CountingModel,
     GRU4Rec,
+    LogBilinear,
     Markov,
     PersonalFrequency,
     Popularity,
@@ -39,6 +40,7 @@ from chronorec.training.config import (
     CountingConfig,
     GRU4RecConfig,
     HSTUConfig,
+    LogBilinearConfig,
     MarkovConfig,
     PopularityConfig,
     SASRecConfig,
@@ -46,6 +48,7 @@ from chronorec.training.config import (
     UserNeighboursConfig,
     to_toml,
 )
+from chronorec.training.item2vec import start_from_item2vec
 from chronorec.training.loop import Loop, LoopState
 from chronorec.training.splitting import make_split
 
@@ -164,6 +167,9 @@ def _fit(
     model = build_model(model_config, histories)
     counts = event_counts(histories, split.begin, end)
     model.start_from_popularity(torch.from_numpy(counts))
+    if config.training.item2vec:
+        seed = config.training.seed
+        start_from_item2vec(model, histories, split.begin, end, seed=seed, quiet=quiet)
 
     def validate(trained: SequenceModel) -> float:
         engine = Engine(_export(trained, config, histories, split))
@@ -202,6 +208,7 @@ _MODELS: dict[type[SequenceConfig], type[SequenceModel]] = {
     BERT4RecConfig: BERT4Rec,
     GRU4RecConfig: GRU4Rec,
     HSTUConfig: HSTU,
+    LogBilinearConfig: LogBilinear,
 }
 
 
