@@ -10,6 +10,7 @@ from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
 from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
 from chronorec.nn.rnn import RNN
+from chronorec.nn.segment_memory import SegmentMemory
 from chronorec.nn.time_features import EventTime, RequestTime
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "HSTUBlock",
     "RecurrentBase",
     "RequestTime",
+    "SegmentMemory",
     "SelfAttention",
     "TransformerBlock",
     "mixed_cross_entropy",

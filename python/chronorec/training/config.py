@@ -89,6 +89,12 @@ class SASRecConfig(_SequenceConfig):
     block: Literal["sasrec", "swiglu", "ligr"] = "sasrec"
     position: Literal["absolute", "relative"] = "absolute"
     time_bias: bool = False
+    memory: bool = False
+
+    def __post_init__(self) -> None:
+        _check_memory(self)
+        if self.memory and self.position == "absolute":
+            raise ConfigError("model.memory: wanted model.position = 'relative' beside it, got 'absolute'")
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,8 @@ class BERT4RecConfig(SASRecConfig):
             raise ConfigError("model.request_time: bert4rec knows it with model.time_features; set that")
         if self.copy:
             raise ConfigError("model.copy: bert4rec has none, since it sees the history as a whole")
+        if self.memory:
+            raise ConfigError("model.memory: bert4rec has none, since it sees the history as a whole")
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,15 @@ class HSTUConfig(_SequenceConfig):
     blocks: int = _limited(2, 1)
     heads: int = _limited(2, 1)
     time_bias: bool = True
+    memory: bool = False
+
+    def __post_init__(self) -> None:
+        _check_memory(self)
+
+
+def _check_memory(model: SASRecConfig | HSTUConfig) -> None:
+    if model.memory and model.copy:
+        raise ConfigError("model.memory: wanted without model.copy, which reads the history as a whole")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from chronorec.artifact import Artifact, check_target
 from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.counts import event_counts
 from chronorec.data.jagged import Int64s
+from chronorec.data.segments import BasketSegments, EventSegments
 from chronorec.data.splits import Split
 from chronorec.engine import Engine
 from chronorec.evaluation.protocols import evaluate_split
@@ -178,7 +179,10 @@ def _fit(
         )
         return result.metrics["ndcg@10"]
 
-    batches = (BasketBatches if split.basket else EventBatches)(
+    kinds = (
+        (EventBatches, BasketBatches) if model.segment_memory() is None else (EventSegments, BasketSegments)
+    )
+    batches = kinds[split.basket](
         histories,
         split.begin,
         end,
