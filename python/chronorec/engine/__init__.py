@@ -4,6 +4,8 @@ from chronorec.engine.answers import Recommendations
 from chronorec.engine.batch_files import recommend_file, recommend_stream
 from chronorec.engine.engine import Engine
 from chronorec.engine.explain import EventShare, Explanation
+from chronorec.engine.forecast import Forecast
+from chronorec.engine.predictor import Predictor
 from chronorec.engine.rules import Near, Rules
 from chronorec.engine.sessions import Sessions
 from chronorec.engine.shared_sessions import SharedSessions
@@ -13,7 +15,9 @@ __all__ = [
     "Engine",
     "EventShare",
     "Explanation",
+    "Forecast",
     "Near",
+    "Predictor",
     "Recommendations",
     "Rules",
     "Sessions",

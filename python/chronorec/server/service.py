@@ -186,10 +186,10 @@ class Service:
         return found, engine.artifact.name
 
     def _popular(self, how: dict[str, Any]) -> Recommendations:
-        """The answer of the fallback; one that has no item vectors does without diversity."""
+        """The answer of the fallback; one that has no item vectors does without diversity and behaviours."""
         assert self._fallback is not None
         if how["rules"] is not None and self._fallback.artifact.table is None:
-            how = how | {"rules": dataclasses.replace(how["rules"], diversity=0.0)}
+            how = how | {"rules": dataclasses.replace(how["rules"], diversity=0.0, behaviour=None)}
         found = self._fallback.recommend([], **how)
         reason = "no event is known; the server was given a model for that"
         return dataclasses.replace(found, source=EVER, reason=reason)
