@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -159,6 +160,20 @@ def test_a_reload_makes_states_anew_and_finds_items_it_did_not_know(server: Serv
     assert shared.history("u")[0] == ["item 3", "item 30"]
     wanted = ENGINES["gru"].recommend(["item 3", "item 30"])
     assert shared.recommend("u").items == wanted.items
+
+
+def test_an_update_is_shared_as_far_as_events_are(server: Server, prefix: str) -> None:
+    one, two = (SharedSessions(ENGINES["gru"], server.url, prefix=prefix) for _ in range(2))
+    one.append("u", "item 3", at=1)
+    two.append("v", "item 3", at=1)
+    events = pa.table({"user": ["u", "v", "v"], "item": ["new", "new", "item 4"], "time": [2, 2, 3]})
+    found = one.update(events)
+    assert (found.new_items, found.events) == (["new"], 3)
+    assert one.history("v")[0] == ["item 3", "new", "item 4"]
+    assert two.history("v")[0] == ["item 3", "item 4"]
+    assert "new" in one.recommend("u", k=one.engine.num_items).items
+    assert one.recommend("v").items == one.engine.recommend(["item 3", "new", "item 4"]).items
+    assert two.recommend("v").items == ENGINES["gru"].recommend(["item 3", "item 4"]).items
 
 
 def test_memory_is_bounded(server: Server, prefix: str) -> None:

@@ -19,6 +19,7 @@ from chronorec.engine.fallback import with_popularity
 from chronorec.engine.neighbours import NEIGHBOURS, Mixes, _scale
 from chronorec.engine.update import CONTENT_EVENTS
 from chronorec.models import GRU4Rec, Markov, PersonalFrequency
+from chronorec.models.heads import BehaviourHead, StepsHead
 from tests.support.logs import DAY, cycle_log, histories_of
 
 ITEMS, NOW = 12, 30 * DAY
@@ -178,6 +179,9 @@ def test_the_updated_model_is_a_model(kind: str, histories: Histories, tmp_path:
     end = histories.offsets[1:]
     if kind == "gru":
         untied = GRU4Rec(ITEMS, width=8, hidden_size=8, tied=False, copy=True)
+        sizes: dict[str, Any] = {"num_items": ITEMS, "width": 8, "weight": 1.0}
+        untied.heads["behaviour"] = BehaviourHead(["buy", "view"], shares=[0.5, 0.5], **sizes)
+        untied.heads["steps"] = StepsHead(8, 3, 1.0)
         artifact = untied.eval().export(histories.items)
     else:
         model = Markov() if kind == "markov" else PersonalFrequency(3.0)

@@ -49,6 +49,11 @@ program has no state: bias and adjustments speak. An adjustment is a sparse addi
 - ``copy``: exp(score) of every item among the tokens grows by the exp of a weight, made from the state and
   learned tables; :class:`chronorec.engine.copy.CopyHead` says how. The weights are ``W.gap`` and so on.
 
+Where nothing is known of a user, ``fallback`` answers in place of the model: the links of a chain, each with
+``counts``, the name of a [V] weight of events per item, and for the recent past ``days`` and ``until``; see
+:mod:`chronorec.engine.fallback`. Models updated since their training hold ``update.evidence`` [V], the number
+of events that the vector of an item rests on: infinite for those that were trained.
+
 A head says more of an item v after a state. Its output k is ``(state query_k^T + b_k) . table[v] +
 constant_k . state + c_k + item[v, k]``, with weights ``W.pair.query.weight`` [K D, D] and so on:
 

@@ -72,6 +72,7 @@ def item_arrays(model: Artifact) -> list[str]:
     names = {model.table, model.bias}
     names |= {step["table"] for step in model.program if step["call"] == "embed"}
     names |= {f"{spec['weights']}.item" for spec in model.adjustments if spec["kind"] == "copy"}
+    names |= {f"{spec['weights']}.pair.item" for spec in model.heads if spec["kind"] != "steps"}
     return sorted(name for name in names if name is not None)
 
 

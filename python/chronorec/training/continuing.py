@@ -26,12 +26,13 @@ def check_start(start: Artifact, config: Config, histories: Histories, split: Sp
 
     Raises:
         ConfigError: items of the log have other codes than in the model, the configuration describes another
-            model or other first item vectors, or validation would ask for events that the model was trained on.
+            model or other item vectors to begin with, or validation would ask for events that the model was
+            trained on.
     """
     _check_items(start, histories)
     _check_model(start, config)
     if config.training.item2vec:
-        raise ConfigError("training.item2vec: not beside --from, which brings the item vectors")
+        raise ConfigError("training.item2vec: wanted false beside --from, which brings the item vectors")
     until = trained_until(start)
     if until is None:
         raise ConfigError(f"{start.name}: the model does not say until when it was trained; train it again")
@@ -86,10 +87,19 @@ def _check_model(start: Artifact, config: Config) -> None:
 def start_from(model: SequenceModel, start: Artifact) -> None:
     """Gives a model the weights of an earlier one; rows of new items stay as they were initialised.
 
+    So do heads that the earlier model has not, or not with the same classes or scale.
+
     Raises:
         ConfigError: a weight is missing or has another shape.
     """
+    specs = {
+        f"heads.{name}": head.spec(f"heads.{name}")  # type: ignore[operator]
+        for name, head in model.heads.items()
+    }
+    fresh = tuple(f"{name}." for name, spec in specs.items() if spec not in start.heads)
     for name, parameter in model.named_parameters():
+        if name.startswith(fresh):
+            continue
         if name not in start.weights:
             raise ConfigError(f"{start.name}: wanted a weight {name!r}, got none of that name")
         weight = torch.from_numpy(start.weights[name])
