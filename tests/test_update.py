@@ -16,7 +16,7 @@ from chronorec.data import Histories
 from chronorec.engine import Engine, Sessions, updated
 from chronorec.engine.content import Content
 from chronorec.engine.fallback import with_popularity
-from chronorec.engine.neighbours import NEIGHBOURS, Mixes, _scale
+from chronorec.engine.neighbours import NEIGHBOURS, Mixes, Told, _Past, _scale, _two_of_each
 from chronorec.engine.update import CONTENT_EVENTS
 from chronorec.models import GRU4Rec, Markov, PersonalFrequency
 from chronorec.models.heads import BehaviourHead, StepsHead
@@ -311,3 +311,27 @@ def test_means_are_scaled_to_fit_the_vectors_of_trained_items() -> None:
         assert scale.factors["v"] * count / (count + scale.kappa) == pytest.approx(best, rel=0.05)
     few = own < 29
     assert _scale(model, Mixes(own[few], mixes.codes[few], mixes.shares[few])) is None
+
+
+def test_a_scale_is_learned_from_two_events_of_each_item() -> None:
+    """Drawn as they are taken, none of untrained items, and none that was its user's first."""
+    generator = np.random.default_rng(0)
+    taken = {user: np.minimum(generator.geometric(0.01, 50), 999).astype(np.int32) for user in range(100)}
+    times = np.arange(50, dtype=np.int64) // 2  # the first two at once
+
+    def history_of(user: str | int) -> tuple[np.ndarray, np.ndarray]:
+        return taken[int(user)], times
+
+    none = Told([], [], np.empty(0, np.int64))
+    untrained = np.arange(1000) % 10 == 0
+    past = _Past(1000, none, np.empty(0, np.int32), history_of)
+    events = _two_of_each(past, list(taken), untrained)
+    items, count = np.unique([item for item, _, _ in events], return_counts=True)
+    assert (count == 2).all()
+    assert len(set(events)) == len(events) > 300
+    assert not untrained[items].any()
+    for item, user, at in events:
+        assert at > 0
+        assert item in taken[int(user)][times == at]
+    every = np.unique(np.concatenate([items[2:] for items in taken.values()]))
+    assert items.mean() < every.mean()

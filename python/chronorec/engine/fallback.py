@@ -66,6 +66,8 @@ class Fallback:
             codes, scores: [B, k].
         """
         left = np.flatnonzero(np.diff(batch.offsets) == 0)
+        if len(left) == 0:
+            return {}
         said = dict.fromkeys(left.tolist(), _MODEL)
         at = np.full(batch.num_users, time.time_ns() // 1000) if batch.at is None else batch.at
         for link in self._links:

@@ -6,10 +6,11 @@ By content these are trained items with like features (:class:`chronorec.engine.
 events they are the items that the model would have expected in its place, by the softmax over their scores
 after what the user had done before.
 
-Such means are shorter than vectors that were trained, in a direction that is a guess. So trained items are
-treated as if they were new, where there are enough of them, and the means are scaled to fit their vectors
-best (least squares); means over n events also by n / (n + kappa), kappa being the spread of the means of
-single events over what those of one item have in common (method of moments, as in James-Stein shrinkage).
+Such means are shorter than vectors that were trained, in a direction that is a guess. So trained items, drawn
+as they are taken, are treated as if they were new, where there are enough of them in the past of the users,
+and the means are scaled to fit their vectors best (least squares); means over n events also by n / (n +
+kappa), kappa being the spread of the means of single events over what those of one item have in common
+(method of moments, as in James-Stein shrinkage).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _LEAST = 30  # trained items from which a scale is learned
 _MOST = 1000  # users, or items, that are looked at for it
 
 User = str | int
+Asked = tuple[int, User, int]  # item, user, time
 #: Item codes and times of a user's events, oldest first.
 HistoryOf = Callable[[User], tuple[Int32s, Int64s]]
 
@@ -128,19 +130,31 @@ def by_events(
     found = _expected(engine, past, asked, left_out)
     if len(found.own) == 0:
         return found, none
-    lasts = []
-    for user in list(dict.fromkeys(reversed(told.users)))[:_MOST]:
-        items, times = past.before(user, np.iinfo(np.int64).max)
-        if len(items) and not untrained[items[-1]]:
-            lasts.append((int(items[-1]), user, int(times[-1])))
-    return found, _scale(engine.artifact, _expected(engine, past, lasts, left_out)) or none
+    known = _two_of_each(past, list(dict.fromkeys(reversed(told.users)))[:_MOST], untrained)
+    return found, _scale(engine.artifact, _expected(engine, past, known, left_out)) or none
 
 
-def _expected(engine: Engine, past: _Past, asked: list[tuple[int, User, int]], left_out: Int32s) -> Mixes:
+def _two_of_each(past: _Past, users: list[User], untrained: npt.NDArray[np.bool_]) -> list[Asked]:
+    """Two events with a past of each of some trained items, which are drawn as often as they were taken."""
+    events = [past.before(user, np.iinfo(np.int64).max) for user in users]
+    items, times = (np.concatenate(column) for column in zip(*events, strict=True))
+    lengths = np.array([len(own) for own, _ in events])
+    who = np.repeat(np.arange(len(users)), lengths)
+    first = np.repeat([int(own[0]) if len(own) else 0 for _, own in events], lengths)
+    drawn = np.random.default_rng(0).permutation(np.flatnonzero((times > first) & ~untrained[items]))
+    _, place, count = np.unique(items[drawn], return_index=True, return_counts=True)
+    by_item = drawn[np.argsort(items[drawn], kind="stable")]
+    begin = np.cumsum(count) - count
+    twice = np.flatnonzero(count >= 2)
+    chosen = begin[twice[np.argsort(place[twice])]][: _MOST // 2]
+    pairs = by_item[np.concatenate([chosen, chosen + 1])]
+    return [(int(items[event]), users[who[event]], int(times[event])) for event in pairs.tolist()]
+
+
+def _expected(engine: Engine, past: _Past, asked: list[Asked], left_out: Int32s) -> Mixes:
     """What was expected of users at moments, other than the item itself; without those who had no past.
 
     Args:
-        asked: item, user, time.
         left_out: codes that nobody expects.
     """
     pasts = [past.before(user, at) for _, user, at in asked]
