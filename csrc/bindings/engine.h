@@ -7,6 +7,7 @@
 #include "bindings/call.h"
 #include "engine/program.h"
 #include "engine/program_builder.h"
+#include "engine/replay.h"
 #include "engine/scorer.h"
 #include "engine/session_store.h"
 
@@ -26,6 +27,8 @@ class KeptViews {
 };
 
 struct KeptProgram {
+  explicit KeptProgram(DType states = DType::f32) : program(states) {}
+
   Program program;
   KeptViews weights;
   OwnedArrays packed;
@@ -205,21 +208,44 @@ inline std::vector<ProgramStep> steps_of(const py::list& program) {
   return steps;
 }
 
+inline DType short_type(const std::string& precision, const char* what) {
+  if (precision == "float32") return DType::f32;
+  if (precision == "bfloat16") return DType::bf16;
+  expect_that(precision == "int8", what, "float32, bfloat16 or int8", precision);
+  return DType::u8;
+}
+
 // None where no state can be kept from event to event.
 inline std::unique_ptr<KeptProgram> streaming_program(const py::list& program, const py::dict& weights,
-                                                      int64_t max_length) {
+                                                      int64_t max_length,
+                                                      const std::string& recurrent_weights,
+                                                      const std::string& states) {
   const std::vector<ProgramStep> steps = steps_of(program);
   if (!keeps_a_state(steps, max_length)) return nullptr;
-  auto kept = std::make_unique<KeptProgram>();
+  const DType rounded = short_type(states, "states");
+  expect_that(rounded != DType::u8, "states", "float32 or bfloat16", states);
+  auto kept = std::make_unique<KeptProgram>(rounded);
   WeightViews views;
   for (const auto& [name, array] : weights)
     views[py::cast<std::string>(name)] = kept->weights.view(py::reinterpret_borrow<py::object>(array));
-  build_program(steps, views, kept->packed, kept->program);
+  build_program(steps, views, short_type(recurrent_weights, "recurrent_weights"), kept->packed,
+                kept->program);
   return kept;
 }
 
+inline void replay_histories(const KeptProgram& kept, py::handle items, py::handle offsets, py::handle times,
+                             py::handle at, py::handle answers) {
+  Borrow borrows[5];
+  const ReplayArgs args = {borrows[0].view(items), borrows[1].view(offsets), borrows[2].view(times),
+                           borrows[3].view(at), borrows[4].view(answers)};
+  without_gil([&] { replay(kept.program, args); });
+}
+
 inline void define_engine(py::module_& module) {
-  py::class_<KeptProgram>(module, "Program").def(py::init<>()).def_static("streaming", &streaming_program);
+  py::class_<KeptProgram>(module, "Program")
+      .def(py::init<>())
+      .def_static("streaming", &streaming_program)
+      .def("replay", &replay_histories);
 
   py::class_<Sessions>(module, "Sessions")
       .def(py::init<const KeptProgram&, const py::object&, int64_t, const py::object&, const py::object&,

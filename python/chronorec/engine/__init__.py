@@ -2,6 +2,7 @@
 
 from chronorec.engine.engine import Engine, Recommendations
 from chronorec.engine.explain import EventShare, Explanation
+from chronorec.engine.precision import Precisions
 from chronorec.engine.rules import Near, Rules
 from chronorec.engine.sessions import Sessions
 from chronorec.engine.shared_sessions import SharedSessions
@@ -11,6 +12,7 @@ __all__ = [
     "EventShare",
     "Explanation",
     "Near",
+    "Precisions",
     "Recommendations",
     "Rules",
     "Sessions",

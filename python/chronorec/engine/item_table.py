@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,8 @@ import numpy.typing as npt
 from chronorec import _core
 from chronorec.data.jagged import Int32s, Int64s
 from chronorec.engine import adjust
+from chronorec.engine.precision import Precision
 from chronorec.engine.program import Floats, pack_panels, scratch
-
-Precision = Literal["float32", "bfloat16", "int8"]
 
 
 class ItemTable(NamedTuple):
@@ -34,8 +33,6 @@ class ItemTable(NamedTuple):
 
 def make_item_table(rows: Floats, precision: Precision) -> ItemTable:
     """Packs a table [V, D]."""
-    if precision not in ("float32", "bfloat16", "int8"):
-        raise ValueError(f"precision: wanted 'float32', 'bfloat16' or 'int8', got {precision!r}")
     num_items, depth = rows.shape
     if precision == "float32":
         return ItemTable(pack_panels(rows), num_items)

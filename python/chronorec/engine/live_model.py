@@ -46,7 +46,7 @@ class LiveModel(NamedTuple):
     @classmethod
     def make(cls, engine: Engine, memory: int, idle_seconds: int) -> LiveModel:
         """A model with an empty store; ``idle_seconds`` 0: nobody is forgotten for being idle."""
-        program, table = stream_program(engine.artifact), engine.table
+        program, table = stream_program(engine.artifact, engine.precisions), engine.table
         store = _core.Sessions(
             _core.Program() if program is None else program,
             table.panels,
