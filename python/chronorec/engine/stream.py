@@ -9,7 +9,7 @@ import numpy as np
 from chronorec import _core
 from chronorec.artifact import Artifact
 from chronorec.engine.history import Tokens
-from chronorec.engine.precision import Precisions
+from chronorec.engine.precision import Precision, Precisions
 from chronorec.engine.program import RECURRENT, Floats, Program
 
 
@@ -24,6 +24,26 @@ def stream_program(artifact: Artifact, precisions: Precisions) -> _core.Program 
     weights = {name: np.ascontiguousarray(weight) for name, weight in artifact.weights.items()}
     steps, most = artifact.program, artifact.max_length
     return _core.Program.streaming(steps, weights, most, precisions.weights, precisions.states)
+
+
+def offered_precisions(artifact: Artifact) -> list[Precisions]:
+    """Precisions that a model has parts for: float32, each part shortened alone, and all of them."""
+    states = stream_program(artifact, Precisions()) is not None
+    weights = any(step.get("call") in RECURRENT for step in artifact.program)
+    shortest: Precision
+    offered = [Precisions()]
+    for shortest in ("bfloat16", "int8"):
+        offered += [Precisions(table=shortest)]
+        offered += [Precisions(weights=shortest)] if weights else []
+    offered += [Precisions(states="bfloat16")] if states else []
+    for shortest in ("bfloat16", "int8"):
+        every = Precisions(
+            table=shortest,
+            weights=shortest if weights else "float32",
+            states="bfloat16" if states else "float32",
+        )
+        offered += [every] if every not in offered else []
+    return offered
 
 
 def runner_of(artifact: Artifact, precisions: Precisions, program: Program) -> Callable[[Tokens], Floats]:
