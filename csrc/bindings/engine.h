@@ -1,5 +1,6 @@
 // The engine's program and its sessions as Python classes.
 #pragma once
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -83,21 +84,25 @@ class Sessions {
     return add(user, &item, &time, 1, now);
   }
 
-  // Returns how many events were used.
-  int64_t recommend(py::handle user, int64_t at, int64_t end, int64_t now, bool leave_seen,
-                    py::handle exclude, py::handle allow, py::handle scores, py::handle items) {
+  // Fills the scores; returns the codes of as many items as there are.
+  py::list recommend(py::handle user, int64_t at, int64_t end, int64_t now, bool leave_seen,
+                     py::handle exclude, py::handle allow, py::handle scores) {
+    static thread_local std::vector<int32_t> items;
     expect_that(streams_, "program", "one that answers", "an empty one");
-    Borrow borrows[4];
+    Borrow borrows[3];
     const TensorView out = borrows[0].view(exclude), allowed = borrows[1].view(allow);
-    const TensorView top_scores = borrows[2].view(scores), top_items = borrows[3].view(items);
+    const TensorView top_scores = borrows[2].view(scores);
     if (out) expect_packed(out, "exclude", DType::i32, {kAnySize});
     expect_output(top_scores, "scores", DType::f32, {kAnySize});
-    expect_output(top_items, "items", DType::i32, {top_scores.shape[0]});
+    items.resize(static_cast<size_t>(top_scores.shape[0]));
+    const TensorView top_items = view_of(items.data(), DType::i32, {top_scores.shape[0]});
     const SessionRequest request = {user_id(user), at,      end,        now,      leave_seen,
                                     out,           allowed, top_scores, top_items};
-    int64_t used = 0;
-    without_gil([&] { used = chronorec::recommend(store_, scorer_, request); });
-    return used;
+    without_gil([&] { chronorec::recommend(store_, scorer_, request); });
+    const auto end_of_items = std::find(items.begin(), items.end(), -1);
+    py::list found(end_of_items - items.begin());
+    for (size_t i = 0; i < found.size(); ++i) found[i] = items[i];
+    return found;
   }
 
   // Writes the answer register to `state`; returns the items of the events used as bytes.

@@ -30,10 +30,10 @@ _TIMES = {"gap": "gaps", "event": "moments", "wait": "waits", "request": "reques
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4, "tanh": 5}
 
 
-def scratch(size: int) -> npt.NDArray[np.uint8]:
-    """uint8 [size] aligned to 64 bytes."""
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
+def scratch(size: int, alignment: int = 64) -> npt.NDArray[np.uint8]:
+    """uint8 [size] aligned to so many bytes."""
+    raw = np.empty(size + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
     return raw[start : start + size]
 
 
