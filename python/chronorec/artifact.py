@@ -97,6 +97,8 @@ class Artifact:
         max_length: how many of the last tokens the program sees; WHOLE_HISTORY: all of them.
         exclude_seen: whether items of the history leave the candidates unless a request says otherwise.
         needs_time: whether events and requests must carry times.
+        fallback: who speaks where nothing is known of a user, in order: ``source``, the fp32 [V] weight
+            ``counts``, and of the recent past ``days`` and ``until``; see :mod:`chronorec.engine.fallback`.
         provenance: where the model comes from: data and split hashes, seed, validation result, versions.
         config: text of the resolved TOML configuration, or "".
         folder: where the model was loaded from, or saved by training; None where it is in no folder.
@@ -113,6 +115,7 @@ class Artifact:
     max_length: int = 200
     exclude_seen: bool = False
     needs_time: bool = False
+    fallback: list[dict[str, Any]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     config: str = ""
     folder: Path | None = None
@@ -125,6 +128,8 @@ class Artifact:
     def identity(self) -> str:
         """SHA-256 over weights and program: what makes two models answer alike, wherever they come from."""
         named = {name: vars(self)[name] for name in _HEADER_FIELDS if name != "provenance"}
+        if self.fallback:
+            named["fallback"] = self.fallback
         digest = hashlib.sha256(_digest(named | {"num_items": self.num_items}).encode())
         for name, value in sorted(self.weights.items()):
             digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
@@ -170,6 +175,7 @@ class Artifact:
             "max_length": self.max_length,
             "exclude_seen": self.exclude_seen,
             "needs_time": self.needs_time,
+            "fallback": self.fallback,
             "provenance": self.provenance,
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         }
@@ -192,6 +198,7 @@ class Artifact:
                 weights=weights,
                 config=content["config.toml"].decode(),
                 folder=path,
+                fallback=header.get("fallback", []),
                 **{name: header[name] for name in _HEADER_FIELDS},
             )
         except (KeyError, SafetensorError, pa.ArrowInvalid, UnicodeDecodeError) as error:
