@@ -12,7 +12,7 @@ from chronorec.data.jagged import Int32s, Int64s
 from chronorec.engine.adjust import Adjustment, combine, exclude_history
 from chronorec.engine.engine import Engine, Recommendations, checked_k
 from chronorec.engine.forecast import Forecast, beam_search
-from chronorec.engine.heads import ClassHead, every_item, shares_of
+from chronorec.engine.heads import ClassHead, every_item, log_shares_of
 from chronorec.engine.history import HistoryBatch
 from chronorec.engine.item_table import score_lists, topk
 from chronorec.engine.program import Floats
@@ -221,7 +221,7 @@ class Predictor:
             own = None if adjustment is None else adjustment.rows(first, first + len(some))
             items, offsets = every_item(len(some), engine.num_items)
             scores = score_lists(some, engine.table, engine.bias, own, items, offsets)
-            shares = shares_of(scores.reshape(len(some), -1))
+            shares = np.exp(log_shares_of(scores.reshape(len(some), -1)))
             given = np.exp(head.log_probabilities(some, items, offsets)).reshape(*shares.shape, -1)
             found[first : first + step] = np.einsum("bv,bvk->bk", shares, given)
         return found
