@@ -106,6 +106,8 @@ class Artifact:
         max_length: how many of the last tokens the program sees; WHOLE_HISTORY: all of them.
         exclude_seen: whether items of the history leave the candidates unless a request says otherwise.
         needs_time: whether events and requests must carry times.
+        fallback: who speaks where nothing is known of a user, in order: ``source``, the fp32 [V] weight
+            ``counts``, and of the recent past ``days`` and ``until``; see :mod:`chronorec.engine.fallback`.
         heads: what is predicted beside the next item; see the module's text.
         provenance: where the model comes from: data and split hashes, seed, validation result, versions.
         config: text of the resolved TOML configuration, or "".
@@ -123,6 +125,7 @@ class Artifact:
     max_length: int = 200
     exclude_seen: bool = False
     needs_time: bool = False
+    fallback: list[dict[str, Any]] = field(default_factory=list)
     heads: list[dict[str, Any]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     config: str = ""
@@ -136,7 +139,7 @@ class Artifact:
     def identity(self) -> str:
         """SHA-256 over weights and program: what makes two models answer alike, wherever they come from."""
         named = {name: vars(self)[name] for name in _HEADER_FIELDS if name != "provenance"}
-        named |= {"heads": self.heads} if self.heads else {}
+        named |= {name: vars(self)[name] for name in _LATER_FIELDS if vars(self)[name]}
         digest = hashlib.sha256(_digest(named | {"num_items": self.num_items}).encode())
         for name, value in sorted(self.weights.items()):
             digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
@@ -182,7 +185,7 @@ class Artifact:
             "max_length": self.max_length,
             "exclude_seen": self.exclude_seen,
             "needs_time": self.needs_time,
-            **({"heads": self.heads} if self.heads else {}),
+            **{name: vars(self)[name] for name in _LATER_FIELDS},
             "provenance": self.provenance,
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         }
@@ -205,7 +208,7 @@ class Artifact:
                 weights=weights,
                 config=content["config.toml"].decode(),
                 folder=path,
-                heads=header.get("heads", []),
+                **{name: header.get(name, []) for name in _LATER_FIELDS},
                 **{name: header[name] for name in _HEADER_FIELDS},
             )
         except (KeyError, SafetensorError, pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -241,6 +244,8 @@ _HEADER_FIELDS = (
     "needs_time",
     "provenance",
 )
+#: Lists that older folders of this format do without; where they are empty a model is what it was.
+_LATER_FIELDS = ("fallback", "heads")
 
 
 def _read_header(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from collections.abc import Hashable, Iterable, Iterator
@@ -67,6 +68,12 @@ class Choice:
             self._pool = max(self.k, self._rules.pool)
             reach = self._pool + len(self._pins)  # which are not of the pool
         self.depth = most if self._chosen is not None else min(reach, most)
+
+    def scored_by(self, table: ItemTable, bias: Floats) -> Choice:
+        """The same choice among scores ``state . table + bias`` of a model that knows no behaviours."""
+        other = copy.copy(self)
+        other._table, other._bias, other._ranking = table, other._boosted(bias), None
+        return other
 
     def best(self, states: Floats, adjustment: Adjustment | None, at: Int64s | None) -> tuple[Int32s, Floats]:
         """Codes and scores [B, k]; the score is -inf where candidates ran out.

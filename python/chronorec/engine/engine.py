@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +15,12 @@ from chronorec import _core
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, offsets_of
 from chronorec.engine import adjust
+from chronorec.engine.answers import BY_HISTORY, BY_LIKENESS, Recommendations, Said, columns_of
 from chronorec.engine.catalogue import Catalogue
 from chronorec.engine.choice import Choice
 from chronorec.engine.copy import CopyHead
 from chronorec.engine.explain import Explanation, explanations, parts_of
+from chronorec.engine.fallback import Fallback
 from chronorec.engine.heads import Heads
 from chronorec.engine.history import HistoryBatch, cut_tokens
 from chronorec.engine.item_table import ItemTable, Precision, make_item_table, score_lists, topk
@@ -39,21 +40,6 @@ _NO_IDS: tuple[Hashable, ...] = ()
 CHUNK = 1 << 16
 
 
-@dataclass(frozen=True)
-class Recommendations:
-    """The answer to one request.
-
-    Attributes:
-        items: ids as in the log, best first; fewer than asked where candidates ran out.
-        scores: float32, descending unless rules say otherwise.
-        unknown_items: how many events of the history were skipped because the model does not know the item.
-    """
-
-    items: list[Any]
-    scores: Floats
-    unknown_items: int
-
-
 class Engine:
     """Answers from a model folder; needs numpy, pyarrow and the compiled core, never torch.
 
@@ -71,6 +57,7 @@ class Engine:
 
     def __init__(self, artifact: Artifact, precision: Precision = "float32") -> None:
         self.artifact = artifact
+        self.precision = precision
         self.num_items = artifact.num_items
         if artifact.max_length < 1:
             raise ArtifactError(f"{artifact.name}: max_length: wanted at least 1, got {artifact.max_length}")
@@ -88,6 +75,7 @@ class Engine:
         self.bias = None if artifact.bias is None else weight_of(artifact, artifact.bias, (self.num_items,))
         self.heads = Heads(artifact, self.table)
         self._catalogue = Catalogue(artifact.items)
+        self.fallback = Fallback(artifact)
         self._most_entries = adjust.most_entries(artifact)
         self._unit_table: ItemTable | None = None
 
@@ -111,7 +99,7 @@ class Engine:
         exclude: Iterable[Hashable] = _NO_IDS,
         rules: Rules | None = None,
     ) -> Recommendations:
-        """The k best next items after a history.
+        """The k best next items after a history; the most popular ones where no item of it is known.
 
         Args:
             history: item ids as in the log, oldest first; may be empty.
@@ -129,8 +117,8 @@ class Engine:
         """
         k = checked_k(k)
         batch, unknown = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
-        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates, rules)
-        return self.recommendations(codes[0], scores[0], int(unknown[0]))
+        codes, scores, said = self.answer(batch, unknown > 0, k, exclude_seen, exclude, candidates, rules)
+        return self.recommendations(codes[0], scores[0], said.get(0, BY_HISTORY), int(unknown[0]))
 
     def score(
         self,
@@ -172,7 +160,7 @@ class Engine:
         itself = np.zeros(self.num_items, np.float32)
         itself[code] = -np.inf
         codes, scores = topk(query, self._unit_table, itself, None, k)
-        return self.recommendations(codes[0], scores[0])
+        return self.recommendations(codes[0], scores[0], BY_LIKENESS)
 
     def explain(
         self,
@@ -219,11 +207,12 @@ class Engine:
         The requests are worked on in chunks, so that only the answers need memory for all of them at once.
 
         Returns:
-            A table with ``items`` (list of ids), ``scores`` (list of float32) and ``unknown_items`` (int32).
+            A table with ``items`` (list of ids), ``scores`` (list of float32), ``unknown_items`` (int32),
+            ``source`` and ``reason`` (dictionaries of texts).
         """
         k = checked_k(k)
         batch, unknown = table_of_requests(self.artifact, self.vocabulary, pa.table(requests))
-        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates, rules)
+        codes, scores, said = self.answer(batch, unknown > 0, k, exclude_seen, exclude, candidates, rules)
         left = scores > -np.inf
         offsets = pa.array(offsets_of(left.sum(axis=1)).astype(np.int32))
         return pa.table(
@@ -231,6 +220,7 @@ class Engine:
                 "items": pa.ListArray.from_arrays(offsets, self.vocabulary.take(codes[left])),
                 "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[left])),
                 "unknown_items": pa.array(unknown.astype(np.int32)),
+                **columns_of(said, len(codes)),
             }
         )
 
@@ -292,23 +282,27 @@ class Engine:
 
     # --- inside -------------------------------------------------------------------------------------
 
-    def recommendations(self, codes: Int32s, scores: Floats, unknown_items: int = 0) -> Recommendations:
+    def recommendations(
+        self, codes: Int32s, scores: Floats, said: Said, unknown_items: int = 0
+    ) -> Recommendations:
         """The answer in ids; what has the score -inf is not there."""
         left = int(np.count_nonzero(scores > -np.inf))  # the others come last
-        return Recommendations(self.vocabulary.names(codes[:left]), scores[:left], unknown_items)
+        return Recommendations(self.vocabulary.names(codes[:left]), scores[:left], unknown_items, *said)
 
     def answer(
         self,
         batch: HistoryBatch,
+        unknown: npt.NDArray[np.bool_],
         k: int,
         exclude_seen: bool | None,
         exclude: Iterable[Hashable],
         candidates: Iterable[Hashable] | None,
         rules: Rules | None,
-    ) -> tuple[Int32s, Floats]:
+    ) -> tuple[Int32s, Floats, dict[int, Said]]:
         """Codes and scores [B, at most k] of the best items; the score is -inf where candidates ran out.
 
-        The arguments are those of :meth:`recommend`, with histories in codes.
+        Where no event is known, it is also said who spoke. The arguments are those of :meth:`recommend`, with
+        histories in codes; ``unknown`` [B] says which of them had items that the model does not know.
         """
         choice = self.choice(k, exclude, candidates, rules)
         codes = np.empty((batch.num_users, choice.k), np.int32)
@@ -317,7 +311,7 @@ class Engine:
             part = batch.rows(rows.start, rows.stop)
             states, adjustment = self.states(part, self.leaves_seen(exclude_seen))
             codes[rows], scores[rows] = choice.best(states, adjustment, part.at)
-        return codes, scores
+        return codes, scores, self.fallback.fill(choice, batch, unknown, codes, scores)
 
     def explain_batch(self, batch: HistoryBatch, items: Sequence[Hashable], last: int) -> list[Explanation]:
         """:meth:`explain` for a batch of one request."""

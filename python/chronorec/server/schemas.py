@@ -88,13 +88,16 @@ class Request(Struct, forbid_unknown_fields=True):
 class Answer(Struct):
     """Items, best first, with their scores.
 
-    ``source`` says who spoke: ``session`` (the user's events), ``history`` (those of the request) or
-    ``popularity`` (nothing is known of the user). ``model`` and ``variant`` say which model it was.
+    ``source`` says who spoke: the model after known events, ``session`` (the user's) or ``history`` (those
+    of the request); where none is known ``recent popularity`` or ``popularity``, or ``model``, which has
+    neither; for items like one item ``item``. ``reason`` says why. ``model`` and ``variant`` say which model
+    it was.
     """
 
     items: list[str | int]
     scores: list[float]
     source: str
+    reason: str
     model: str
     variant: str
     unknown_items: int

@@ -229,6 +229,8 @@ class TrainingConfig:
         seed: of initialisation, batches, dropout and negatives.
         device: "cpu", or "cuda" for torch's current GPU; validation runs on the CPU all the same.
         precision: "fp32", or "bf16" for products and kernels with fp32 weights and states.
+        recent_days: time constant of the recent past, whose popularity is what users of whom nothing is known
+            are answered with: an event of so many days ago weighs 1/e.
         refit: when validation has chosen the epochs, train again on training and validation events.
         checkpoint_seconds: time between checkpoints.
         tensorboard: folder for TensorBoard scalars, or "".
@@ -246,6 +248,7 @@ class TrainingConfig:
     seed: int = _limited(0, 0, 2**63 - 1)
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
+    recent_days: float = _limited(30.0, 1e-3)
     refit: bool = False
     checkpoint_seconds: float = _limited(60.0, 0)
     tensorboard: str = ""
@@ -286,13 +289,13 @@ class Config:
             )
 
 
-def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Reads a TOML file (or the defaults) and applies ``section.key=value`` overrides.
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = (), *, text: str = "") -> Config:
+    """Reads a TOML file (or ``text``, or the defaults) and applies ``section.key=value`` overrides.
 
     Raises:
         ConfigError: unknown section or key (names the nearest), or a value of the wrong type or range.
     """
-    values: dict[str, Any] = {}
+    values = _parse_toml(text, "the configuration")
     if path is not None:
         try:
             values = _parse_toml(Path(path).read_text(encoding="utf-8"), str(path))
