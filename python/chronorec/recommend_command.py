@@ -45,7 +45,7 @@ def recommend(arguments: argparse.Namespace) -> None:
 
     if (arguments.batch is None) != (arguments.output is None):
         raise ValueError("--batch, --output: wanted both or neither")
-    if arguments.batch is not None and (arguments.explain or arguments.json or arguments.steps is not None):
+    if arguments.batch is not None and (arguments.explain or arguments.json or arguments.steps):
         raise ValueError("--explain, --json, --steps: not with --batch")
     engine = Engine.load(arguments.model)
     if arguments.batch is not None:
@@ -77,7 +77,7 @@ def recommend(arguments: argparse.Namespace) -> None:
 def _recommend_batch(arguments: argparse.Namespace, engine: Any) -> None:
     from chronorec.engine import Rules, recommend_file
 
-    how: dict[str, Any] = {name: getattr(arguments, name) for name in ("at", "k", "exclude_seen")}
+    how: dict[str, Any] = {"at": arguments.at, "k": arguments.k, "exclude_seen": arguments.exclude_seen}
     how["rules"] = Rules(behaviour=arguments.behaviour)
     answered = recommend_file(engine, arguments.batch, arguments.output, quiet=arguments.quiet, **how)
     print(f"{arguments.output}: answers to {answered:,} requests")

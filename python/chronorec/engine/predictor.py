@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from chronorec.data.jagged import Int32s, Int64s
 from chronorec.engine.adjust import Adjustment, combine, exclude_history
-from chronorec.engine.answers import BY_HISTORY, Recommendations, Said
+from chronorec.engine.answers import BY_STEPS, Recommendations
 from chronorec.engine.engine import Engine, checked_k
 from chronorec.engine.forecast import Forecast, beam_search
 from chronorec.engine.heads import ClassHead, every_item, log_shares_of
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from chronorec.data.histories import Histories
     from chronorec.data.splits import Queries
 
-_NOBODY = Said("model", "no event is known")
 _SCORES = 1 << 20  # held at a time
 
 
@@ -152,7 +151,6 @@ class Predictor:
         """
         engine, head = self._engine, self._heads.need_steps()
         batch, unknown = self._request(history, context)
-        said = BY_HISTORY if batch.num_events else _NOBODY
         leaves = engine.leaves_seen(exclude_seen)
         states, adjustment = engine.states(batch, leaves)
         seen = combine([exclude_history(batch)] if leaves else [], 1, engine.num_items)
@@ -160,7 +158,7 @@ class Predictor:
         for step, own in enumerate(head.states(states)):
             added = adjustment if step == 0 else seen
             codes, scores = topk(own, engine.table, engine.bias, added, checked_k(k))
-            answers.append(engine.recommendations(codes[0], scores[0], said, int(unknown[0])))
+            answers.append(engine.recommendations(codes[0], scores[0], BY_STEPS, int(unknown[0])))
         return answers
 
     # --- evaluation ---------------------------------------------------------------------------------
