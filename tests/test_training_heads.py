@@ -110,13 +110,18 @@ def test_training_reads_no_label_behind_its_range(value_as: str) -> None:
     assert any(not np.array_equal(other[name], found) for name, found in same.items())
 
 
-@pytest.mark.parametrize("settings", [["training.precision=bf16"], ["model.kind=sasrec", "model.copy=true"]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model.kind=gru4rec", "training.precision=bf16"],
+        ["model.kind=sasrec", "model.copy=true"],
+        ["model.kind=hstu", "model.memory=true"],
+    ],
+)
 def test_heads_train_beside_other_options(settings: list[str]) -> None:
     """What was zero at the start has learned something."""
-    losses = [*BOTH, "heads.steps=2", "training.epochs=2", *settings]
-    overrides = [o for o in losses if not o.startswith("model.kind")]
-    kind = next((o for o in settings if o.startswith("model.kind")), "model.kind=gru4rec")
-    run = train(load_config(overrides=[*SMALL, kind, *overrides]), labelled(), quiet=True)
+    config = load_config(overrides=[*SMALL, *BOTH, "heads.steps=2", "training.epochs=2", *settings])
+    run = train(config, labelled(), quiet=True)
     for name in ("behaviour.pair.query.weight", "value.pair.item", "steps.ahead.weight"):
         weight = run.artifact.weights[f"heads.{name}"]
         assert np.isfinite(weight).all()
