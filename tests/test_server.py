@@ -6,11 +6,7 @@ import json
 import os
 import resource
 import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ from chronorec.server import Service, make_app
 from chronorec.server.journal import Journal, JournalError
 from chronorec.server.schemas import Request
 from tests.support.logs import cycle_log, histories_of
+from tests.support.servers import free_port, start
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +126,11 @@ def test_metrics_health_and_description(client: TestClient) -> None:
     metrics = client.get("/metrics").text
     assert 'chronorec_sessions_sessions{variant="model"} 1.0' in metrics
     assert 'chronorec_answers_total{source="session",variant="model"} 1.0' in metrics
-    assert client.get("/health").json()["models"] == {"model": "gru4rec"}
+    assert client.get("/health").json() == {"status": "ok"}
+    [model] = client.get("/v1/models").json()["models"]
+    assert (model["variant"], model["model"], model["items"], model["share"]) == ("model", "gru4rec", 40, 1.0)
+    named = f'model="gru4rec",variant="model",version="{model["version"]}"'
+    assert f"chronorec_model{{{named}}} 1.0" in metrics
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {
         "/v1/events",
@@ -137,6 +138,10 @@ def test_metrics_health_and_description(client: TestClient) -> None:
         "/v1/explain",
         "/v1/similar",
         "/v1/users/{kind}/{user}",
+        "/v1/models",
+        "/v1/reload",
+        "/health",
+        "/ready",
     }
 
 
@@ -244,35 +249,13 @@ def test_a_torn_line_was_never_acknowledged(models: dict[str, Path], tmp_path: P
         Service({"m": models["first"]}, journal=Journal(tmp_path))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start(model: Path, journal: Path, port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "chronorec", "serve", str(model), "--journal", str(journal)]
-    process = subprocess.Popen([*command, "--port", str(port)])
-    deadline = time.monotonic() + 60
-    while not answers(port):
-        assert process.poll() is None, "the server ended"
-        assert time.monotonic() < deadline, "the server does not answer"
-        time.sleep(0.05)
-    return process
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def test_nothing_acknowledged_is_lost_by_kills(models: dict[str, Path], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     acknowledged: dict[str, list[str]] = {}
     at = 0
     for turn in range(4):
         port = free_port()
-        process = start(models["first"], tmp_path, port)
+        process = start(models["first"], port, "--journal", tmp_path)
         killer = threading.Timer(0.2 + 0.4 * rng.random(), process.send_signal, [signal.SIGKILL])
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
             killer.start()
@@ -299,7 +282,7 @@ def test_nothing_acknowledged_is_lost_by_kills(models: dict[str, Path], tmp_path
 
 def test_ending_writes_a_snapshot(models: dict[str, Path], tmp_path: Path) -> None:
     port = free_port()
-    process = start(models["first"], tmp_path, port)
+    process = start(models["first"], port, "--journal", tmp_path)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         tell(client, (7, "item 3", 1))
     process.send_signal(signal.SIGTERM)

@@ -18,6 +18,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="[NAME=]MODEL", help="model folders, named if several")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument(
+        "--api-keys", metavar="FILE", help="keys, one a line; whoever sends none of them is refused"
+    )
     parser.add_argument("--journal", metavar="FOLDER", help="keep events and sessions there, over restarts")
     parser.add_argument(
         "--durability",
@@ -35,6 +38,20 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", default="1G", help="bound for sessions, per model (default: %(default)s)")
     parser.add_argument("--forget-after-days", type=float, metavar="DAYS", help="of silence, forget a user")
     parser.add_argument("--precision", choices=["float32", "bfloat16", "int8"], default="float32")
+    parser.add_argument(
+        "--most-waiting",
+        type=int,
+        default=1000,
+        help="requests at once, more are refused (default: %(default)s)",
+    )
+    parser.add_argument("--log-requests", action="store_true", help="write a line of JSON for each request")
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="to serve on after SIGTERM while /ready says no (default: %(default)s)",
+    )
 
 
 def parse_shares(text: str) -> dict[str, float]:

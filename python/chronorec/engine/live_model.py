@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 User = str | int
 
 _ALWAYS = 2**63 - 1
+_OPEN = nullcontext()
 SNAPSHOT = b"chronorec.sessions 1"
 
 
@@ -180,8 +182,18 @@ class LiveModel(NamedTuple):
             ]
             yield pa.record_batch(columns, schema=schema)
 
-    def restore(self, batch: pa.RecordBatch) -> int:
-        """Adds sessions; returns how many. Items that the model does not know are left out."""
+    def restore(
+        self,
+        batch: pa.RecordBatch,
+        gate: AbstractContextManager[Any] = _OPEN,
+        forgotten: Collection[User] = (),
+    ) -> int:
+        """Adds sessions; returns how many. Items that the model does not know are left out.
+
+        Args:
+            gate: held while a session is added; who forgets a user meanwhile holds it too.
+            forgotten: users who are left out, since what the batch knows of them was erased.
+        """
         now = seconds()
         items, times = batch.column("items"), batch.column("times")
         offsets = items.offsets.to_numpy()
@@ -192,7 +204,9 @@ class LiveModel(NamedTuple):
             events = slice(offsets[row], offsets[row + 1])
             kept = codes[events] >= 0
             user = number if text is None else text
-            self.store.append(user, codes[events][kept], micros[events][kept], now)
+            with gate:
+                if user not in forgotten:
+                    self.store.append(user, codes[events][kept], micros[events][kept], now)
         return int(batch.num_rows)
 
 

@@ -148,6 +148,17 @@ class SharedSessions:
         """Whether a state is kept from event to event; else each answer runs the model over the history."""
         return self._cache.model.streams
 
+    @contextlib.contextmanager
+    def current(self, user: User) -> Iterator[LiveModel]:
+        """The model, which knows what the store knows of the user, and hears of nothing else meanwhile."""
+        cache = self._cache
+        with self._lock_of(user):
+            self._catch_up(cache, user)
+            yield cache.model
+        while cache.bytes() > self._memory and (victim := cache.oldest()) is not None:
+            with self._lock_of(victim):
+                cache.drop(victim)
+
     # --- events ---------------------------------------------------------------------------------------
 
     def append(self, user: User, item: Hashable, *, at: When | None = None) -> bool:
@@ -184,7 +195,7 @@ class SharedSessions:
 
     def history(self, user: User) -> tuple[list[Any], Int64s]:
         """The items of a user's events that the model knows, oldest first, and their times."""
-        with self._current(user) as model:
+        with self.current(user) as model:
             return model.history(user)
 
     def forget(self, user: User) -> bool:
@@ -209,18 +220,18 @@ class SharedSessions:
         rules: Rules | None = None,
     ) -> Recommendations:
         """The k best next items of a user; see :meth:`chronorec.engine.Sessions.recommend`."""
-        with self._current(user) as model:
+        with self.current(user) as model:
             return model.recommend(user, at, k, exclude_seen, candidates, exclude, rules)
 
     def explain(
         self, user: User, items: Sequence[Hashable], *, at: When | None = None, last: int = 50
     ) -> list[Explanation]:
         """Why ``items`` score as they do for a user; see :meth:`chronorec.engine.Engine.explain`."""
-        with self._current(user) as model:
+        with self.current(user) as model:
             return model.explain(user, items, at, last)
 
     def __contains__(self, user: User) -> bool:
-        with self._current(user) as model:
+        with self.current(user) as model:
             return model.store.contains(user)
 
     def counts(self) -> dict[str, int]:
@@ -231,22 +242,16 @@ class SharedSessions:
         """Goes over to another model; its states are made anew from the events."""
         self._cache = _Cache(engine)
 
+    def ping(self) -> None:
+        """Raises :class:`StoreError` where the store does not answer."""
+        with self._reachable():
+            self._client.ping()
+
     def close(self) -> None:
         """Ends the connections."""
         self._client.close()
 
     # --- inside ---------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _current(self, user: User) -> Iterator[LiveModel]:
-        """The model, which knows what the store knows of the user, and hears of nothing else meanwhile."""
-        cache = self._cache
-        with self._lock_of(user):
-            self._catch_up(cache, user)
-            yield cache.model
-        while cache.bytes() > self._memory and (victim := cache.oldest()) is not None:
-            with self._lock_of(victim):
-                cache.drop(victim)
 
     def _catch_up(self, cache: _Cache, user: User) -> None:
         key, read = self._key(user), cache.known(user) or _Read(b"", 1)

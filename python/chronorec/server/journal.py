@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from chronorec.atomic import sync
 from chronorec.engine import Sessions
 
 Durability = Literal["write", "fsync"]
@@ -40,12 +41,15 @@ class Journal:
     Args:
         folder: made where there is none; used by one process at a time.
         durability: ``"write"`` survives the end of the process, ``"fsync"`` that of the machine.
+
+    Attributes:
+        synchronous: whether an append waits for the disk.
     """
 
     def __init__(self, folder: str | os.PathLike[str], durability: Durability = "write") -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._sync = durability == "fsync"
+        self.synchronous = durability == "fsync"
         self.lock = threading.RLock()
         self._encoder = msgspec.json.Encoder()
         self._file = -1
@@ -64,7 +68,7 @@ class Journal:
                 written = os.write(self._file, text)
                 if written != len(text):
                     raise OSError(f"{written} of {len(text)} bytes were written")
-                if self._sync:
+                if self.synchronous:
                     os.fdatasync(self._file)
             except OSError as error:
                 os.ftruncate(self._file, size)
@@ -108,10 +112,16 @@ class Journal:
     def _begin_segment(self) -> None:
         segments = self._segments()
         number = int(segments[-1].stem.split("-")[1]) + 1 if segments else 0
-        if self._file >= 0:
-            os.close(self._file)
         path = self.folder / f"events-{number:012d}.jsonl"
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        before = self._file
+        try:  # the segment before goes on where there is no place for a new one
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        except OSError as error:
+            raise JournalError(f"{path}: no new segment: {error}") from error
+        if before >= 0:
+            os.close(before)
+        if self.synchronous:
+            sync(self.folder)
 
 
 def replay(sessions: Sessions, entry: Entry) -> bool:

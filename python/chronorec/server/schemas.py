@@ -149,6 +149,55 @@ class Similar(Struct, forbid_unknown_fields=True):
     k: Annotated[int, Meta(ge=1, le=1000)] = 10
 
 
+class Past(Struct):
+    """An event of a user, microseconds since the epoch."""
+
+    item: str | int
+    time: int
+
+
+class History(Struct):
+    """The latest events of a user, oldest first, of the ``total`` that the variant knows."""
+
+    events: list[Past]
+    total: int
+    variant: str
+
+
+class Model(Struct):
+    """What a variant answers with.
+
+    ``version`` is the same wherever models answer alike. ``streams``: an event costs one step of the model,
+    whatever the length of the history. ``share``: of the users.
+    """
+
+    variant: str
+    model: str
+    version: str
+    items: int
+    share: float
+    streams: bool
+    needs_time: bool
+
+
+class Models(Struct):
+    """The variants in the order of their names on the command line."""
+
+    models: list[Model]
+
+
+class Status(Struct):
+    """Whether the process lives (health), or wants requests (ready)."""
+
+    status: str
+
+
+class Reloaded(Struct):
+    """The variants whose models were read again."""
+
+    reloaded: list[str]
+
+
 class Forgotten(Struct):
     """Whether there was anything to forget."""
 

@@ -19,10 +19,27 @@ from chronorec.engine.experiment import Experiment, ExposureLog
 from chronorec.engine.item_table import Precision
 from chronorec.server import schemas
 from chronorec.server.journal import Entry, Journal, replay
-from chronorec.server.schemas import Accepted, Answer, Event, Explain, Reason, Reasons, Request, Share
+from chronorec.server.schemas import (
+    Accepted,
+    Answer,
+    Event,
+    Explain,
+    History,
+    Model,
+    Models,
+    Past,
+    Reason,
+    Reasons,
+    Request,
+    Share,
+)
 
 if TYPE_CHECKING:
     import datetime
+
+
+class EndingError(RuntimeError):
+    """The server was told to end."""
 
 
 @dataclass
@@ -30,8 +47,12 @@ class Variant:
     """A model and what it remembers of the users."""
 
     folder: Path
-    engine: Engine
     sessions: Sessions | SharedSessions
+
+    @property
+    def engine(self) -> Engine:
+        """The model that answers."""
+        return self.sessions.engine
 
 
 class Service:
@@ -70,7 +91,7 @@ class Service:
             )
         if shared is not None and journal is not None:
             raise ValueError("journal, shared: wanted at most one of the two")
-        self._precision, self.shared = precision, shared is not None
+        self._precision, self.shared, self.draining = precision, shared is not None, False
         self.variants = {}
         for name, folder in models.items():
             engine = Engine.load(folder, precision=precision)
@@ -79,12 +100,17 @@ class Service:
                 sessions = Sessions(engine, memory=memory, forget_after=forget_after)
             else:
                 sessions = SharedSessions(engine, shared, memory=memory, forget_after=forget_after)
-            self.variants[name] = Variant(folder, engine, sessions)
+            self.variants[name] = Variant(folder, sessions)
         self._fallback = None if fallback is None else Engine.load(fallback)
         self._journal, self._exposures = journal, exposures
         self._reload_lock = threading.Lock()
         if journal is not None:
             journal.restore(self._own_sessions())
+
+    @property
+    def append_waits(self) -> bool:
+        """Whether :meth:`append` waits for a disk or for the shared store."""
+        return self.shared or (self._journal is not None and self._journal.synchronous)
 
     def append(self, events: list[Event]) -> Accepted:
         """Writes events down, then keeps them; what no variant knows is counted.
@@ -150,19 +176,22 @@ class Service:
         name, variant = self._variant_for(request)
         how: dict[str, Any] = {"at": request.at, "last": request.last}
         if request.history is not None:
-            found = variant.engine.explain(request.history, request.items, times=request.times, **how)
+            engine = variant.engine
+            found = engine.explain(request.history, request.items, times=request.times, **how)
         else:
             assert request.user is not None
-            found = variant.sessions.explain(request.user, request.items, **how)
+            with variant.sessions.current(request.user) as live:
+                engine, found = live.engine, live.explain(request.user, request.items, **how)
         reasons = [
             Reason(
                 one.item, one.score, one.parts, one.waiting, [Share(**vars(event)) for event in one.events]
             )
             for one in found
         ]
-        return Reasons(reasons, variant.engine.artifact.name, name)
+        return Reasons(reasons, engine.artifact.name, name)
 
     def _answer(self, request: Request, variant: Variant) -> tuple[Recommendations, str, str]:
+        """The answer, who spoke, and the name of the model: all of the same moment, also during a reload."""
         how: dict[str, Any] = {
             "at": request.at,
             "k": request.k,
@@ -171,18 +200,19 @@ class Service:
             "exclude": request.exclude,
             "rules": None if request.rules is None else _rules(request.rules),
         }
-        sessions, engine = variant.sessions, variant.engine
         if request.history is not None:
+            engine = variant.engine
             found = engine.recommend(request.history, times=request.times, **how)
-            nothing, source = found.unknown_items == len(request.history), "history"
+            source = "popularity" if found.unknown_items == len(request.history) else "history"
+            if source == "history" or self._fallback is None:
+                return found, source, engine.artifact.name
         else:
             assert request.user is not None
-            nothing, source = request.user not in sessions, "session"
-        if nothing and self._fallback is not None:
-            return self._popular(how), "popularity", self._fallback.artifact.name
-        if request.user is not None:
-            found = sessions.recommend(request.user, **how)
-        return found, "popularity" if nothing else source, engine.artifact.name
+            with variant.sessions.current(request.user) as live:
+                source = "session" if live.store.contains(request.user) else "popularity"
+                if source == "session" or self._fallback is None:
+                    return live.recommend(request.user, **how), source, live.engine.artifact.name
+        return self._popular(how), source, self._fallback.artifact.name
 
     def _popular(self, how: dict[str, Any]) -> Recommendations:
         """The answer of the fallback; one that has no item vectors does without diversity."""
@@ -196,6 +226,31 @@ class Service:
         name, variant = next(iter(self.variants.items()))
         found = variant.engine.similar_items(item, k)
         return Answer(found.items, found.scores.tolist(), "item", variant.engine.artifact.name, name, 0)
+
+    def history(self, user: str | int, last: int) -> History:
+        """The latest events of a user, as the variant that answers the user knows them."""
+        name = self.experiment.variant(user)
+        items, times = self.variants[name].sessions.history(user)
+        begin = max(0, len(items) - last)
+        shown = zip(items[begin:], times[begin:].tolist(), strict=True)
+        return History([Past(item, at) for item, at in shown], len(items), name)
+
+    def models(self) -> Models:
+        """What the variants answer with."""
+        shares = self.experiment.shares
+        return Models([_model(name, one, shares[name]) for name, one in self.variants.items()])
+
+    def check_ready(self) -> None:
+        """Whether requests are wanted.
+
+        Raises:
+            StoreError: the shared store does not answer.
+            EndingError: the server ends.
+        """
+        if self.draining:
+            raise EndingError("the server ends")
+        for sessions in self._shared_sessions():
+            sessions.ping()
 
     def forget(self, user: str | int) -> bool:
         """Erases a user everywhere, and writes that down."""
@@ -217,7 +272,6 @@ class Service:
             }
             for name, engine in engines.items():
                 self.variants[name].sessions.reload(engine)
-                self.variants[name].engine = engine
             return list(engines)
 
     def snapshot(self) -> int:
@@ -234,6 +288,11 @@ class Service:
             self._journal.close()
         for sessions in self._shared_sessions():
             sessions.close()
+
+
+def _model(name: str, variant: Variant, share: float) -> Model:
+    model, streams = variant.engine.artifact, variant.sessions.streams
+    return Model(name, model.name, model.identity, model.num_items, share, streams, model.needs_time)
 
 
 def _rules(asked: schemas.Rules) -> Rules:
