@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 User = str | int
 
-_ALWAYS = 2**63 - 1
+ALWAYS = 2**63 - 1
 _OPEN = nullcontext()
 SNAPSHOT = b"chronorec.sessions 1"
 
@@ -95,7 +95,7 @@ class LiveModel(NamedTuple):
         self.store.recommend(
             user,
             microseconds(at),
-            _ALWAYS if at is None else microseconds(at),
+            ALWAYS if at is None else microseconds(at),
             seconds(),
             engine.leaves_seen(exclude_seen),
             blocked if len(blocked) else None,
@@ -142,7 +142,7 @@ class LiveModel(NamedTuple):
         """The answer by rules, from the state that is kept."""
         engine, now = self.engine, microseconds(at)
         state = np.empty((1, engine.table.panels.shape[1]), np.float32)
-        end = _ALWAYS if at is None else now
+        end = ALWAYS if at is None else now
         seen = np.frombuffer(self.store.query(user, now, end, seconds(), state[0]), np.int32)
         batch = HistoryBatch(seen, np.array([0, len(seen)], np.int64), engine.num_items)
         additions = [exclude_history(batch)] if engine.leaves_seen(exclude_seen) else []

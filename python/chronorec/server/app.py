@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from chronorec.server import schemas
 from chronorec.server.access import KeyCheck
+from chronorec.server.batcher import Batcher
 from chronorec.server.console import console
 from chronorec.server.endpoint import FORESEEN, Endpoint, RefusalError, encode, refusal_of
 from chronorec.server.front import Front
@@ -28,6 +29,8 @@ from chronorec.server.logs import logger
 from chronorec.server.metrics import Metrics
 from chronorec.server.openapi import MOST_SHOWN, openapi
 from chronorec.server.service import Service
+
+_MOST_TOGETHER = 64  # recommendations; more would keep the first of them waiting
 
 
 def make_app(
@@ -141,6 +144,7 @@ class _Handlers:
     def __init__(self, service: Service, metrics: Metrics) -> None:
         self.service, self._metrics = service, metrics
         self._page = console()
+        self._batcher = Batcher(self._recommend_many, _MOST_TOGETHER)
 
     async def events(self, asked: schemas.Events) -> schemas.Accepted:
         if self.service.append_waits:
@@ -152,9 +156,13 @@ class _Handlers:
         if self.service.shared or asked.rules is not None:
             answer = await run_in_threadpool(self.service.recommend, asked)
         else:
-            answer = self.service.recommend(asked)
-        self._metrics.answers.labels(answer.source, answer.variant).inc()
+            answer = await self._batcher.ask(asked)
+        self._metrics.count_answer(answer.source, answer.variant)
         return answer
+
+    def _recommend_many(self, asked: Sequence[schemas.Request]) -> list[schemas.Answer | Exception]:
+        self._metrics.batch_sizes.observe(len(asked))
+        return self.service.recommend_many(asked)
 
     async def explain(self, asked: schemas.Explain) -> schemas.Reasons:
         return await run_in_threadpool(self.service.explain, asked)

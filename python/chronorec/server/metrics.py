@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -20,6 +21,7 @@ class Metrics:
         answers: recommendations by who spoke (``source``: session, history, or the fallback) and variant.
         refused: answers other than 200, by route and status.
         waiting: requests that are not answered yet.
+        batch_sizes: how many recommendations were made at a time.
         snapshots: attempts to write the sessions down, by result.
     """
 
@@ -41,10 +43,21 @@ class Metrics:
         self.waiting = Gauge(
             "chronorec_waiting_requests", "Requests not answered yet: the queue.", registry=registry
         )
+        self.batch_sizes = Histogram(
+            "chronorec_batch_size",
+            "Recommendations made at a time.",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=registry,
+        )
         self.snapshots = Counter(
             "chronorec_snapshots", "Attempts to write the sessions down.", ["result"], registry=registry
         )
+        self._answers_of = functools.cache(self.answers.labels)
         registry.register(_OfService(service))
+
+    def count_answer(self, source: str, variant: str) -> None:
+        """One more recommendation."""
+        self._answers_of(source, variant).inc()
 
     def text(self) -> bytes:
         """All of it in Prometheus' format."""

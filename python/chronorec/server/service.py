@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from chronorec.data.splits import parse_time
 from chronorec.engine import Engine, Near, Recommendations, Rules, Sessions, SharedSessions
 from chronorec.engine.experiment import Experiment, ExposureLog
 from chronorec.engine.item_table import Precision
+from chronorec.engine.together import recommend_together
 from chronorec.server import schemas
 from chronorec.server.journal import Entry, Journal, replay
 from chronorec.server.schemas import (
@@ -158,9 +159,58 @@ class Service:
         """
         name, variant = self._variant_for(request)
         found, source, model = self._answer(request, variant)
-        if self._exposures is not None and request.user is not None and len(self.variants) > 1:
-            self._exposures.add(self.experiment.name, request.user, name, time.time_ns() // 1000)
+        self._note_exposure(request.user, name)
         return Answer(found.items, found.scores.tolist(), source, model, name, found.unknown_items)
+
+    def recommend_many(self, requests: Sequence[Request]) -> list[Answer | Exception]:
+        """Answers to requests that came together, those of :meth:`recommend`, or the errors in their place.
+
+        Users who just ask for items share one look at the item table.
+        """
+        answers: dict[int, Answer | Exception] = {}
+        plain: dict[str, dict[int, Request]] = {}
+        if len(requests) > 1 and not self.shared:
+            for number, request in enumerate(requests):
+                if _is_plain(request):
+                    plain.setdefault(self._variant_of(request.user), {})[number] = request
+        for name, asked in plain.items():
+            answers |= self._answer_together(name, asked)
+        for number, request in enumerate(requests):
+            if number not in answers:
+                try:
+                    answers[number] = self.recommend(request)
+                except Exception as error:
+                    answers[number] = error
+        return [answers[number] for number in range(len(requests))]
+
+    def _answer_together(self, name: str, asked: dict[int, Request]) -> dict[int, Answer | Exception]:
+        """Answers of one variant, by number, to those users of whom it knows something."""
+        with self.variants[name].sessions.current("") as live:
+            if not live.streams:
+                return {}
+            known = {
+                n: one for n, one in asked.items() if one.user is not None and live.store.contains(one.user)
+            }
+            users = [one.user for one in known.values() if one.user is not None]
+            if not users:
+                return {}
+            ks, leave = [one.k for one in known.values()], [one.exclude_seen for one in known.values()]
+            found = recommend_together(live, users, ks, leave)
+            model = live.engine.artifact.name
+        for user in users:
+            self._note_exposure(user, name)
+        made = zip(known, found, strict=True)
+        return {n: Answer(best.items, best.scores.tolist(), "session", model, name, 0) for n, best in made}
+
+    def _note_exposure(self, user: str | int | None, name: str) -> None:
+        if self._exposures is not None and user is not None and len(self.variants) > 1:
+            self._exposures.add(self.experiment.name, user, name, time.time_ns() // 1000)
+
+    def _variant_of(self, user: str | int | None) -> str:
+        """Who answers a user; the first variant answers nobody in particular."""
+        if user is None or len(self.variants) == 1:
+            return next(iter(self.variants))
+        return self.experiment.variant(user)
 
     def _variant_for(self, request: Request | Explain) -> tuple[str, Variant]:
         """Who answers."""
@@ -168,7 +218,7 @@ class Service:
             raise ValueError("user, history: wanted one of the two")
         if request.times is not None and request.history is None:
             raise ValueError("times: wanted with a history only")
-        name = next(iter(self.variants)) if request.user is None else self.experiment.variant(request.user)
+        name = self._variant_of(request.user)
         return name, self.variants[name]
 
     def explain(self, request: Explain) -> Reasons:
@@ -229,7 +279,7 @@ class Service:
 
     def history(self, user: str | int, last: int) -> History:
         """The latest events of a user, as the variant that answers the user knows them."""
-        name = self.experiment.variant(user)
+        name = self._variant_of(user)
         items, times = self.variants[name].sessions.history(user)
         begin = max(0, len(items) - last)
         shown = zip(items[begin:], times[begin:].tolist(), strict=True)
@@ -288,6 +338,19 @@ class Service:
             self._journal.close()
         for sessions in self._shared_sessions():
             sessions.close()
+
+
+def _is_plain(request: Request) -> bool:
+    """Whether a user just asks what comes next."""
+    return (
+        request.user is not None
+        and request.history is None
+        and request.times is None
+        and request.at is None
+        and request.candidates is None
+        and not request.exclude
+        and request.rules is None
+    )
 
 
 def _model(name: str, variant: Variant, share: float) -> Model:
