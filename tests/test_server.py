@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
 import signal
+import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +22,16 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from chronorec.engine import Engine
+from chronorec.artifact import Artifact
+from chronorec.engine import Engine, Recommendations
 from chronorec.engine.experiment import Experiment, ExposureLog
+from chronorec.engine.live_model import LiveModel
 from chronorec.models import GRU4Rec, Popularity
 from chronorec.server import Service, make_app
 from chronorec.server.journal import Journal, JournalError
-from chronorec.server.schemas import Request
+from chronorec.server.schemas import Answer, Event, Request
 from tests.support.logs import cycle_log, histories_of
-from tests.support.servers import free_port, start
+from tests.support.servers import answers, free_port, start
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +241,62 @@ def test_reload_drops_no_request(models: dict[str, Path], tmp_path: Path) -> Non
     assert not failures
 
 
+def test_an_answer_names_the_model_that_gave_it(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload that ends between the answer and its name."""
+    for name in ("first", "second"):
+        dataclasses.replace(Artifact.load(models[name]), name=name).save(tmp_path / name)
+    link = tmp_path / "model"
+    link.symlink_to(tmp_path / "first")
+    service = Service({"model": link})
+    service.append([Event(user, "item 3", 1) for user in (7, 8)])
+    answered = LiveModel.recommend
+
+    def recommend(self: LiveModel, *arguments: Any, **more: Any) -> Recommendations:
+        found = answered(self, *arguments, **more)
+        link.unlink()
+        link.symlink_to(tmp_path / "second")
+        service.reload()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveModel, "recommend", recommend)
+        found = service.recommend(Request(user=7))
+    assert (found.model, found.items) == ("first", Engine.load(models["first"]).recommend(["item 3"]).items)
+    for found in service.recommend_many([Request(user=7), Request(user=8)]):
+        assert isinstance(found, Answer)
+        assert found.model == "second"
+
+
+def test_a_snapshot_that_fails_loses_nothing(models: dict[str, Path], tmp_path: Path) -> None:
+    """The folder is away for a while: events go on into the open segment."""
+    journal = Journal(tmp_path / "journal")
+    service = Service({"m": models["first"]}, journal=journal)
+    service.append([Event(7, "item 3", 1)])
+    (tmp_path / "journal").rename(tmp_path / "away")
+    with pytest.raises(JournalError, match="no new segment"):
+        service.snapshot()
+    service.append([Event(7, "item 4", 2)])
+    (tmp_path / "away").rename(tmp_path / "journal")
+    assert service.snapshot() == 1
+    service.append([Event(7, "item 5", 3)])
+    service.close()
+    again = Service({"m": models["first"]}, journal=Journal(tmp_path / "journal"))
+    assert again.variants["m"].sessions.history(7)[0] == ["item 3", "item 4", "item 5"]
+
+
+def test_more_than_may_wait_are_refused(models: dict[str, Path]) -> None:
+    service = Service({"m": models["first"]})
+    with TestClient(make_app(service, most_waiting=0)) as client:
+        answer = client.post("/v1/recommend", json={"user": 1})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "too many requests wait" in answer.json()["error"]
+        assert client.get("/health").status_code == 200
+        refused = 'chronorec_refusals_total{route="/v1/recommend",status="503"} 1.0'
+        assert refused in client.get("/metrics").text
+
+
 def test_a_torn_line_was_never_acknowledged(models: dict[str, Path], tmp_path: Path) -> None:
     with TestClient(make_app(Service({"m": models["first"]}, journal=Journal(tmp_path)))) as client:
         tell(client, (7, "item 3", 1))
@@ -280,13 +342,58 @@ def test_nothing_acknowledged_is_lost_by_kills(models: dict[str, Path], tmp_path
     assert sum(map(len, acknowledged.values())) > 20
 
 
-def test_ending_writes_a_snapshot(models: dict[str, Path], tmp_path: Path) -> None:
+def test_ending(models: dict[str, Path], tmp_path: Path) -> None:
+    """It says that it wants no more, serves a while, answers what it began, and writes a snapshot."""
     port = free_port()
-    process = start(models["first"], port, "--journal", tmp_path)
+    options = ("--journal", tmp_path, "--drain-seconds", "1", "--log-requests")
+    process = start(models["first"], port, *options, stderr=subprocess.PIPE)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         tell(client, (7, "item 3", 1))
-    process.send_signal(signal.SIGTERM)
+        assert client.get("/ready").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        while client.get("/ready").status_code == 200:
+            time.sleep(0.01)
+        assert "the server ends" in client.get("/ready").json()["error"]
+        tell(client, (7, "item 4", 2))
     assert process.wait(timeout=30) in (0, -signal.SIGTERM)
     assert (tmp_path / "sessions-model.arrow").exists()
     lines = [line for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()]
-    assert json.dumps([7, "item 3", 1]) not in lines
+    assert not lines
+    again = Service({"model": models["first"]}, journal=Journal(tmp_path))
+    assert again.variants["model"].sessions.history(7)[0] == ["item 3", "item 4"]
+    assert process.stderr is not None
+    log = [json.loads(line) for line in process.stderr]
+    assert [entry["message"] for entry in log] == [
+        "ready",
+        "request",
+        "draining",
+        "request",
+        "snapshot",
+        "ended",
+    ]
+    assert log[1] | {"time": 0, "seconds": 0} == {
+        "time": 0,
+        "level": "info",
+        "logger": "chronorec.server",
+        "message": "request",
+        "method": "POST",
+        "path": "/v1/events",
+        "status": 200,
+        "seconds": 0,
+    }
+
+
+def test_what_began_before_the_end_is_answered(models: dict[str, Path], tmp_path: Path) -> None:
+    port = free_port()
+    process = start(models["first"], port, "--journal", tmp_path)
+    body = b'{"user": 7, "k": 3}'
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        head = f"POST /v1/recommend HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body[:5])
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        while answers(port):
+            time.sleep(0.01)
+        connection.sendall(body[5:])
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+    assert process.wait(timeout=30) in (0, -signal.SIGTERM)

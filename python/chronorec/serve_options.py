@@ -29,6 +29,13 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         help="an acknowledged event survives the process (write) or the machine (fsync); default: write",
     )
     parser.add_argument(
+        "--snapshot-seconds",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="between snapshots, which shorten the journal (default: %(default)s)",
+    )
+    parser.add_argument(
         "--redis", metavar="URL", help="keep events there in place of a journal, for several servers at once"
     )
     parser.add_argument("--fallback", metavar="MODEL", help="answers users of whom nothing is known")

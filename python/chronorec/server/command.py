@@ -39,6 +39,7 @@ def serve(arguments: argparse.Namespace) -> None:
     )
     app = make_app(
         service,
+        snapshot_seconds=arguments.snapshot_seconds,
         keys=frozenset() if arguments.api_keys is None else read_keys(arguments.api_keys),
         most_waiting=arguments.most_waiting,
         log_requests=arguments.log_requests,

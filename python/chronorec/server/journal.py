@@ -71,7 +71,7 @@ class Journal:
                 if self.synchronous:
                     os.fdatasync(self._file)
             except OSError as error:
-                os.ftruncate(self._file, size)
+                os.ftruncate(self._file, size)  # and nothing of it is read again
                 raise JournalError(f"{self.folder}: the event log cannot be written: {error}") from error
 
     def restore(self, variants: Mapping[str, Sessions]) -> None:
@@ -93,7 +93,10 @@ class Journal:
         """Writes all sessions and lets go of the events before; returns how many sessions there are."""
         with self.lock:
             before = self._segments()
-            self._begin_segment()
+            if os.fstat(self._file).st_size > 0:
+                self._begin_segment()
+            else:  # such as after a snapshot that failed
+                before.pop()
         written = sum(sessions.snapshot(self._snapshot_of(name)) for name, sessions in variants.items())
         for segment in before:
             segment.unlink()
