@@ -27,7 +27,7 @@ from chronorec.engine import Engine, Recommendations
 from chronorec.engine.experiment import Experiment, ExposureLog
 from chronorec.engine.live_model import LiveModel
 from chronorec.models import GRU4Rec, Popularity
-from chronorec.server import Service, make_app
+from chronorec.server import Service, event_ids, make_app
 from chronorec.server.journal import Journal, JournalError
 from chronorec.server.schemas import Answer, Event, Request
 from tests.support.logs import cycle_log, histories_of
@@ -71,7 +71,7 @@ def ask(client: TestClient | httpx.Client, **request: Any) -> Any:
 
 def test_answers_are_the_engines(client: TestClient, models: dict[str, Path]) -> None:
     told = tell(client, (7, "item 3", 1), ("7", "item 9", 1), (7, "item 4", 2), (7, "nothing", 3))
-    assert told == {"accepted": 3, "unknown_items": 1}
+    assert told == {"accepted": 3, "unknown_items": 1, "repeated": 0}
     wanted = Engine.load(models["first"]).recommend(["item 3", "item 4"], k=5, exclude_seen=True)
     found = ask(client, user=7, k=5, exclude_seen=True)
     assert found["items"] == wanted.items
@@ -202,7 +202,11 @@ def test_models_side_by_side(models: dict[str, Path], tmp_path: Path) -> None:
     shown = pa.ipc.open_stream((tmp_path / "shown.arrows").read_bytes()).read_all()
     assert shown.column("user").to_pylist() == [str(user) for user in range(20)]
     assert set(shown.column("variant").to_pylist()) == {"new", "old"}
-    assert {path.name.split("-")[0] for path in (tmp_path / "journal").iterdir()} == {"events", "sessions"}
+    assert {path.name.split("-")[0] for path in (tmp_path / "journal").iterdir()} == {
+        "event",
+        "events",
+        "sessions",
+    }
     with pytest.raises(ValueError, match="wanted a share for each of new"):
         Service({"new": models["first"]}, experiment=Experiment("e", {"old": 1}))
 
@@ -239,6 +243,34 @@ def test_reload_drops_no_request(models: dict[str, Path], tmp_path: Path) -> Non
         assert refused.status_code == 409
         assert ask(client, user=7)["source"] == "session"
     assert not failures
+
+
+def test_an_event_counts_once_by_its_id(models: dict[str, Path], tmp_path: Path) -> None:
+    """Without a time the server gives it another each time it comes; also over a snapshot and a restart."""
+    told = [
+        Event(7, "item 3", id="a"),
+        Event(7, "item 4", id=5),
+        Event(7, "item 5", id="5"),
+        Event(7, "item 9", id="a"),
+        Event(7, "item 6"),
+        Event(7, "nothing", id="n"),
+    ]
+    for turn in range(4):
+        service = Service({"m": models["first"]}, journal=Journal(tmp_path))
+        found = service.append(told)
+        wanted = (4, 1, 1) if turn == 0 else (1, 0, 5)
+        assert (found.accepted, found.unknown_items, found.repeated) == wanted
+        assert len(service.variants["m"].sessions.history(7)[0]) == 4 + turn
+        if turn % 2:
+            service.snapshot()
+        service.close()
+
+
+def test_the_oldest_ids_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_ids, "REMEMBERED", 3)
+    ids = event_ids.EventIds()
+    ids.add(["a", "b", None, "c", "d"])
+    assert [one in ids for one in "abcd"] == [False, True, True, True]
 
 
 def test_an_answer_names_the_model_that_gave_it(

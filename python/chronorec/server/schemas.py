@@ -19,12 +19,13 @@ class Event(Struct, forbid_unknown_fields=True):
     """A user took an item.
 
     ``at`` is an ISO time or microseconds since the epoch, by default now. The same user, item and ``at``
-    again are the same event.
+    again are the same event; so is whatever comes under an ``id`` that came before.
     """
 
     user: Id
     item: Id
     at: When | None = None
+    id: Id | None = None
 
 
 class Events(Struct, forbid_unknown_fields=True):
@@ -34,10 +35,11 @@ class Events(Struct, forbid_unknown_fields=True):
 
 
 class Accepted(Struct):
-    """How many events were kept; the others have items that the model does not know."""
+    """How many events were kept; the others have items that no model knows, or an id that came before."""
 
     accepted: int
     unknown_items: int
+    repeated: int
 
 
 class Circle(Struct, forbid_unknown_fields=True):

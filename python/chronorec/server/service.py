@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import threading
 import time
@@ -19,6 +18,7 @@ from chronorec.engine.experiment import Experiment, ExposureLog
 from chronorec.engine.item_table import Precision
 from chronorec.engine.together import recommend_together
 from chronorec.server import schemas
+from chronorec.server.event_ids import EventIds
 from chronorec.server.journal import Entry, Journal, replay
 from chronorec.server.schemas import (
     Accepted,
@@ -104,6 +104,8 @@ class Service:
             self.variants[name] = Variant(folder, sessions)
         self._fallback = None if fallback is None else Engine.load(fallback)
         self._journal, self._exposures = journal, exposures
+        self._lock = threading.RLock() if journal is None else journal.lock
+        self._event_ids = EventIds() if journal is None else journal.event_ids
         self._reload_lock = threading.Lock()
         if journal is not None:
             journal.restore(self._own_sessions())
@@ -122,17 +124,37 @@ class Service:
             ValueError: a time that is none.
         """
         now = time.time_ns() // 1000
-        entries = [Entry(e.user, e.item, now if e.at is None else parse_time(e.at, "at")) for e in events]
-        known = sum(self._tell_all(entries) if self.shared else self._write_and_do(entries))
-        return Accepted(known, len(entries) - known)
+        entries = [
+            Entry(e.user, e.item, now if e.at is None else parse_time(e.at, "at"), e.id) for e in events
+        ]
+        known = self._tell_all(entries) if self.shared else self._write_and_do(entries)
+        return Accepted(known.count(True), known.count(False), known.count(None))
 
-    def _write_and_do(self, entries: list[Entry]) -> list[bool]:
-        """Whether each entry found something to change."""
-        with contextlib.nullcontext() if self._journal is None else self._journal.lock:
-            if self._journal is not None:
-                self._journal.append(entries)
+    def _write_and_do(self, entries: list[Entry]) -> list[bool | None]:
+        """Whether each entry found something to change; None where it came before."""
+        with self._lock:
+            fresh = self._fresh(entries)
+            if self._journal is not None and fresh:
+                self._journal.append([entries[number] for number in fresh])
+            else:
+                self._event_ids.add(entries[number].id for number in fresh)
+            done: list[bool | None] = [None] * len(entries)
             sessions = self._own_sessions().values()
-            return [sum(replay(own, entry) for own in sessions) > 0 for entry in entries]
+            for number in fresh:
+                done[number] = sum(replay(own, entries[number]) for own in sessions) > 0
+            return done
+
+    def _fresh(self, entries: list[Entry]) -> list[int]:
+        """Which entries did not come before."""
+        here: set[str | int] = set()
+        fresh = []
+        for number, entry in enumerate(entries):
+            if entry.id is None:
+                fresh.append(number)
+            elif entry.id not in here and entry.id not in self._event_ids:
+                here.add(entry.id)
+                fresh.append(number)
+        return fresh
 
     def _own_sessions(self) -> dict[str, Sessions]:
         every = {name: variant.sessions for name, variant in self.variants.items()}
@@ -141,13 +163,13 @@ class Service:
     def _shared_sessions(self) -> list[SharedSessions]:
         return [v.sessions for v in self.variants.values() if isinstance(v.sessions, SharedSessions)]
 
-    def _tell_all(self, entries: list[Entry]) -> list[bool]:
+    def _tell_all(self, entries: list[Entry]) -> list[bool | None]:
         """Whether any variant knows the item of each event; the events themselves are the same for all."""
         first, *others = self._shared_sessions()
-        known = first.tell((entry.user, entry.item, entry.at) for entry in entries)
+        known = first.tell([(e.user, e.item, e.at) for e in entries], [e.id for e in entries])
         vocabularies = [one.engine.vocabulary for one in others]
         return [
-            found or any(vocabulary.code_of(entry.item) >= 0 for vocabulary in vocabularies)
+            found if found is None else found or any(one.code_of(entry.item) >= 0 for one in vocabularies)
             for found, entry in zip(known, entries, strict=True)
         ]
 
@@ -307,7 +329,7 @@ class Service:
         if self.shared:
             found = [sessions.forget(user) for sessions in self._shared_sessions()]
             return any(found)
-        return self._write_and_do([Entry(user, None, time.time_ns() // 1000)])[0]
+        return bool(self._write_and_do([Entry(user, None, time.time_ns() // 1000)])[0])
 
     def reload(self) -> list[str]:
         """Reads every model folder again; requests go on with the model before until the new one is ready.
