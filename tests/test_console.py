@@ -39,7 +39,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         ]
         told += [{"user": EVIL, "item": EVIL, "at": 1}, {"user": 2**62 + 1, "item": "item 5", "at": 1}]
         answer = httpx.post(f"{url}/v1/events", json={"events": told}, headers={"X-API-Key": KEY})
-        assert answer.json() == {"accepted": len(told), "unknown_items": 0}
+        assert answer.json()["accepted"] == len(told)
         yield url
 
 
@@ -104,7 +104,7 @@ def test_a_user_by_keyboard(page: Any, address: str) -> None:
     assert find(page, "#status").text.startswith("ann: 12 events")
     wanted = httpx.post(f"{address}/v1/recommend", json={"user": "ann"}, headers={"X-API-Key": KEY}).json()
     assert texts(page, "#items .name") == wanted["items"]
-    assert find(page, "#answer").text == "From gru4rec (model), by session."
+    assert find(page, "#answer").text == "From gru4rec (model), by session: the model knows events of the user."
 
     assert len(page.find_elements("css selector", "#timeline circle")) == 12
     page.execute_script("document.getElementById('timeline').focus()")
@@ -150,7 +150,7 @@ def test_numbers_stay_exact(page: Any) -> None:
     Select(find(page, "[name=kind]")).select_by_value("number")
     look_up(page, str(2**62 + 1))
     assert find(page, "#status").text.startswith(f"{2**62 + 1}: 1 events")
-    assert find(page, "#answer").text.endswith("by session.")
+    assert find(page, "#answer").text.startswith("From gru4rec (model), by session")
 
 
 def test_live_latency(page: Any) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 
 from chronorec.data.jagged import offsets_of
 from chronorec.engine.adjust import combine, exclude_history
-from chronorec.engine.engine import Recommendations, checked_k
+from chronorec.engine.answers import BY_SESSION, Recommendations
+from chronorec.engine.engine import checked_k
 from chronorec.engine.history import HistoryBatch
 from chronorec.engine.item_table import topk
 from chronorec.engine.live_model import ALWAYS, LiveModel, User, microseconds, seconds
@@ -38,4 +39,4 @@ def recommend_together(
     additions = [exclude_history(batch)] if batch.num_events else []
     adjustment = combine(additions, len(users), engine.num_items)
     codes, scores = topk(states, engine.table, engine.bias, adjustment, most)
-    return [engine.recommendations(codes[row, :k], scores[row, :k]) for row, k in enumerate(ks)]
+    return [engine.recommendations(codes[row, :k], scores[row, :k], BY_SESSION) for row, k in enumerate(ks)]

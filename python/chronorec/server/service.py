@@ -15,6 +15,7 @@ import msgspec
 from chronorec.data.splits import parse_time
 from chronorec.engine import Engine, Near, Recommendations, Rules, Sessions, SharedSessions
 from chronorec.engine.experiment import Experiment, ExposureLog
+from chronorec.engine.fallback import EVER
 from chronorec.engine.item_table import Precision
 from chronorec.engine.together import recommend_together
 from chronorec.server import schemas
@@ -63,8 +64,8 @@ class Service:
         models: variant name to model folder; every event goes to the sessions of all.
         experiment: which variant answers whom, by default equal shares; a history without a user is answered
             by the first.
-        fallback: a model (such as popularity) that speaks where nothing is known of a user; without one the
-            variant itself answers for an empty history.
+        fallback: a model (such as popularity) that speaks where nothing is known of a user; by default the
+            popularity in the folder of the variant does.
         journal: where events are written before they are acknowledged, or None: they are lost at the end.
         shared: URL of a Redis or Valkey that keeps the events in place of a journal, for several servers.
         exposures: where it is noted who was answered by which variant.
@@ -180,9 +181,9 @@ class Service:
             ValueError: neither or both of user and history, or a time that is none.
         """
         name, variant = self._variant_for(request)
-        found, source, model = self._answer(request, variant)
+        found, model = self._answer(request, variant)
         self._note_exposure(request.user, name)
-        return Answer(found.items, found.scores.tolist(), source, model, name, found.unknown_items)
+        return _as_answer(found, model, name)
 
     def recommend_many(self, requests: Sequence[Request]) -> list[Answer | Exception]:
         """Answers to requests that came together, those of :meth:`recommend`, or the errors in their place.
@@ -222,7 +223,7 @@ class Service:
         for user in users:
             self._note_exposure(user, name)
         made = zip(known, found, strict=True)
-        return {n: Answer(best.items, best.scores.tolist(), "session", model, name, 0) for n, best in made}
+        return {number: _as_answer(best, model, name) for number, best in made}
 
     def _note_exposure(self, user: str | int | None, name: str) -> None:
         if self._exposures is not None and user is not None and len(self.variants) > 1:
@@ -262,8 +263,8 @@ class Service:
         ]
         return Reasons(reasons, engine.artifact.name, name)
 
-    def _answer(self, request: Request, variant: Variant) -> tuple[Recommendations, str, str]:
-        """The answer, who spoke, and the name of the model: all of the same moment, also during a reload."""
+    def _answer(self, request: Request, variant: Variant) -> tuple[Recommendations, str]:
+        """The answer and the name of the model: of the same moment, also during a reload."""
         how: dict[str, Any] = {
             "at": request.at,
             "k": request.k,
@@ -275,29 +276,29 @@ class Service:
         if request.history is not None:
             engine = variant.engine
             found = engine.recommend(request.history, times=request.times, **how)
-            source = "popularity" if found.unknown_items == len(request.history) else "history"
-            if source == "history" or self._fallback is None:
-                return found, source, engine.artifact.name
+            if found.unknown_items < len(request.history) or self._fallback is None:
+                return found, engine.artifact.name
         else:
             assert request.user is not None
             with variant.sessions.current(request.user) as live:
-                source = "session" if live.store.contains(request.user) else "popularity"
-                if source == "session" or self._fallback is None:
-                    return live.recommend(request.user, **how), source, live.engine.artifact.name
-        return self._popular(how), source, self._fallback.artifact.name
+                if live.store.contains(request.user) or self._fallback is None:
+                    return live.recommend(request.user, **how), live.engine.artifact.name
+        return self._popular(how), self._fallback.artifact.name
 
     def _popular(self, how: dict[str, Any]) -> Recommendations:
-        """The answer of the fallback; one that has no item vectors does without diversity."""
+        """The answer of the fallback; one that has no item vectors does without diversity and behaviours."""
         assert self._fallback is not None
         if how["rules"] is not None and self._fallback.artifact.table is None:
-            how = how | {"rules": dataclasses.replace(how["rules"], diversity=0.0)}
-        return self._fallback.recommend([], **how)
+            how = how | {"rules": dataclasses.replace(how["rules"], diversity=0.0, behaviour=None)}
+        found = self._fallback.recommend([], **how)
+        reason = "no event is known; the server was given a model for that"
+        return dataclasses.replace(found, source=EVER, reason=reason)
 
     def similar(self, item: str | int, k: int) -> Answer:
         """Items like one item, by the first variant."""
         name, variant = next(iter(self.variants.items()))
         found = variant.engine.similar_items(item, k)
-        return Answer(found.items, found.scores.tolist(), "item", variant.engine.artifact.name, name, 0)
+        return _as_answer(found, variant.engine.artifact.name, name)
 
     def history(self, user: str | int, last: int) -> History:
         """The latest events of a user, as the variant that answers the user knows them."""
@@ -378,6 +379,11 @@ def _is_plain(request: Request) -> bool:
 def _model(name: str, variant: Variant, share: float) -> Model:
     model, streams = variant.engine.artifact, variant.sessions.streams
     return Model(name, model.name, model.identity, model.num_items, share, streams, model.needs_time)
+
+
+def _as_answer(found: Recommendations, model: str, variant: str) -> Answer:
+    scores = found.scores.tolist()
+    return Answer(found.items, scores, found.source, found.reason, model, variant, found.unknown_items)
 
 
 def _rules(asked: schemas.Rules) -> Rules:
