@@ -104,7 +104,9 @@ def test_a_user_by_keyboard(page: Any, address: str) -> None:
     assert find(page, "#status").text.startswith("ann: 12 events")
     wanted = httpx.post(f"{address}/v1/recommend", json={"user": "ann"}, headers={"X-API-Key": KEY}).json()
     assert texts(page, "#items .name") == wanted["items"]
-    assert find(page, "#answer").text == "From gru4rec (model), by session: the model knows events of the user."
+    assert (
+        find(page, "#answer").text == "From gru4rec (model), by session: the model knows events of the user."
+    )
 
     assert len(page.find_elements("css selector", "#timeline circle")) == 12
     page.execute_script("document.getElementById('timeline').focus()")
