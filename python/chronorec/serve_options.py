@@ -8,6 +8,7 @@ SERVE_EXAMPLES = (
     "  chronorec serve model --journal sessions\n"
     '  curl -d \'{"events": [{"user": 42, "item": "espresso"}]}\' localhost:8000/v1/events\n'
     '  curl -d \'{"user": 42, "k": 5}\' localhost:8000/v1/recommend\n'
+    "  chronorec serve model --journal sessions --host 0.0.0.0 --api-keys keys.txt\n"
     "  chronorec serve model --redis redis://localhost:6379/0 --port 8001\n"
     "  chronorec serve new=model2 old=model --shares new=10,old=90 --exposures shown.arrows"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import ipaddress
 import threading
 from pathlib import Path
 from types import FrameType
@@ -54,6 +55,8 @@ def serve(arguments: argparse.Namespace) -> None:
         timeout_graceful_shutdown=_END_SECONDS,
     )
     log_as_json()
+    if arguments.api_keys is None and not _is_local(arguments.host):
+        logger.warning("whoever reaches this port may tell, ask, forget and reload: see --api-keys")
     _Server(config, service, arguments.drain_seconds).run()
 
 
@@ -77,6 +80,13 @@ class _Server(uvicorn.Server):
         timer = threading.Timer(self._drain_seconds, super().handle_exit, (sig, frame))
         timer.daemon = True
         timer.start()
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _named(models: list[str]) -> dict[str, Path]:
