@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gc
 import ipaddress
 import threading
 from pathlib import Path
@@ -57,6 +58,8 @@ def serve(arguments: argparse.Namespace) -> None:
     log_as_json()
     if arguments.api_keys is None and not _is_local(arguments.host):
         logger.warning("whoever reaches this port may tell, ask, forget and reload: see --api-keys")
+    gc.collect()
+    gc.freeze()  # what lives as long as the server is not gone through again, which would hold requests up
     _Server(config, service, arguments.drain_seconds).run()
 
 
