@@ -6,6 +6,7 @@ namespace CHRONOREC_LEVEL {
 namespace {
 
 struct GruCell {
+  using Slots = GruCell;
   static constexpr RecurrentKind kKind = kGru;
   static constexpr int kStateSlot = 1, kUnitPanels = 1;
 

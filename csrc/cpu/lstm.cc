@@ -6,6 +6,7 @@ namespace CHRONOREC_LEVEL {
 namespace {
 
 struct LstmCell {
+  using Slots = LstmCell;
   static constexpr RecurrentKind kKind = kLstm;
   static constexpr int kStateSlot = 0, kUnitPanels = 1;
 

@@ -6,13 +6,16 @@ namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
 
-struct TanhCell {
+struct RnnSlots {
+  using Slots = RnnSlots;
   static constexpr RecurrentKind kKind = kRnn;
   static constexpr int kStateSlot = 0, kUnitPanels = 4;
 
   static int64_t input_gate(int64_t) { return 0; }
   static int64_t state_gate(int64_t) { return 0; }
+};
 
+struct TanhCell : RnnSlots {
   template <typename T>
   static inline vf forward(const float* sums, vf, vf&, vf* saved) {
     return saved[0] = gate_tanh<T>(load(sums));
@@ -25,7 +28,7 @@ struct TanhCell {
   }
 };
 
-struct ReluCell : TanhCell {
+struct ReluCell : RnnSlots {
   template <typename T>
   static inline vf forward(const float* sums, vf, vf&, vf* saved) {
     const vf sum = load(sums);
