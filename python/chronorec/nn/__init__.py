@@ -9,6 +9,7 @@ from chronorec.nn.gru import GRU
 from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
 from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
+from chronorec.nn.pair_head import PairHead
 from chronorec.nn.rnn import RNN
 from chronorec.nn.time_features import EventTime, RequestTime
 
@@ -23,6 +24,7 @@ __all__ = [
     "GraphAttention",
     "GraphConvolution",
     "HSTUBlock",
+    "PairHead",
     "RecurrentBase",
     "RequestTime",
     "SelfAttention",
