@@ -44,7 +44,7 @@ class BackwardGroup {
       const int64_t active = tile.active(t);
       if (!slice_.has_room(active)) slice_.add_products();
       for (int64_t i = 0; i < active; ++i) event_gradients(tile, i, t);
-      slice_.multiply_step(tile, t, active, room_.through);
+      slice_.multiply_step(active, room_.through);
     }
     for (int64_t i = 0; i < tile.rows; ++i) store_initial(tile.sequence[i], i * b_.state_stride);
   }
@@ -61,8 +61,8 @@ class BackwardGroup {
     const T* grad_output = row_of<T>(args.grad_output, event);
     const T* state_before =
         t > 0 ? args.output.as<const T>() + before * b_.hidden : row_of<T>(args.initial_state, sequence);
-    const float* saved = args.saved.as<const float>() + event * B::kSaved * b_.padded;
-    const float* saved_before = saved - tile.step * B::kSaved * b_.padded;
+    const T* saved = args.saved.as<const T>() + event * B::kSaved * b_.padded;
+    const T* saved_before = saved - tile.step * B::kSaved * b_.padded;
     const auto place = slice_.add_event(i, event);
     for (int64_t unit = 0; unit < b_.padded; unit += kLanes) {
       const int64_t left = b_.hidden - unit, at = i * b_.state_stride + unit;
@@ -95,7 +95,7 @@ class BackwardGroup {
   // What the step before will read: too many rows, too far apart, for the hardware to foresee.
   void prefetch_before(int64_t event, int64_t before) {
     const RecurrentBackwardArgs& args = b_.args;
-    prefetch_row(args.saved.as<const float>() + event * B::kSaved * b_.padded, B::kSaved * b_.padded);
+    prefetch_row(args.saved.as<const T>() + event * B::kSaved * b_.padded, B::kSaved * b_.padded);
     prefetch_row(row_of<T>(args.grad_output, event), b_.hidden);
     prefetch_row(row_of<T>(args.values, event), b_.input);
     if (before >= 0) prefetch_row(args.output.as<const T>() + before * b_.hidden, b_.hidden);

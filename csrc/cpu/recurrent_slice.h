@@ -84,6 +84,7 @@ class EventSlice<Slots, float> {
   // The next event: row `row` of its step.
   Place add_event(int64_t row, int64_t event) {
     const int64_t k = count_++;
+    events_[k] = event;
     load_row(row_of<float>(b_.args.values, event), b_.input, room_.inputs + k * input_stride_);
     return {room_.gates + row * gate_stride_, room_.gradients + k * kBlock,
             room_.states + k * b_.state_stride};
@@ -100,8 +101,9 @@ class EventSlice<Slots, float> {
     }
   }
 
-  // Gradients of the values of a step, and of the states before it through weight_hh.
-  void multiply_step(const SequenceTile& tile, int64_t t, int64_t active, float* through) {
+  // Of the step of the last `active` events the gradients of the values, and through weight_hh those of the
+  // states before.
+  void multiply_step(int64_t active, float* through) const {
     const RecurrentBackwardArgs& args = b_.args;
     const int64_t depth = B::kGates * b_.padded, wide = padded_units(b_.input);
     for (int64_t i = 0; i < active * wide; ++i) room_.values[i] = 0;
@@ -114,7 +116,7 @@ class EventSlice<Slots, float> {
                 b_.padded / kPanel, through, b_.state_stride);
     for (int64_t i = 0; i < active; ++i)
       store_row(room_.values + i * wide, b_.input,
-                args.grad_values.as<float>() + tile.event(i, t) * b_.input);
+                args.grad_values.as<float>() + events_[count_ - active + i] * b_.input);
   }
 
   // The outer products of the events gathered so far go into the gradients of the weights.
@@ -150,6 +152,7 @@ class EventSlice<Slots, float> {
   const int64_t gate_stride_ = row_stride(B::kSlots * b_.padded);
   const int64_t input_stride_ = row_stride(padded_units(b_.input));
   int64_t count_ = 0;
+  int64_t events_[kSlice];
 };
 
 }  // namespace

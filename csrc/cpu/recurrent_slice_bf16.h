@@ -60,7 +60,7 @@ class EventSlice<Slots, bf16> {
     for (int s = 0; s < B::kSlots; ++s) store_rounded(to.gradients + s * units_ + unit, grads[s]);
   }
 
-  void multiply_step(const SequenceTile&, int64_t, int64_t active, float* through) const {
+  void multiply_step(int64_t active, float* through) const {
     multiply_gates(
         count_ - active, active, Slots::kStateSlot, b_.scratch.weight_hh, b_.hidden,
         [&](int64_t i, int64_t unit, vf value) { store(through + i * b_.state_stride + unit, value); });

@@ -21,7 +21,8 @@ struct TanhCell : RnnSlots {
     return saved[0] = gate_tanh<T>(load(sums));
   }
 
-  static inline vf backward(const float* saved, vf, vf d_state, vf, vf&, vf* grads) {
+  template <typename T>
+  static inline vf backward(const T* saved, vf, vf d_state, vf, vf&, vf* grads) {
     const vf state = load(saved);
     grads[0] = d_state * (splat(1) - state * state);
     return splat(0);
@@ -35,7 +36,8 @@ struct ReluCell : RnnSlots {
     return saved[0] = sum < splat(0) ? splat(0) : sum;  // NaN stays
   }
 
-  static inline vf backward(const float* saved, vf, vf d_state, vf, vf&, vf* grads) {
+  template <typename T>
+  static inline vf backward(const T* saved, vf, vf d_state, vf, vf&, vf* grads) {
     grads[0] = load(saved) <= splat(0) ? splat(0) : d_state;
     return splat(0);
   }
