@@ -70,9 +70,9 @@ class Choice:
         self.depth = most if self._chosen is not None else min(reach, most)
 
     def scored_by(self, table: ItemTable, bias: Floats) -> Choice:
-        """The same choice among scores ``state . table + bias``."""
+        """The same choice among scores ``state . table + bias`` of a model that knows no behaviours."""
         other = copy.copy(self)
-        other._table, other._bias = table, other._boosted(bias)
+        other._table, other._bias, other._ranking = table, other._boosted(bias), None
         return other
 
     def best(self, states: Floats, adjustment: Adjustment | None, at: Int64s | None) -> tuple[Int32s, Floats]:
@@ -103,11 +103,11 @@ class Choice:
             return None
         allow = np.ones(num_items, np.uint8)
         for column, values in rules.allow.items():
-            allow &= _mask(self._catalogue.having(column, values), num_items)
+            allow &= _mask(self._catalogue.having(column, values, "allow"), num_items)
         if rules.near is not None:
             allow &= _mask(self._catalogue.within(rules.near), num_items)
         for column, values in rules.deny.items():
-            allow[self._catalogue.having(column, values)] = 0
+            allow[self._catalogue.having(column, values, "deny")] = 0
         allow[blocked] = 0
         return allow
 
@@ -121,7 +121,7 @@ class Choice:
             if code >= 0:
                 boosted[code] += number
         for column, value, number in rules.boost_category:
-            boosted[self._catalogue.having(column, [value])] += np.float32(number)
+            boosted[self._catalogue.having(column, [value], "boost_category")] += np.float32(number)
         return boosted
 
     def _pinned(self, k: int) -> tuple[Int64s, Int32s]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 User = str | int
 
-_ALWAYS = 2**63 - 1
+ALWAYS = 2**63 - 1
+_OPEN = nullcontext()
 SNAPSHOT = b"chronorec.sessions 1"
 
 
@@ -47,7 +49,7 @@ class LiveModel(NamedTuple):
     @classmethod
     def make(cls, engine: Engine, memory: int, idle_seconds: int) -> LiveModel:
         """A model with an empty store; ``idle_seconds`` 0: nobody is forgotten for being idle."""
-        program, table = stream_program(engine.artifact), engine.table
+        program, table = stream_program(engine.artifact, engine.precisions), engine.table
         store = _core.Sessions(
             _core.Program() if program is None else program,
             table.panels,
@@ -83,26 +85,18 @@ class LiveModel(NamedTuple):
             return self._recompute(user, at, k, exclude_seen, exclude, candidates, rules)
         if rules is not None:
             return self._from_state(user, at, exclude_seen, engine.choice(k, exclude, candidates, rules))
-        vocabulary = engine.vocabulary
-        blocked = known(vocabulary.codes_of(exclude, "exclude"))
-        allowed = None
+        vocabulary, blocked, allowed = engine.vocabulary, None, None
+        if not isinstance(exclude, tuple) or exclude:  # the common case costs nothing
+            blocked = known(vocabulary.codes_of(exclude, "exclude"))
         if candidates is not None:
             allowed = np.zeros(engine.num_items, np.uint8)
             allowed[known(vocabulary.codes_of(candidates, "candidates"))] = 1
+        now = microseconds(None)
+        asked, end = (now, ALWAYS) if at is None else (microseconds(at),) * 2
+        leave_seen = engine.leaves_seen(exclude_seen)
         scores = np.empty(min(k, engine.num_items), np.float32)
-        codes = np.empty(len(scores), np.int32)
-        self.store.recommend(
-            user,
-            microseconds(at),
-            _ALWAYS if at is None else microseconds(at),
-            seconds(),
-            engine.leaves_seen(exclude_seen),
-            blocked if len(blocked) else None,
-            allowed,
-            scores,
-            codes,
-        )
-        return engine.recommendations(codes, scores, BY_SESSION)
+        codes = self.store.recommend(user, asked, end, now // 1_000_000, leave_seen, blocked, allowed, scores)
+        return Recommendations(vocabulary.named(codes), scores[: len(codes)], 0, *BY_SESSION)
 
     def _is_unknown(self, user: User, at: When | None) -> bool:
         """Whether nothing is known of what a user did, before ``at`` where it is given."""
@@ -150,7 +144,7 @@ class LiveModel(NamedTuple):
         """The answer by rules, from the state that is kept."""
         engine, now = self.engine, microseconds(at)
         state = np.empty((1, engine.table.panels.shape[1]), np.float32)
-        end = _ALWAYS if at is None else now
+        end = ALWAYS if at is None else now
         seen = np.frombuffer(self.store.query(user, now, end, seconds(), state[0]), np.int32)
         batch = HistoryBatch(seen, np.array([0, len(seen)], np.int64), engine.num_items)
         additions = [exclude_history(batch)] if engine.leaves_seen(exclude_seen) else []
@@ -190,8 +184,18 @@ class LiveModel(NamedTuple):
             ]
             yield pa.record_batch(columns, schema=schema)
 
-    def restore(self, batch: pa.RecordBatch) -> int:
-        """Adds sessions; returns how many. Items that the model does not know are left out."""
+    def restore(
+        self,
+        batch: pa.RecordBatch,
+        gate: AbstractContextManager[Any] = _OPEN,
+        forgotten: Collection[User] = (),
+    ) -> int:
+        """Adds sessions; returns how many. Items that the model does not know are left out.
+
+        Args:
+            gate: held while a session is added; who forgets a user meanwhile holds it too.
+            forgotten: users who are left out, since what the batch knows of them was erased.
+        """
         now = seconds()
         items, times = batch.column("items"), batch.column("times")
         offsets = items.offsets.to_numpy()
@@ -202,7 +206,9 @@ class LiveModel(NamedTuple):
             events = slice(offsets[row], offsets[row + 1])
             kept = codes[events] >= 0
             user = number if text is None else text
-            self.store.append(user, codes[events][kept], micros[events][kept], now)
+            with gate:
+                if user not in forgotten:
+                    self.store.append(user, codes[events][kept], micros[events][kept], now)
         return int(batch.num_rows)
 
 

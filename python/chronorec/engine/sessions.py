@@ -6,6 +6,7 @@ import datetime
 import os
 import threading
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from chronorec.data.out_of_core import parse_bytes
 from chronorec.engine.answers import Recommendations
 from chronorec.engine.engine import Engine
 from chronorec.engine.explain import Explanation
-from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds, seconds
+from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
 from chronorec.engine.update import Updated, read_events, updated
@@ -49,6 +50,7 @@ class Sessions:
         self._idle_seconds = idle_seconds(forget_after)
         self._live = self._model(engine)
         self._next: LiveModel | None = None  # while a reload is under way
+        self._forgotten: set[User] = set()  # since it began
         self._gate = threading.Lock()  # between events and the two moments of a reload
         self._changes = threading.RLock()  # one reload or update at a time
 
@@ -65,6 +67,10 @@ class Sessions:
         """Whether a state is kept from event to event; else each answer runs the model over the history."""
         return self._live.streams
 
+    def current(self, user: User) -> AbstractContextManager[LiveModel]:
+        """The model of this moment: answers of it and its name belong together, whatever is reloaded."""
+        return nullcontext(self._live)
+
     # --- events ---------------------------------------------------------------------------------------
 
     def append(self, user: User, item: Hashable, *, at: When | None = None) -> bool:
@@ -77,7 +83,8 @@ class Sessions:
             item: id as in the log.
             at: when it happened, by default now; one older than events already here is put in its place.
         """
-        when, now = microseconds(at), seconds()
+        clock = microseconds(None)
+        when, now = clock if at is None else microseconds(at), clock // 1_000_000
         with self._gate:
             live, coming = self._live, self._next
             kept = live.append(user, item, when, now)
@@ -98,6 +105,7 @@ class Sessions:
         """Erases everything about a user; False if there was nothing."""
         with self._gate:
             if self._next is not None:
+                self._forgotten.add(user)
                 self._next.store.forget(user)
             return self._live.store.forget(user)
 
@@ -178,9 +186,14 @@ class Sessions:
         with self._changes:
             coming = self._model(engine)
             with self._gate:  # from here on it hears of every event
-                live, self._next = self._live, coming
-            for batch in live.batches():
-                coming.restore(batch)
+                live, self._next, self._forgotten = self._live, coming, set()
+            try:
+                for batch in live.batches():
+                    coming.restore(batch, self._gate, self._forgotten)
+            except BaseException:
+                with self._gate:
+                    self._next = None
+                raise
             with self._gate:
                 self._live, self._next = coming, None
 
