@@ -3,12 +3,14 @@
 from chronorec.nn._recurrent import RecurrentBase
 from chronorec.nn.attention import SelfAttention, TransformerBlock
 from chronorec.nn.copy import Candidates, CopyHead
+from chronorec.nn.fusion import FusedAttention
 from chronorec.nn.gap_bias import GapBias
 from chronorec.nn.graph import GraphAttention, GraphConvolution
 from chronorec.nn.gru import GRU
 from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
 from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
+from chronorec.nn.rescore import Rescore
 from chronorec.nn.rnn import RNN
 from chronorec.nn.segment_memory import SegmentMemory
 from chronorec.nn.time_features import EventTime, RequestTime
@@ -20,12 +22,14 @@ __all__ = [
     "Candidates",
     "CopyHead",
     "EventTime",
+    "FusedAttention",
     "GapBias",
     "GraphAttention",
     "GraphConvolution",
     "HSTUBlock",
     "RecurrentBase",
     "RequestTime",
+    "Rescore",
     "SegmentMemory",
     "SelfAttention",
     "TransformerBlock",

@@ -153,6 +153,21 @@ class LogBilinearConfig(_SequenceConfig):
 
 
 @dataclass(frozen=True)
+class DualEncoderConfig(_SequenceConfig):
+    """See :class:`chronorec.models.DualEncoder`; needs features in the item table."""
+
+    kind: ClassVar[str] = "dual-encoder"
+    item_bias: bool = True
+    hidden_size: int = _limited(64, 1)
+    heads: int = _limited(2, 1)
+    candidates: int = _limited(500, 1)
+
+    def __post_init__(self) -> None:
+        if self.copy:
+            raise ConfigError("model.copy: dual-encoder has none, since its candidates are scored again")
+
+
+@dataclass(frozen=True)
 class PopularityConfig:
     """See :class:`chronorec.models.Popularity`; ``days = 0`` counts all events."""
 
@@ -188,7 +203,9 @@ class UserNeighboursConfig:
     share: float = _limited(0.5, 0, 1)
 
 
-SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig | LogBilinearConfig
+SequenceConfig = (
+    SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig | LogBilinearConfig | DualEncoderConfig
+)
 CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig | UserNeighboursConfig
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}

@@ -162,6 +162,7 @@ class Loop:
         wanted = torch.from_numpy(batch.targets).to(self.device).long()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             hidden, targets, target_offsets = self.model.predictions(sequences, wanted, target_offsets)
+        extra = self.model.extra_loss(sequences, hidden, targets, target_offsets)
         table = self.model.output_table
         bias: Tensor | None = self.model.item_bias
         candidates = self.model.candidates(sequences, hidden)
@@ -170,7 +171,7 @@ class Loop:
         if self.config.precision == "bf16":
             hidden, table = hidden.bfloat16(), table.bfloat16()
             bias = None if bias is None else bias.bfloat16()
-        return item_cross_entropy(
+        return extra + item_cross_entropy(
             hidden,
             table,
             targets,

@@ -16,6 +16,7 @@ from chronorec import _core
 from chronorec.artifact import Artifact, check_target
 from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.counts import event_counts
+from chronorec.data.feature_matrix import feature_matrix
 from chronorec.data.jagged import Int64s
 from chronorec.data.segments import BasketSegments, EventSegments
 from chronorec.data.splits import Split
@@ -25,6 +26,7 @@ from chronorec.models import (
     HSTU,
     BERT4Rec,
     CountingModel,
+    DualEncoder,
     GRU4Rec,
     LogBilinear,
     Markov,
@@ -39,6 +41,7 @@ from chronorec.training.config import (
     Config,
     ConfigError,
     CountingConfig,
+    DualEncoderConfig,
     GRU4RecConfig,
     HSTUConfig,
     LogBilinearConfig,
@@ -213,6 +216,7 @@ _MODELS: dict[type[SequenceConfig], type[SequenceModel]] = {
     GRU4RecConfig: GRU4Rec,
     HSTUConfig: HSTU,
     LogBilinearConfig: LogBilinear,
+    DualEncoderConfig: DualEncoder,
 }
 
 
@@ -224,6 +228,8 @@ def build_model(config: SequenceConfig, histories: Histories) -> SequenceModel:
     """
     model: Any = _MODELS[type(config)]
     settings = dataclasses.asdict(config) | {"timezone": histories.timezone}
+    if isinstance(config, DualEncoderConfig):
+        settings["features"] = feature_matrix(histories.items)
     built: SequenceModel = model(histories.num_items, **settings)
     if built.needs_time and not histories.has_time:
         raise ConfigError(
