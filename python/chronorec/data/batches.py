@@ -7,12 +7,13 @@ The draws come from numpy's ``default_rng``, whose streams numpy keeps stable wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from chronorec.data.jagged import Int32s, Int64s, offsets_of, ranges
 
@@ -29,6 +30,7 @@ class Batch:
         items, targets: int32 [n].
         times: int64 [n], microseconds, when each input happened; None where the log has no times.
         asked: int64 [n], when its target did, which is when the answer is asked for; or None.
+        labels: further columns of the targets, by name, each [n].
         previous: int64 [S], the row of the batch before that each segment goes on, or -1; None: windows.
     """
 
@@ -37,6 +39,7 @@ class Batch:
     targets: Int32s
     times: Int64s | None = None
     asked: Int64s | None = None
+    labels: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     previous: Int64s | None = None
 
     def __len__(self) -> int:
@@ -175,6 +178,7 @@ class EventBatches(Windows[Batch]):
         begin, end: int64 [B], the training range of every user: ``split.begin`` and ``split.train_end``.
         max_length: the most targets of a window.
         batch_events: the most targets of a batch (its token budget), at least ``max_length``.
+        labels: event columns whose entries at the targets belong to the batches.
     """
 
     def __init__(
@@ -186,9 +190,11 @@ class EventBatches(Windows[Batch]):
         max_length: int,
         batch_events: int,
         seed: int = 0,
+        labels: Sequence[str] = (),
     ) -> None:
         super().__init__(begin, end, max_length=max_length, batch_events=batch_events, seed=seed)
         self._histories = histories
+        self._labels = {name: histories.columns[name] for name in labels}
 
     def _gather(self, begin: Int64s, end: Int64s) -> Batch:
         inputs = ranges(begin, end - begin)
@@ -199,6 +205,7 @@ class EventBatches(Windows[Batch]):
             targets=item[inputs + 1],
             times=None if time is None else time[inputs],
             asked=None if time is None else time[inputs + 1],
+            labels={name: column[inputs + 1] for name, column in self._labels.items()},
         )
 
 

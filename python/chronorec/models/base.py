@@ -116,6 +116,8 @@ class SequenceModel(nn.Module, ABC):
         #: Whether the states depend on the times of tokens or of requests.
         self.needs_time = time_features or request_time
         self.dropout = nn.Dropout(dropout)
+        #: What is predicted beside the next item, by name: :class:`chronorec.models.heads.Head`.
+        self.heads = nn.ModuleDict()
 
     @property
     def history_length(self) -> int:
@@ -262,6 +264,7 @@ class SequenceModel(nn.Module, ABC):
             max_length=self.history_length,
             needs_time=self.needs_time,
             adjustments=[] if self.copy is None else [copy_adjustment("copy", self.copy)],
+            heads=[head.spec(f"heads.{name}") for name, head in self.heads.items()],  # type: ignore[operator]
             **fields,
         )
 

@@ -10,6 +10,7 @@ from chronorec.nn.gru import GRU
 from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
 from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
+from chronorec.nn.pair_head import PairHead
 from chronorec.nn.rescore import Rescore
 from chronorec.nn.rnn import RNN
 from chronorec.nn.segment_memory import SegmentMemory
@@ -27,6 +28,7 @@ __all__ = [
     "GraphAttention",
     "GraphConvolution",
     "HSTUBlock",
+    "PairHead",
     "RecurrentBase",
     "RequestTime",
     "Rescore",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chronorec.data.batches import BasketBatch, Batch
 from chronorec.models import SequenceModel, Sequences
+from chronorec.models.heads import Examples, heads_of
 from chronorec.nn import RecurrentBase, mixed_cross_entropy
 from chronorec.ops.item_cross_entropy import item_cross_entropy
 from chronorec.progress import Progress, scaled
@@ -162,16 +163,24 @@ class Loop:
         wanted = torch.from_numpy(batch.targets).to(self.device).long()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             hidden, targets, target_offsets = self.model.predictions(sequences, wanted, target_offsets)
-        extra = self.model.extra_loss(sequences, hidden, targets, target_offsets)
         table = self.model.output_table
         bias: Tensor | None = self.model.item_bias
         candidates = self.model.candidates(sequences, hidden)
+        heads = self._head_loss(batch, hidden.float(), sequences.offsets, targets)
         if candidates is not None:
-            return mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
+            loss = mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
+            return heads + loss
+        extra = self.model.extra_loss(sequences, hidden, targets, target_offsets)
+        return heads + extra + self._item_loss(hidden, targets, target_offsets)
+
+    def _item_loss(self, hidden: Tensor, targets: Tensor, target_offsets: Tensor | None = None) -> Tensor:
+        """Of states and the items that came after them, in the configured precision."""
+        table = self.model.output_table
+        bias: Tensor | None = self.model.item_bias
         if self.config.precision == "bf16":
             hidden, table = hidden.bfloat16(), table.bfloat16()
             bias = None if bias is None else bias.bfloat16()
-        return extra + item_cross_entropy(
+        return item_cross_entropy(
             hidden,
             table,
             targets,
@@ -179,6 +188,17 @@ class Loop:
             bias=bias,
             **self._against(),
         )
+
+    def _head_loss(
+        self, batch: Batch | BasketBatch, states: Tensor, offsets: Tensor, targets: Tensor
+    ) -> Tensor | float:
+        """The weighted losses of what the model predicts beside the next item."""
+        if isinstance(batch, BasketBatch) or not self.model.heads:
+            return 0.0
+        labels = {name: torch.from_numpy(column).to(self.device) for name, column in batch.labels.items()}
+        examples = Examples(states, offsets, targets, labels, self.model.output_table, self._item_loss)
+        losses = [head.weight * head.loss(examples) for head in heads_of(self.model)]
+        return torch.stack(losses).sum()
 
     def _against(self) -> dict[str, Any]:
         """The loss, and the negatives of this step where it has some."""
