@@ -18,6 +18,7 @@ from chronorec.engine.rescore import first_stage
 from chronorec.models import DualEncoder
 from chronorec.training import Config, load_config, train
 from chronorec.training.comparison import compare
+from chronorec.training.config import ConfigError
 from tests.support.logs import DAY, basket_log, cycle_log, histories_of
 
 
@@ -147,3 +148,13 @@ def test_a_broken_second_stage_is_refused(count: Any) -> None:
     artifact.adjustments[-1]["count"] = count
     with pytest.raises(ArtifactError, match="rescore: count: wanted a whole number from 1"):
         Engine(artifact)
+
+
+def test_does_not_go_on_from_a_model() -> None:
+    """Of a grown item table the same column of numbers may mean something else."""
+    histories = six_ago()
+    start = train(config_of("training.epochs=1"), histories, quiet=True).artifact
+    with pytest.raises(
+        ConfigError, match="does not go on from a model, since item features are encoded anew"
+    ):
+        train(config_of("training.epochs=1"), histories, start=start, quiet=True)
