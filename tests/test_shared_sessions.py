@@ -334,7 +334,11 @@ def test_two_http_servers(server: Server, tmp_path: Path) -> None:
         TestClient(make_app(Service(models, shared=server.url))) as there,
     ):
         body = {"events": [{"user": 5, "item": f"item {code}", "at": code} for code in (3, 30, 99)]}
-        assert here.post("/v1/events", json=body).json() == {"accepted": 2, "unknown_items": 1}
+        assert here.post("/v1/events", json=body).json() == {
+            "accepted": 2,
+            "unknown_items": 1,
+            "repeated": 0,
+        }
         answers = [side.post("/v1/recommend", json={"user": 5}).json() for side in (here, there)]
         assert answers[0] == answers[1]
         assert answers[0]["source"] == "session"
@@ -362,3 +366,17 @@ def test_a_server_without_its_store_says_so(tmp_path: Path) -> None:
             assert "the store of sessions does not answer" in refused.json()["error"]
         assert client.delete("/v1/users/number/1").status_code == 503
         assert client.post("/v1/recommend", json={"history": ["item 1"]}).status_code == 200
+
+
+def test_an_event_counts_once_by_its_id(server: Server, prefix: str) -> None:
+    """Whatever process it was told to, and whichever of its users was forgotten meanwhile."""
+    first, second = (SharedSessions(engine_of(), server.url, prefix=prefix) for _ in "ab")
+    told = [(7, "item 3", 1), (8, "item 4", 1), (7, "item 5", 2), (7, "nothing", 3)]
+    ids = ["a", 1, "1", None]
+    assert first.tell(told, ids) == [True, True, True, False]
+    assert second.tell([(7, "item 3", 9), *told[1:]], ids) == [None, None, None, False]
+    assert second.history(7)[0] == ["item 3", "item 5"]
+    assert first.tell([(9, "item 3", 1), (9, "item 4", 2)], ["x", "x"]) == [True, None]
+    first.forget(7)
+    assert second.tell(told[:1], ids[:1]) == [None]
+    assert 7 not in second

@@ -148,7 +148,7 @@ class Artifact:
         digest = hashlib.sha256(_digest(named | {"num_items": self.num_items}).encode())
         for name, value in sorted(self.weights.items()):
             digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
+            digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 User = str | int
 
-_ALWAYS = 2**63 - 1
+ALWAYS = 2**63 - 1
+_OPEN = nullcontext()
 SNAPSHOT = b"chronorec.sessions 1"
 
 
@@ -90,7 +92,7 @@ class LiveModel(NamedTuple):
             allowed = np.zeros(engine.num_items, np.uint8)
             allowed[known(vocabulary.codes_of(candidates, "candidates"))] = 1
         now = microseconds(None)
-        asked, end = (now, _ALWAYS) if at is None else (microseconds(at),) * 2
+        asked, end = (now, ALWAYS) if at is None else (microseconds(at),) * 2
         leave_seen = engine.leaves_seen(exclude_seen)
         scores = np.empty(min(k, engine.num_items), np.float32)
         codes = self.store.recommend(user, asked, end, now // 1_000_000, leave_seen, blocked, allowed, scores)
@@ -142,7 +144,7 @@ class LiveModel(NamedTuple):
         """The answer by rules, from the state that is kept."""
         engine, now = self.engine, microseconds(at)
         state = np.empty((1, engine.table.panels.shape[1]), np.float32)
-        end = _ALWAYS if at is None else now
+        end = ALWAYS if at is None else now
         seen = np.frombuffer(self.store.query(user, now, end, seconds(), state[0]), np.int32)
         batch = HistoryBatch(seen, np.array([0, len(seen)], np.int64), engine.num_items)
         additions = [exclude_history(batch)] if engine.leaves_seen(exclude_seen) else []
@@ -182,8 +184,18 @@ class LiveModel(NamedTuple):
             ]
             yield pa.record_batch(columns, schema=schema)
 
-    def restore(self, batch: pa.RecordBatch) -> int:
-        """Adds sessions; returns how many. Items that the model does not know are left out."""
+    def restore(
+        self,
+        batch: pa.RecordBatch,
+        gate: AbstractContextManager[Any] = _OPEN,
+        forgotten: Collection[User] = (),
+    ) -> int:
+        """Adds sessions; returns how many. Items that the model does not know are left out.
+
+        Args:
+            gate: held while a session is added; who forgets a user meanwhile holds it too.
+            forgotten: users who are left out, since what the batch knows of them was erased.
+        """
         now = seconds()
         items, times = batch.column("items"), batch.column("times")
         offsets = items.offsets.to_numpy()
@@ -194,7 +206,9 @@ class LiveModel(NamedTuple):
             events = slice(offsets[row], offsets[row + 1])
             kept = codes[events] >= 0
             user = number if text is None else text
-            self.store.append(user, codes[events][kept], micros[events][kept], now)
+            with gate:
+                if user not in forgotten:
+                    self.store.append(user, codes[events][kept], micros[events][kept], now)
         return int(batch.num_rows)
 
 
