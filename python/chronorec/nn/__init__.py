@@ -3,6 +3,7 @@
 from chronorec.nn._recurrent import RecurrentBase
 from chronorec.nn.attention import SelfAttention, TransformerBlock
 from chronorec.nn.copy import Candidates, CopyHead
+from chronorec.nn.fusion import FusedAttention
 from chronorec.nn.gap_bias import GapBias
 from chronorec.nn.graph import GraphAttention, GraphConvolution
 from chronorec.nn.gru import GRU
@@ -10,6 +11,7 @@ from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
 from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
 from chronorec.nn.pair_head import PairHead
+from chronorec.nn.rescore import Rescore
 from chronorec.nn.rnn import RNN
 from chronorec.nn.segment_memory import SegmentMemory
 from chronorec.nn.time_features import EventTime, RequestTime
@@ -21,6 +23,7 @@ __all__ = [
     "Candidates",
     "CopyHead",
     "EventTime",
+    "FusedAttention",
     "GapBias",
     "GraphAttention",
     "GraphConvolution",
@@ -28,6 +31,7 @@ __all__ = [
     "PairHead",
     "RecurrentBase",
     "RequestTime",
+    "Rescore",
     "SegmentMemory",
     "SelfAttention",
     "TransformerBlock",

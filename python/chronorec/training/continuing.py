@@ -12,7 +12,7 @@ import torch
 from chronorec.artifact import Artifact
 from chronorec.data.splits import Split, format_time
 from chronorec.engine.fallback import RECENT
-from chronorec.training.config import Config, ConfigError, SequenceConfig, config_from_text
+from chronorec.training.config import Config, ConfigError, DualEncoderConfig, SequenceConfig, config_from_text
 
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
@@ -75,6 +75,11 @@ def _check_model(start: Artifact, config: Config) -> None:
     before = config_from_text(start.config, f"configuration of {start.name}").model
     if not isinstance(before, SequenceConfig):
         raise ConfigError(f"{start.name}: was counted, not trained; counting anew is all that it takes")
+    if isinstance(before, DualEncoderConfig):
+        raise ConfigError(
+            f"model.kind: {before.kind!r} does not go on from a model, since item features are encoded anew "
+            "with every log; train without --from"
+        )
     if type(before) is not type(config.model):
         raise ConfigError(f"model.kind: wanted {before.kind!r} as in the model, got {config.model.kind!r}")
     for name, value in dataclasses.asdict(before).items():
