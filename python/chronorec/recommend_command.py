@@ -31,6 +31,8 @@ def add_recommend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at", help="time of the request, ISO; by default now")
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--exclude-seen", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--behaviour", help="rank by how likely an item is next by it, such as buy")
+    parser.add_argument("--steps", type=int, help="say how this many next events may go, -k ways")
     parser.add_argument("--explain", action="store_true", help="say which events carried each item")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -38,27 +40,25 @@ def add_recommend_arguments(parser: argparse.ArgumentParser) -> None:
 
 def recommend(arguments: argparse.Namespace) -> None:
     """Answers for one history, or for a file of them."""
-    from chronorec.engine import Engine
-    from chronorec.engine.describe import explanation_lines, item_lines
+    from chronorec.engine import Engine, Predictor, Rules
+    from chronorec.engine.describe import explanation_lines, forecast_lines, item_lines
 
     if (arguments.batch is None) != (arguments.output is None):
         raise ValueError("--batch, --output: wanted both or neither")
-    if arguments.batch is not None and (arguments.explain or arguments.json):
-        raise ValueError("--explain, --json: not with --batch")
+    if arguments.batch is not None and (arguments.explain or arguments.json or arguments.steps):
+        raise ValueError("--explain, --json, --steps: not with --batch")
     engine = Engine.load(arguments.model)
     if arguments.batch is not None:
         _recommend_batch(arguments, engine)
         return
     history, times, sessions = _read_history(arguments, engine)
-    answer = engine.recommend(
-        history,
-        times=times,
-        sessions=sessions,
-        at=arguments.at,
-        k=arguments.k,
-        exclude_seen=arguments.exclude_seen,
-    )
     context: dict[str, Any] = {"times": times, "sessions": sessions, "at": arguments.at}
+    wanted = {"exclude_seen": arguments.exclude_seen, **context}
+    if arguments.steps is not None:
+        ways = Predictor(engine).forecast(history, arguments.steps, beams=arguments.k, **wanted)
+        print(json.dumps([*map(dataclasses.asdict, ways)]) if arguments.json else forecast_lines(ways))
+        return
+    answer = engine.recommend(history, k=arguments.k, rules=Rules(behaviour=arguments.behaviour), **wanted)
     reasons = engine.explain(history, answer.items, **context) if arguments.explain else []
     if arguments.json:
         said = dataclasses.asdict(answer) | {"scores": answer.scores.tolist()}
@@ -75,9 +75,10 @@ def recommend(arguments: argparse.Namespace) -> None:
 
 
 def _recommend_batch(arguments: argparse.Namespace, engine: Any) -> None:
-    from chronorec.engine import recommend_file
+    from chronorec.engine import Rules, recommend_file
 
-    how = {"at": arguments.at, "k": arguments.k, "exclude_seen": arguments.exclude_seen}
+    how: dict[str, Any] = {"at": arguments.at, "k": arguments.k, "exclude_seen": arguments.exclude_seen}
+    how["rules"] = Rules(behaviour=arguments.behaviour)
     answered = recommend_file(engine, arguments.batch, arguments.output, quiet=arguments.quiet, **how)
     print(f"{arguments.output}: answers to {answered:,} requests")
 

@@ -5,7 +5,9 @@ from chronorec.engine.approximate import Search, SearchReport, measure_search, s
 from chronorec.engine.batch_files import recommend_file, recommend_stream
 from chronorec.engine.engine import Engine
 from chronorec.engine.explain import EventShare, Explanation
+from chronorec.engine.forecast import Forecast
 from chronorec.engine.precision import Precisions
+from chronorec.engine.predictor import Predictor
 from chronorec.engine.rules import Near, Rules
 from chronorec.engine.sessions import Sessions
 from chronorec.engine.shared_sessions import SharedSessions
@@ -15,8 +17,10 @@ __all__ = [
     "Engine",
     "EventShare",
     "Explanation",
+    "Forecast",
     "Near",
     "Precisions",
+    "Predictor",
     "Recommendations",
     "Rules",
     "Search",

@@ -41,6 +41,7 @@ class Said(NamedTuple):
 
 BY_HISTORY = Said("history", "the model knows items of the history")
 BY_SESSION = Said("session", "the model knows events of the user")
+BY_STEPS = Said("history", "the model has a head for each step ahead")
 BY_LIKENESS = Said("item", "the vectors of these items are the nearest")
 
 

@@ -67,6 +67,10 @@ class Search(NamedTuple):
         return search
 
 
+#: A kind with its usual number of probes, or both.
+AnySearch = SearchKind | Search
+
+
 class ItemIndex:
     """A faiss index over the items of a model; :func:`index_of` makes it."""
 

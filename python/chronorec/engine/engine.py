@@ -16,15 +16,16 @@ from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, offsets_of
 from chronorec.engine import adjust
 from chronorec.engine.answers import BY_HISTORY, BY_LIKENESS, Recommendations, Said, columns_of
-from chronorec.engine.approximate import Search, SearchKind, index_of
+from chronorec.engine.approximate import AnySearch, Search, index_of
 from chronorec.engine.catalogue import Catalogue
 from chronorec.engine.choice import Choice
 from chronorec.engine.copy import CopyHead
 from chronorec.engine.explain import Explanation, explanations, parts_of
 from chronorec.engine.fallback import Fallback
+from chronorec.engine.heads import Heads
 from chronorec.engine.history import HistoryBatch, cut_tokens
 from chronorec.engine.item_table import ItemTable, make_item_table, score_lists, topk
-from chronorec.engine.precision import Precision, Precisions
+from chronorec.engine.precision import AnyPrecision, Precisions
 from chronorec.engine.program import Floats, Program, scratch, weight_of
 from chronorec.engine.requests import When, checked_k, one_request, table_of_requests
 from chronorec.engine.rules import Rules
@@ -62,10 +63,7 @@ class Engine:
     """
 
     def __init__(
-        self,
-        artifact: Artifact,
-        precision: Precision | Precisions = "float32",
-        search: SearchKind | Search = "exact",
+        self, artifact: Artifact, precision: AnyPrecision = "float32", search: AnySearch = "exact"
     ) -> None:
         self.artifact = artifact
         self.num_items = artifact.num_items
@@ -87,6 +85,7 @@ class Engine:
         self.search = Search.of(search)
         candidates = index_of(artifact, self.bias, self.search)
         self.table = make_item_table(rows, self.precisions.table)._replace(candidates=candidates)
+        self.heads = Heads(artifact, self.table)
         self._catalogue = Catalogue(artifact.items)
         self.fallback = Fallback(artifact)
         self._most_entries = adjust.most_entries(artifact)
@@ -97,8 +96,8 @@ class Engine:
         cls,
         folder: str | os.PathLike[str],
         *,
-        precision: Precision | Precisions = "float32",
-        search: SearchKind | Search = "exact",
+        precision: AnyPrecision = "float32",
+        search: AnySearch = "exact",
     ) -> Engine:
         """Opens a model folder; raises :class:`chronorec.artifact.ArtifactError` that says why it cannot."""
         return cls(Artifact.load(folder), precision, search)
@@ -155,7 +154,7 @@ class Engine:
         batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
         found = self.vocabulary.codes_of(items, "items")
         scores = np.full(len(found), np.nan, np.float32)
-        scores[found >= 0] = self._score_codes(batch, found[found >= 0], False)[0]
+        scores[found >= 0] = self.score_codes(batch, found[found >= 0], False)[0]
         return scores
 
     def similar_items(self, item: Hashable, k: int = 10) -> Recommendations:
@@ -257,7 +256,7 @@ class Engine:
     def topk(self, histories: Histories, queries: Queries, k: int, exclude_seen: bool) -> Int32s:
         """Item codes int32 [Q, k] of the k best items per query; -1 where candidates ran out."""
         found = np.full((len(queries), checked_k(k)), -1, np.int32)
-        for rows, _, states, adjustment in self._chunks_of_queries(histories, queries, k, exclude_seen):
+        for rows, _, states, adjustment in self.chunks_of_queries(histories, queries, k, exclude_seen):
             self._fill_topk(states, adjustment, found[rows])
         return found
 
@@ -267,7 +266,7 @@ class Engine:
         """The answers of :meth:`rank` and :meth:`topk` for the price of one run of the program."""
         greater, equal = np.empty((2, len(queries.targets)), np.int64)
         found = np.full((len(queries), k), -1, np.int32)
-        for rows, part, states, adjustment in self._chunks_of_queries(histories, queries, k, exclude_seen):
+        for rows, part, states, adjustment in self.chunks_of_queries(histories, queries, k, exclude_seen):
             targets = slice(*queries.target_offsets[[rows.start, rows.stop]].tolist())
             offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
             _core.item_rank(
@@ -295,8 +294,8 @@ class Engine:
         every = np.arange(self.num_items, dtype=np.int32)
         self.vocabulary.check_same(histories)
         for rows in self._chunks(queries.end - queries.begin, self.num_items):
-            batch = HistoryBatch.of_queries(histories, queries.select(rows))
-            scores[rows] = self._score_codes(batch, every, exclude_seen)
+            batch = self.batch_of(histories, queries.select(rows))
+            scores[rows] = self.score_codes(batch, every, exclude_seen)
         return scores
 
     # --- inside -------------------------------------------------------------------------------------
@@ -328,7 +327,7 @@ class Engine:
         scores = np.empty((batch.num_users, choice.k), np.float32)
         for rows in self._chunks(np.diff(batch.offsets), choice.depth):
             part = batch.rows(rows.start, rows.stop)
-            states, adjustment = self._states(part, self.leaves_seen(exclude_seen))
+            states, adjustment = self.states(part, self.leaves_seen(exclude_seen))
             codes[rows], scores[rows] = choice.best(states, adjustment, part.at)
         return codes, scores, self.fallback.fill(choice, batch, unknown, codes, scores)
 
@@ -347,7 +346,7 @@ class Engine:
         states, additions = self._run(batch)
         alone = score_lists(states, self.table, None, None, codes, np.array([0, len(codes)], np.int64))
         parts = parts_of(codes, alone, self.bias, additions)
-        score = functools.partial(self._score_codes, codes=codes, exclude_seen=False)
+        score = functools.partial(self.score_codes, codes=codes, exclude_seen=False)
         timed = self.artifact.needs_time
         return explanations(batch, codes, last, self.vocabulary, score, parts, timed)
 
@@ -365,6 +364,7 @@ class Engine:
             self._catalogue,
             self.table,
             self.bias,
+            self.heads,
             k,
             exclude,
             candidates,
@@ -388,7 +388,7 @@ class Engine:
             yield slice(first, last)
             first = last
 
-    def _chunks_of_queries(
+    def chunks_of_queries(
         self, histories: Histories, queries: Queries, k: int, exclude_seen: bool
     ) -> Iterator[tuple[slice, Queries, Floats, adjust.Adjustment | None]]:
         """Where the chunk lies, its queries, their states and what is added to their scores."""
@@ -397,13 +397,17 @@ class Engine:
         lengths = queries.end - queries.begin
         for rows in self._chunks(lengths if most is None else np.minimum(lengths, most), k):
             part = queries.select(rows)
-            yield rows, part, *self._states(HistoryBatch.of_queries(histories, part, most), exclude_seen)
+            yield rows, part, *self.states(self.batch_of(histories, part, most), exclude_seen)
+
+    def batch_of(self, histories: Histories, queries: Queries, most: int | None = None) -> HistoryBatch:
+        """The histories of queries as this model reads them: the last ``most``, or all, events."""
+        return HistoryBatch.of_queries(histories, queries, most)
 
     def _reads_whole_history(self, exclude_seen: bool) -> bool:
         model = self.artifact
         return exclude_seen or model.basket or adjust.reads_whole_history(model)
 
-    def _states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
+    def states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
         """States [B, D] and what is added to the scores of each query."""
         states, named = self._run(batch)
         additions = [added for _, added in named]
@@ -434,9 +438,9 @@ class Engine:
         if k:
             found[:, :k], _ = topk(states, self.table, self.bias, adjustment, k)
 
-    def _score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
+    def score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
         """Scores [B, C] of the same items after every history."""
-        states, adjustment = self._states(batch, exclude_seen)
+        states, adjustment = self.states(batch, exclude_seen)
         offsets = np.arange(batch.num_users + 1, dtype=np.int64) * len(codes)
         listed = np.tile(codes, batch.num_users)
         scores = score_lists(states, self.table, self.bias, adjustment, listed, offsets)

@@ -9,7 +9,9 @@ from chronorec.nn.gru import GRU
 from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
 from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
+from chronorec.nn.pair_head import PairHead
 from chronorec.nn.rnn import RNN
+from chronorec.nn.segment_memory import SegmentMemory
 from chronorec.nn.time_features import EventTime, RequestTime
 
 __all__ = [
@@ -23,8 +25,10 @@ __all__ = [
     "GraphAttention",
     "GraphConvolution",
     "HSTUBlock",
+    "PairHead",
     "RecurrentBase",
     "RequestTime",
+    "SegmentMemory",
     "SelfAttention",
     "TransformerBlock",
     "mixed_cross_entropy",

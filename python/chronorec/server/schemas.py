@@ -54,7 +54,8 @@ class Rules(Struct, forbid_unknown_fields=True):
     Filters: ``min_score``; ``available`` (the time of the request lies in ``available_from`` ..
     ``available_until``); ``allow`` and ``deny`` (column to values); ``near`` (columns ``latitude``,
     ``longitude``). Then ``boost`` [item, number added to its score], ``boost_category`` [column, value,
-    number], ``diversity`` (0 to 1, among the ``pool`` best) and ``pin`` [place from 1, item].
+    number], ``diversity`` (0 to 1, among the ``pool`` best) and ``pin`` [place from 1, item]. With
+    ``behaviour`` items are ranked by how likely they come next by it, such as "buy".
     """
 
     min_score: Addend | None = None
@@ -67,6 +68,7 @@ class Rules(Struct, forbid_unknown_fields=True):
     pin: Annotated[list[tuple[Annotated[int, Meta(ge=1, le=1000)], Id]], Meta(max_length=1000)] = []
     diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
     pool: Annotated[int, Meta(ge=1, le=1000)] = 100
+    behaviour: Annotated[str, Meta(max_length=1000)] | None = None
 
 
 class Request(Struct, forbid_unknown_fields=True):

@@ -17,7 +17,7 @@ from chronorec.data.splits import parse_time
 from chronorec.engine import Engine, Near, Recommendations, Rules, Sessions, SharedSessions
 from chronorec.engine.experiment import Experiment, ExposureLog
 from chronorec.engine.fallback import EVER
-from chronorec.engine.precision import Precision, Precisions
+from chronorec.engine.precision import AnyPrecision
 from chronorec.server import schemas
 from chronorec.server.journal import Entry, Journal, replay
 from chronorec.server.schemas import Accepted, Answer, Event, Explain, Reason, Reasons, Request, Share
@@ -61,7 +61,7 @@ class Service:
         exposures: ExposureLog | None = None,
         memory: str = "1G",
         forget_after: datetime.timedelta | None = None,
-        precision: Precision | Precisions = "float32",
+        precision: AnyPrecision = "float32",
     ) -> None:
         self.experiment = experiment or Experiment("default", dict.fromkeys(models, 1.0))
         if set(self.experiment.variants) != set(models):
@@ -186,10 +186,10 @@ class Service:
         return found, engine.artifact.name
 
     def _popular(self, how: dict[str, Any]) -> Recommendations:
-        """The answer of the fallback; one that has no item vectors does without diversity."""
+        """The answer of the fallback; one that has no item vectors does without diversity and behaviours."""
         assert self._fallback is not None
         if how["rules"] is not None and self._fallback.artifact.table is None:
-            how = how | {"rules": dataclasses.replace(how["rules"], diversity=0.0)}
+            how = how | {"rules": dataclasses.replace(how["rules"], diversity=0.0, behaviour=None)}
         found = self._fallback.recommend([], **how)
         reason = "no event is known; the server was given a model for that"
         return dataclasses.replace(found, source=EVER, reason=reason)
