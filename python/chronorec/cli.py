@@ -135,7 +135,7 @@ def _add_train(commands: Any, name: str) -> None:
     parser.add_argument("data", metavar="HISTORIES", help="folder written by `chronorec prepare`")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="model folder to write")
     parser.add_argument(
-        "--config", metavar="FILE", help="TOML file with [split], [model], [loss], [training]"
+        "--config", metavar="FILE", help="TOML file with [split], [model], [loss], [heads], [training]"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override, such as training.epochs=3"
