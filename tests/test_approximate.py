@@ -14,9 +14,10 @@ import torch
 
 from chronorec.artifact import INDEX_FILES, Artifact
 from chronorec.cli import main
-from chronorec.engine import Engine, Rules, Search, Sessions, measure_search, save_index
+from chronorec.engine import Engine, Precisions, Rules, Search, Sessions, measure_search, save_index
 from chronorec.engine import approximate as approximate_module
 from chronorec.models import GRU4Rec
+from chronorec.server.service import Service
 from tests.support.logs import cycle_log, histories_of
 
 pytest.importorskip("faiss")
@@ -181,6 +182,18 @@ def test_the_command_keeps_an_index_and_says_what_it_finds(
         assert str(folder / INDEX_FILES["ivf"]) in said
     with pytest.raises(ValueError, match="wanted one with an approximate search"):
         save_index(Engine.load(folder))
+
+
+def test_a_server_reloads_with_the_search_and_precisions_that_it_was_given(tmp_path: Path) -> None:
+    folder = make_artifact(3000).save(tmp_path / "model")
+    held = Precisions("int8", "int8", "bfloat16")
+    service = Service({"model": folder}, search=EVERYTHING, precision=held)
+    before = service.variants["model"].engine
+    service.reload()
+    after = service.variants["model"].engine
+    assert after is not before
+    for engine in (before, after):
+        assert (engine.search, engine.precisions) == (EVERYTHING, held)
 
 
 # --- what is refused ------------------------------------------------------------------------------------

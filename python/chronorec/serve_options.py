@@ -40,6 +40,12 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="float32, bfloat16 or int8, of the item table; or table=int8,weights=int8,states=bfloat16",
     )
+    parser.add_argument(
+        "--search",
+        choices=["exact", "hnsw", "ivf"],
+        default="exact",
+        help="of the best items: of millions through an index, see `chronorec index` (default: %(default)s)",
+    )
 
 
 def parse_shares(text: str) -> dict[str, float]:

@@ -31,6 +31,7 @@ def serve(arguments: argparse.Namespace) -> None:
         memory=arguments.memory,
         forget_after=None if days is None else datetime.timedelta(days=days),
         precision=Precisions.parse(arguments.precision),
+        search=arguments.search,
     )
     uvicorn.run(
         make_app(service), host=arguments.host, port=arguments.port, log_level="warning", access_log=False
