@@ -217,6 +217,7 @@ def _build(faiss: Any, artifact: Artifact, bias: Floats | None, search: Search) 
         lists = max(1, min(len(rows) // _TRAINED_ROWS, int(4 * len(rows) ** 0.5)))
         coarse = faiss.IndexFlatIP(width)
         index = faiss.IndexIVFScalarQuantizer(coarse, width, lists, half, faiss.METRIC_INNER_PRODUCT)
+        index.cp.spherical = True  # lists by direction: long centroids would draw every item
         places = np.random.default_rng(0).permutation(len(rows))[: lists * _TRAINED_ROWS]
         index.train(part(np.sort(places)))
     progress = Progress(f"{search.kind} index of {artifact.name}", len(rows), "items")
