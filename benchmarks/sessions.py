@@ -103,8 +103,8 @@ def memory_of(count: int, states: StatePrecision) -> None:
     used, counts = peak_above(before), sessions.counts()
     print(
         f"{count:,} idle GRU sessions of H={WIDTH}, states in {states}: {used / 1e6:,.0f} MB resident; "
-        f"counted: states {counts['state_bytes'] / 1e6:,.0f} MB, index {counts['index_bytes'] / 1e6:,.0f} MB, events "
-        f"{counts['event_bytes'] / 1e6:,.0f} MB"
+        f"counted: states {counts['state_bytes'] / 1e6:,.0f} MB, "
+        f"index {counts['index_bytes'] / 1e6:,.0f} MB, events {counts['event_bytes'] / 1e6:,.0f} MB"
     )
 
 
