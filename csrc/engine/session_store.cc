@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
+#include <memory>
 #include <mutex>
 #include <new>
 
@@ -20,13 +20,16 @@ namespace {
 
 constexpr int64_t kMostShards = 16, kLeastShardBytes = 1 << 20;
 constexpr uint32_t kNone = SessionIndex::kNone, kNumber = UINT32_MAX;
-constexpr int64_t kMostTime = int64_t{1} << 61;        // differences of times fit 64 bits
-constexpr int64_t kEventBytes = 12, kBlockBytes = 16;  // of an event; that an allocation takes beside
+constexpr int64_t kMostTime = int64_t{1} << 61;  // differences of times fit 64 bits
+constexpr int64_t kEventBytes = 12;
 
 uint64_t hash_of_user(const UserId& user, uint64_t seed) {
   if (!user.is_text) return mix(seed ^ static_cast<uint64_t>(user.number), kHashOdd);
   return hash_of(user.text.data(), static_cast<int64_t>(user.text.size()), seed);
 }
+
+// What an allocation takes: its length stands before it, and the whole is rounded up.
+int64_t block_bytes(int64_t bytes) { return std::max<int64_t>((bytes + 8 + 15) / 16 * 16, 32); }
 
 template <typename T>
 T* allocate(int64_t count) {
@@ -65,6 +68,28 @@ struct Session {
   }
 };
 
+// All sessions by number, in blocks that stay where they are.
+class Sessions {
+ public:
+  Session& operator[](uint32_t n) { return blocks_[n / kBlock][n % kBlock]; }
+  const Session& operator[](uint32_t n) const { return blocks_[n / kBlock][n % kBlock]; }
+  uint32_t size() const { return size_; }
+  int64_t bytes() const {
+    return static_cast<int64_t>(blocks_.size()) * block_bytes(kBlock * sizeof(Session)) +
+           static_cast<int64_t>(blocks_.capacity() * sizeof(blocks_[0]));
+  }
+  uint32_t add(const Session& session) {
+    if (size_ % kBlock == 0) blocks_.emplace_back(new Session[kBlock]);
+    (*this)[size_] = session;
+    return size_++;
+  }
+
+ private:
+  static constexpr uint32_t kBlock = 64;
+  std::vector<std::unique_ptr<Session[]>> blocks_;
+  uint32_t size_ = 0;
+};
+
 }  // namespace
 
 class SessionStore::Shard {
@@ -72,7 +97,7 @@ class SessionStore::Shard {
   mutable std::mutex mutex;
 
   ~Shard() {
-    for (Session& session : sessions_) release(session);
+    for (uint32_t n = 0; n < sessions_.size(); ++n) release(at(n));
   }
 
   void set_up(const Program& program, const KeptState& kept, int64_t memory, int64_t idle_seconds) {
@@ -178,7 +203,8 @@ class SessionStore::Shard {
 
   SessionCounts counts() const {
     SessionCounts all = counts_;
-    all.index_bytes += index_.bytes() + static_cast<int64_t>(sessions_.size() * sizeof(Session));
+    all.index_bytes +=
+        index_.bytes() + sessions_.bytes() + static_cast<int64_t>(free_.capacity() * sizeof(uint32_t));
     return all;
   }
 
@@ -197,12 +223,12 @@ class SessionStore::Shard {
     const SessionCounts all = counts();
     return all.index_bytes + all.state_bytes + all.event_bytes;
   }
-  int64_t state_bytes() const { return kept_->bytes() + kBlockBytes; }
+  int64_t state_bytes() const { return block_bytes(kept_->bytes()); }
   static int64_t event_bytes(const Session& session) {
-    return session.capacity == 0 ? 0 : session.capacity * kEventBytes + kBlockBytes;
+    return session.capacity == 0 ? 0 : block_bytes(session.capacity * kEventBytes);
   }
   static int64_t id_bytes(const Session& session) {
-    return session.text_size == kNumber ? 0 : session.text_size + kBlockBytes;
+    return session.text_size == kNumber ? 0 : block_bytes(session.text_size + 1);
   }
 
   uint32_t make(const UserId& user, uint32_t hash) {
@@ -215,9 +241,9 @@ class SessionStore::Shard {
     } else {
       session.number = user.number;
     }
-    uint32_t n = static_cast<uint32_t>(sessions_.size());
+    uint32_t n = 0;
     if (free_.empty()) {
-      sessions_.push_back(session);
+      n = sessions_.add(session);
     } else {
       n = free_.back();
       free_.pop_back();
@@ -270,7 +296,7 @@ class SessionStore::Shard {
   const Program* program_ = nullptr;
   const KeptState* kept_ = nullptr;
   int64_t memory_ = 0, idle_seconds_ = 0;
-  std::deque<Session> sessions_;
+  Sessions sessions_;
   std::vector<uint32_t> free_;
   SessionIndex index_;
   List with_state_, without_state_;

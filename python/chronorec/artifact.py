@@ -93,6 +93,8 @@ WHOLE_HISTORY = 2**31 - 1
 KIND = "chronorec.model"
 HEADER = "model.json"
 LEDGER, LEDGER_DRAFT = "evaluations.json", "evaluations.json.draft"
+#: what an approximate search may keep in the folder, by its kind; it goes when a new model takes that
+INDEX_FILES = {"hnsw": "search-hnsw.faiss", "ivf": "search-ivf.faiss"}
 _CONTENT = ("weights.safetensors", "items.arrow", "config.toml")
 
 
@@ -236,7 +238,8 @@ def check_target(folder: str | os.PathLike[str]) -> Path:
         ArtifactError: it is a file, holds other files, or cannot be made.
     """
     target = Path(folder)
-    why = obstacle(target, HEADER, KIND, (HEADER, LEDGER, LEDGER_DRAFT, *_CONTENT))
+    indexes = [name + end for name in INDEX_FILES.values() for end in ("", ".draft")]
+    why = obstacle(target, HEADER, KIND, (HEADER, LEDGER, LEDGER_DRAFT, *indexes, *_CONTENT))
     if why is not None:
         raise ArtifactError(f"{target}: cannot hold a model: {why}; choose another folder")
     return target

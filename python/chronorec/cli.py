@@ -11,6 +11,7 @@ from typing import Any
 
 import chronorec
 from chronorec.evaluate_command import EVALUATE_EXAMPLES, add_evaluate_arguments, run_evaluate
+from chronorec.index_command import INDEX_EXAMPLES, add_index_arguments, index
 from chronorec.recommend_command import RECOMMEND_EXAMPLES, add_recommend_arguments, recommend
 from chronorec.serve_options import SERVE_EXAMPLES, add_serve_arguments, parse_shares
 
@@ -197,6 +198,20 @@ def _add_recommend(commands: Any, name: str) -> None:
     parser.set_defaults(run=recommend)
 
 
+# --- index -----------------------------------------------------------------------------------------
+
+
+def _add_index(commands: Any, name: str) -> None:
+    parser = _add(
+        commands,
+        name,
+        "Make an index for approximate search (faiss) beside a model of millions of items, and measure it.",
+        INDEX_EXAMPLES,
+    )
+    add_index_arguments(parser)
+    parser.set_defaults(run=index)
+
+
 # --- serve, experiment ------------------------------------------------------------------------------
 
 
@@ -292,6 +307,7 @@ _COMMANDS = {
     "train": _add_train,
     "evaluate": _add_evaluate,
     "recommend": _add_recommend,
+    "index": _add_index,
     "serve": _add_serve,
     "experiment": _add_experiment,
     "demo": _add_demo,

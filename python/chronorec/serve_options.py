@@ -65,6 +65,12 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="to serve on after SIGTERM while /ready says no (default: %(default)s)",
     )
+    parser.add_argument(
+        "--search",
+        choices=["exact", "hnsw", "ivf"],
+        default="exact",
+        help="of the best items: of millions through an index, see `chronorec index` (default: %(default)s)",
+    )
 
 
 def parse_shares(text: str) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The engine: runs a saved model without torch. See :class:`Engine`."""
 
 from chronorec.engine.answers import Recommendations
+from chronorec.engine.approximate import Search, SearchReport, measure_search, save_index
 from chronorec.engine.batch_files import recommend_file, recommend_stream
 from chronorec.engine.engine import Engine
 from chronorec.engine.explain import EventShare, Explanation
@@ -22,10 +23,14 @@ __all__ = [
     "Precisions",
     "Recommendations",
     "Rules",
+    "Search",
+    "SearchReport",
     "Sessions",
     "SharedSessions",
     "Updated",
+    "measure_search",
     "recommend_file",
     "recommend_stream",
+    "save_index",
     "updated",
 ]

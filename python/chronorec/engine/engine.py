@@ -16,6 +16,7 @@ from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, offsets_of
 from chronorec.engine import adjust
 from chronorec.engine.answers import BY_HISTORY, BY_LIKENESS, Recommendations, Said, columns_of
+from chronorec.engine.approximate import AnySearch, Search, index_of
 from chronorec.engine.catalogue import Catalogue
 from chronorec.engine.choice import Choice
 from chronorec.engine.copy import CopyHead
@@ -24,9 +25,9 @@ from chronorec.engine.fallback import Fallback
 from chronorec.engine.heads import Heads
 from chronorec.engine.history import HistoryBatch, cut_tokens
 from chronorec.engine.item_table import ItemTable, make_item_table, score_lists, topk
-from chronorec.engine.precision import Precision, Precisions
+from chronorec.engine.precision import AnyPrecision, Precisions
 from chronorec.engine.program import Floats, Program, scratch, weight_of
-from chronorec.engine.requests import When, one_request, table_of_requests
+from chronorec.engine.requests import When, checked_k, one_request, table_of_requests
 from chronorec.engine.rescore import rescores
 from chronorec.engine.rules import Rules
 from chronorec.engine.stream import runner_of
@@ -54,13 +55,17 @@ class Engine:
         precision: ``"bfloat16"`` or ``"int8"`` holds the table in 16 or 8 bits beside, which finds the best
             of many items faster; the answers are the same, bit for bit. :class:`Precisions` shortens
             recurrent weights and states of sessions too, which costs quality.
+        search: ``"hnsw"``, ``"ivf"`` or :class:`Search` looks for the best of millions of items in a faiss
+            index, which is made now, or read if :func:`save_index` left it in the folder.
 
     Raises:
         ArtifactError: the program or the adjustments do not fit each other or the weights.
         ValueError: a precision that this model has no part for.
     """
 
-    def __init__(self, artifact: Artifact, precision: Precision | Precisions = "float32") -> None:
+    def __init__(
+        self, artifact: Artifact, precision: AnyPrecision = "float32", search: AnySearch = "exact"
+    ) -> None:
         self.artifact = artifact
         self.num_items = artifact.num_items
         if artifact.max_length < 1:
@@ -78,8 +83,10 @@ class Engine:
         self.vocabulary = Vocabulary(artifact.items.column("item"))
         table = artifact.weights[artifact.table] if artifact.table is not None else None
         rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
-        self.table = make_item_table(rows, self.precisions.table)
         self.bias = None if artifact.bias is None else weight_of(artifact, artifact.bias, (self.num_items,))
+        self.search = Search.of(search)
+        candidates = index_of(artifact, self.bias, self.search)
+        self.table = make_item_table(rows, self.precisions.table)._replace(candidates=candidates)
         self.heads = Heads(artifact, self.table)
         self._catalogue = Catalogue(artifact.items)
         self.fallback = Fallback(artifact)
@@ -87,9 +94,15 @@ class Engine:
         self._unit_table: ItemTable | None = None
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, precision: Precision | Precisions = "float32") -> Engine:
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        precision: AnyPrecision = "float32",
+        search: AnySearch = "exact",
+    ) -> Engine:
         """Opens a model folder; raises :class:`chronorec.artifact.ArtifactError` that says why it cannot."""
-        return cls(Artifact.load(folder), precision)
+        return cls(Artifact.load(folder), precision, search)
 
     # --- one request --------------------------------------------------------------------------------
 
@@ -437,10 +450,3 @@ class Engine:
         listed = np.tile(codes, batch.num_users)
         scores = score_lists(states, self.table, self.bias, adjustment, listed, offsets)
         return scores.reshape(batch.num_users, len(codes))
-
-
-def checked_k(k: int, name: str = "k") -> int:
-    """k, if it is a whole number from 1; raises ValueError otherwise."""
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"{name}: wanted a whole number from 1, got {k!r}")
-    return int(k)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,20 @@ from chronorec.engine.program import Floats, pack_panels, scratch
 _HUGE_PAGE = 2 << 20
 
 
+class CandidateIndex(Protocol):
+    """What finds the best items without reading the whole table."""
+
+    def topk(
+        self,
+        states: Floats,
+        table: ItemTable,
+        bias: Floats | None,
+        adjustment: adjust.Adjustment | None,
+        k: int,
+        allow: npt.NDArray[np.uint8] | None,
+    ) -> tuple[Int32s, Floats]: ...
+
+
 class ItemTable(NamedTuple):
     """An item table as the core takes it.
 
@@ -25,12 +39,14 @@ class ItemTable(NamedTuple):
         codes: the table a second time in 16 or 8 bits, through which the best items are found with less
             memory traffic; None where the precision is float32. The answers are the same, bit for bit.
         code_facts: what bounds the error of the codes.
+        candidates: what :func:`topk` searches; None: it reads the whole table.
     """
 
     panels: Floats
     num_items: int
     codes: npt.NDArray[Any] | None = None
     code_facts: npt.NDArray[np.uint16] | None = None
+    candidates: CandidateIndex | None = None
 
 
 def make_item_table(rows: Floats, precision: Precision) -> ItemTable:
@@ -67,7 +83,19 @@ def topk(
     allow: npt.NDArray[np.uint8] | None = None,
 ) -> tuple[Int32s, Floats]:
     """Codes and scores [B, min(k, V)] of the best items of every state; ``allow`` [V] is 0 for those out."""
-    k = min(k, table.num_items)
+    search = exact_topk if table.candidates is None else table.candidates.topk
+    return search(states, table, bias, adjustment, min(k, table.num_items), allow)
+
+
+def exact_topk(
+    states: Floats,
+    table: ItemTable,
+    bias: Floats | None,
+    adjustment: adjust.Adjustment | None,
+    k: int,
+    allow: npt.NDArray[np.uint8] | None = None,
+) -> tuple[Int32s, Floats]:
+    """The same by reading the whole table; k is at most V."""
     scores = np.empty((len(states), k), np.float32)
     codes = np.empty((len(states), k), np.int32)
     code_bits = 0 if table.codes is None else 8 * table.codes.itemsize

@@ -17,10 +17,10 @@ from chronorec.data.splits import parse_time
 from chronorec.engine.adjust import combine, exclude_history
 from chronorec.engine.answers import BY_SESSION, Recommendations
 from chronorec.engine.choice import Choice
-from chronorec.engine.engine import Engine, checked_k
+from chronorec.engine.engine import Engine
 from chronorec.engine.explain import Explanation
 from chronorec.engine.history import HistoryBatch
-from chronorec.engine.requests import When
+from chronorec.engine.requests import When, checked_k
 from chronorec.engine.rules import Rules
 from chronorec.engine.stream import stream_program
 from chronorec.engine.vocabulary import known
@@ -83,7 +83,7 @@ class LiveModel(NamedTuple):
         engine, k = self.engine, checked_k(k)
         if not self.streams or self._is_unknown(user, at):
             return self._recompute(user, at, k, exclude_seen, exclude, candidates, rules)
-        if rules is not None:
+        if rules is not None or engine.table.candidates is not None:
             return self._from_state(user, at, exclude_seen, engine.choice(k, exclude, candidates, rules))
         vocabulary, blocked, allowed = engine.vocabulary, None, None
         if not isinstance(exclude, tuple) or exclude:  # the common case costs nothing

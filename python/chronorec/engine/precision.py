@@ -50,6 +50,10 @@ class Precisions(NamedTuple):
         return cls.of(cls(**parts))  # type: ignore[arg-type]
 
 
+#: Of the table alone, or of every part.
+AnyPrecision = Precision | Precisions
+
+
 def _check(name: str, value: object, kinds: object) -> None:
     wanted = get_args(kinds)
     if value not in wanted:

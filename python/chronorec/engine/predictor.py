@@ -11,13 +11,13 @@ import numpy.typing as npt
 from chronorec.data.jagged import Int32s, Int64s
 from chronorec.engine.adjust import Adjustment, combine, exclude_history
 from chronorec.engine.answers import BY_STEPS, Recommendations
-from chronorec.engine.engine import Engine, checked_k
+from chronorec.engine.engine import Engine
 from chronorec.engine.forecast import Forecast, beam_search
 from chronorec.engine.heads import ClassHead, every_item, log_shares_of
 from chronorec.engine.history import HistoryBatch
 from chronorec.engine.item_table import score_lists, topk
 from chronorec.engine.program import Floats
-from chronorec.engine.requests import When, one_request
+from chronorec.engine.requests import When, checked_k, one_request
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

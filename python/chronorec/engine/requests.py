@@ -160,3 +160,10 @@ def plain(values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         return plain(values.dictionary).take(values.indices)
     return pc.cast(values, pa.large_string()) if pa.types.is_string_view(values.type) else values
+
+
+def checked_k(k: int, name: str = "k") -> int:
+    """k, if it is a whole number from 1; raises ValueError otherwise."""
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"{name}: wanted a whole number from 1, got {k!r}")
+    return int(k)

@@ -17,10 +17,10 @@ import numpy as np
 from chronorec.data.jagged import Int32s, Int64s
 from chronorec.data.out_of_core import parse_bytes
 from chronorec.engine.answers import Recommendations
-from chronorec.engine.engine import Engine, checked_k
+from chronorec.engine.engine import Engine
 from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import LiveModel, User, idle_seconds, microseconds, seconds
-from chronorec.engine.requests import When
+from chronorec.engine.requests import When, checked_k
 from chronorec.engine.rules import Rules
 from chronorec.engine.update import Updated, read_events, updated
 

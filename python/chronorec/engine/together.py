@@ -9,10 +9,10 @@ import numpy as np
 from chronorec.data.jagged import offsets_of
 from chronorec.engine.adjust import combine, exclude_history
 from chronorec.engine.answers import BY_SESSION, Recommendations
-from chronorec.engine.engine import checked_k
 from chronorec.engine.history import HistoryBatch
 from chronorec.engine.item_table import topk
 from chronorec.engine.live_model import ALWAYS, LiveModel, User, microseconds, seconds
+from chronorec.engine.requests import checked_k
 
 _NOTHING = np.empty(0, np.int32)
 

@@ -117,7 +117,7 @@ def updated(
         unknown_items=[ids[code] for code in np.flatnonzero(place < 0).tolist()],
     )
     if changes:
-        return Engine(artifact, engine.precisions), report
+        return Engine(artifact, engine.precisions, engine.search), report
     same = copy.copy(engine)  # tables and dictionaries are what they were
     same.artifact, same.fallback = artifact, Fallback(artifact)
     return same, report

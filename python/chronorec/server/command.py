@@ -39,6 +39,7 @@ def serve(arguments: argparse.Namespace) -> None:
         memory=arguments.memory,
         forget_after=None if days is None else datetime.timedelta(days=days),
         precision=Precisions.parse(arguments.precision),
+        search=arguments.search,
     )
     app = make_app(
         service,

@@ -14,9 +14,10 @@ import msgspec
 
 from chronorec.data.splits import parse_time
 from chronorec.engine import Engine, Near, Recommendations, Rules, Sessions, SharedSessions
+from chronorec.engine.approximate import AnySearch
 from chronorec.engine.experiment import Experiment, ExposureLog
 from chronorec.engine.fallback import EVER
-from chronorec.engine.precision import Precision, Precisions
+from chronorec.engine.precision import AnyPrecision
 from chronorec.engine.together import recommend_together
 from chronorec.server import schemas
 from chronorec.server.event_ids import EventIds
@@ -83,7 +84,8 @@ class Service:
         exposures: ExposureLog | None = None,
         memory: str = "1G",
         forget_after: datetime.timedelta | None = None,
-        precision: Precision | Precisions = "float32",
+        precision: AnyPrecision = "float32",
+        search: AnySearch = "exact",
     ) -> None:
         self.experiment = experiment or Experiment("default", dict.fromkeys(models, 1.0))
         if set(self.experiment.variants) != set(models):
@@ -93,10 +95,12 @@ class Service:
             )
         if shared is not None and journal is not None:
             raise ValueError("journal, shared: wanted at most one of the two")
-        self._precision, self.shared, self.draining = precision, shared is not None, False
+        self._held: dict[str, Any] = {"precision": precision, "search": search}
+        self.shared = shared is not None
+        self.draining = False
         self.variants = {}
         for name, folder in models.items():
-            engine = Engine.load(folder, precision=precision)
+            engine = Engine.load(folder, **self._held)
             sessions: Sessions | SharedSessions
             if shared is None:
                 sessions = Sessions(engine, memory=memory, forget_after=forget_after)
@@ -340,8 +344,7 @@ class Service:
         """
         with self._reload_lock:
             engines = {
-                name: Engine.load(variant.folder, precision=self._precision)
-                for name, variant in self.variants.items()
+                name: Engine.load(variant.folder, **self._held) for name, variant in self.variants.items()
             }
             for name, engine in engines.items():
                 self.variants[name].sessions.reload(engine)
