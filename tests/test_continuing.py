@@ -181,6 +181,7 @@ def test_unfit_beginnings_are_refused(
     assert "but split.protocol = 'temporal-event' is 1970-01-10" in error
     assert "'leave-one-out' has none" in refused("split.protocol=leave-one-out")
     assert "model.width: wanted 16 as in the model, got 32" in refused(*LATER, "model.width=32")
+    assert "training.item2vec: not beside --from" in refused(*LATER, "training.item2vec=true")
     other = load_config(overrides=[*TEMPORAL, *LATER, "model.kind=popularity"])
     with pytest.raises(ConfigError, match=r"model.kind: wanted 'gru4rec' as in the model, got 'popularity'"):
         train(other, Histories.open(folder / "histories"), start=models[0], quiet=True)

@@ -16,7 +16,7 @@ from chronorec.data import Histories
 from chronorec.data.jagged import offsets_of, ranges
 from chronorec.engine import Engine
 from chronorec.engine.history import HistoryBatch, Tokens, cut_tokens
-from chronorec.models import HSTU, BERT4Rec, GRU4Rec, SASRec, SequenceModel, Sequences
+from chronorec.models import HSTU, BERT4Rec, GRU4Rec, LogBilinear, SASRec, SequenceModel, Sequences
 from tests.support.budget import assert_within_budget
 from tests.support.logs import DAY, basket_log, cycle_log, histories_of
 
@@ -45,6 +45,12 @@ MODELS: dict[str, tuple[type[SequenceModel], Settings]] = {
     "gru with copies": (GRU4Rec, {"copy": True}),
     "gru with timed copies": (GRU4Rec, {"copy": True, "request_time": True, "tied": False}),
     "gru with times": (GRU4Rec, {"time_features": True, "timezone": "America/New_York"}),
+    "log-bilinear": (LogBilinear, {}),
+    "log-bilinear sliding with times": (
+        LogBilinear,
+        {"tied": False, "time_features": True, "request_time": True},
+    ),
+    "log-bilinear with copies": (LogBilinear, {"copy": True, "max_length": 5}),
     "gru with the request": (GRU4Rec, {"request_time": True, "timezone": "America/New_York"}),
 }
 

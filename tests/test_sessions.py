@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from chronorec.engine import Engine, Sessions
 from chronorec.engine.live_model import LiveModel
-from chronorec.models import HSTU, GRU4Rec, PersonalFrequency, SASRec, SequenceModel
+from chronorec.models import HSTU, GRU4Rec, LogBilinear, PersonalFrequency, SASRec, SequenceModel
 from tests.support.logs import cycle_log, histories_of
 
 ITEMS = 40
@@ -39,6 +39,7 @@ STREAMING: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
     ),
     "hstu": (HSTU, {"max_length": 5, "time_bias": False}),
     "hstu with times": (HSTU, {"max_length": 3, "blocks": 3}),
+    "log-bilinear": (LogBilinear, {"time_features": True, "request_time": True}),
 }
 OTHERS = {"absolute": (SASRec, {"max_length": 5})}
 

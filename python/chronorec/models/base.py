@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from chronorec.artifact import Artifact
 from chronorec.models._steps import Step, copy_adjustment, dense_step, time_steps
-from chronorec.nn import Candidates, CopyHead, EventTime, RequestTime
+from chronorec.nn import Candidates, CopyHead, EventTime, RequestTime, SegmentMemory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +42,7 @@ class Sequences(NamedTuple):
         bag_offsets: int64 [N + 1] items of each token, or None where a token is one item.
         times: int64 [N], microseconds, when each token happened, or None.
         asked: int64 [N], when the answer after each token is asked for, or None: the time of its target.
+        memory: what came before, where sequences are segments of histories; it has begun with them.
     """
 
     items: Tensor
@@ -49,10 +50,12 @@ class Sequences(NamedTuple):
     bag_offsets: Tensor | None = None
     times: Tensor | None = None
     asked: Tensor | None = None
+    memory: SegmentMemory | None = None
 
     def to(self, device: torch.device) -> Sequences:
-        """The same on a device."""
-        return Sequences(*(None if x is None else x.to(device) for x in self))  # type: ignore[arg-type]
+        """The same on a device, where a memory is already."""
+        moved = (x.to(device) if isinstance(x, Tensor) else x for x in self)
+        return Sequences(*moved)  # type: ignore[arg-type]
 
 
 class Predictions(NamedTuple):
@@ -140,6 +143,10 @@ class SequenceModel(nn.Module, ABC):
         asked_for: Tensor = self.request_time(states, times, asked)
         return asked_for
 
+    def segment_memory(self) -> SegmentMemory | None:
+        """A memory that knows nothing yet, for training on segments in order; None: on shuffled windows."""
+        return None
+
     def last_states(self, sequences: Sequences) -> Tensor:
         """States [B, D] after the last token of each sequence, none of which may be empty."""
         states: Tensor = self(sequences)[sequences.offsets[1:] - 1]
@@ -149,7 +156,7 @@ class SequenceModel(nn.Module, ABC):
         """The items of each token's past and their weights, given the states [N, D]."""
         if self.copy is None:
             return None
-        found: Candidates = self.copy(states, *sequences)
+        found: Candidates = self.copy(states, *sequences[:5])
         return found
 
     def scores(self, sequences: Sequences) -> Tensor:
@@ -161,7 +168,7 @@ class SequenceModel(nn.Module, ABC):
         last = sequences.offsets[1:] - 1
         if self.copy is not None:
             every = states.new_zeros(int(sequences.offsets[-1]), states.shape[1]).index_copy(0, last, states)
-            offsets, items, log_weights = self.copy(every, *sequences)
+            offsets, items, log_weights = self.copy(every, *sequences[:5])
             for row, token in enumerate(last.tolist()):
                 own = slice(int(offsets[token]), int(offsets[token + 1]))
                 scores[row, items[own]] = torch.logaddexp(scores[row, items[own]], log_weights[own])
@@ -191,7 +198,8 @@ class SequenceModel(nn.Module, ABC):
     def place(self, tokens: Tensor, sequences: Sequences) -> Tensor:
         """Adds to tokens [N, D] when they happened."""
         if self.event_time is not None:
-            tokens = self.event_time(tokens, sequences.offsets, _known(sequences.times, "times"))
+            gaps = None if sequences.memory is None else sequences.memory.gaps
+            tokens = self.event_time(tokens, sequences.offsets, _known(sequences.times, "times"), gaps)
         return tokens
 
     @abstractmethod

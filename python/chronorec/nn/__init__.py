@@ -11,6 +11,7 @@ from chronorec.nn.lstm import LSTM
 from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
 from chronorec.nn.pair_head import PairHead
 from chronorec.nn.rnn import RNN
+from chronorec.nn.segment_memory import SegmentMemory
 from chronorec.nn.time_features import EventTime, RequestTime
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "PairHead",
     "RecurrentBase",
     "RequestTime",
+    "SegmentMemory",
     "SelfAttention",
     "TransformerBlock",
     "mixed_cross_entropy",

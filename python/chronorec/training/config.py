@@ -89,6 +89,12 @@ class SASRecConfig(_SequenceConfig):
     block: Literal["sasrec", "swiglu", "ligr"] = "sasrec"
     position: Literal["absolute", "relative"] = "absolute"
     time_bias: bool = False
+    memory: bool = False
+
+    def __post_init__(self) -> None:
+        _check_memory(self)
+        if self.memory and self.position == "absolute":
+            raise ConfigError("model.memory: wanted model.position = 'relative' beside it, got 'absolute'")
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,8 @@ class BERT4RecConfig(SASRecConfig):
             raise ConfigError("model.request_time: bert4rec knows it with model.time_features; set that")
         if self.copy:
             raise ConfigError("model.copy: bert4rec has none, since it sees the history as a whole")
+        if self.memory:
+            raise ConfigError("model.memory: bert4rec has none, since it sees the history as a whole")
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,23 @@ class HSTUConfig(_SequenceConfig):
     blocks: int = _limited(2, 1)
     heads: int = _limited(2, 1)
     time_bias: bool = True
+    memory: bool = False
+
+    def __post_init__(self) -> None:
+        _check_memory(self)
+
+
+def _check_memory(model: SASRecConfig | HSTUConfig) -> None:
+    if model.memory and model.copy:
+        raise ConfigError("model.memory: wanted without model.copy, which reads the history as a whole")
+
+
+@dataclass(frozen=True)
+class LogBilinearConfig(_SequenceConfig):
+    """See :class:`chronorec.models.LogBilinear`."""
+
+    kind: ClassVar[str] = "log-bilinear"
+    item_bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,7 +188,7 @@ class UserNeighboursConfig:
     share: float = _limited(0.5, 0, 1)
 
 
-SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig
+SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig | LogBilinearConfig
 CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig | UserNeighboursConfig
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}
@@ -227,6 +252,8 @@ class TrainingConfig:
         patience: stop after so many validations without a better ndcg@10.
         validate_every: epochs between validations.
         seed: of initialisation, batches, dropout and negatives.
+        item2vec: start from item vectors of gensim's Word2Vec; see
+            :func:`chronorec.training.item2vec.item2vec`.
         device: "cpu", or "cuda" for torch's current GPU; validation runs on the CPU all the same.
         precision: "fp32", or "bf16" for products and kernels with fp32 weights and states.
         recent_days: time constant of the recent past, whose popularity is what users of whom nothing is known
@@ -246,6 +273,7 @@ class TrainingConfig:
     patience: int = _limited(5, 1)
     validate_every: int = _limited(1, 1)
     seed: int = _limited(0, 0, 2**63 - 1)
+    item2vec: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
     recent_days: float = _limited(30.0, 1e-3)

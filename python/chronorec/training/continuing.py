@@ -26,10 +26,12 @@ def check_start(start: Artifact, config: Config, histories: Histories, split: Sp
 
     Raises:
         ConfigError: items of the log have other codes than in the model, the configuration describes another
-            model, or validation would ask for events that the model was trained on.
+            model or other first item vectors, or validation would ask for events that the model was trained on.
     """
     _check_items(start, histories)
     _check_model(start, config)
+    if config.training.item2vec:
+        raise ConfigError("training.item2vec: not beside --from, which brings the item vectors")
     until = trained_until(start)
     if until is None:
         raise ConfigError(f"{start.name}: the model does not say until when it was trained; train it again")

@@ -100,6 +100,7 @@ class Loop:
             _parameter_groups(model, training.weight_decay), lr=training.learning_rate, fused=True
         )
         self.best: dict[str, Tensor] = {}
+        self.memory = model.segment_memory()
         self.state = LoopState(fingerprint)
         self.saved_at = time.monotonic()
         self.writer = _tensorboard(training.tensorboard, label)
@@ -123,6 +124,8 @@ class Loop:
         label = f"{self.label}  epoch {state.epoch + 1}/{self.epochs}"
         progress = Progress(label, self.batches.num_targets, self.unit, shown=not self.quiet)
         steps_per_epoch = self.batches.num_batches(state.epoch)
+        if state.batch == 0:
+            self.memory = self.model.segment_memory()
         self.model.train()
         started = time.monotonic()
         for batch in self.batches.epoch(state.epoch, state.batch):
@@ -154,6 +157,9 @@ class Loop:
         if isinstance(batch, BasketBatch):
             target_offsets = torch.from_numpy(batch.target_offsets).to(self.device)
         sequences = sequences_of(batch).to(self.device)
+        if self.memory is not None and batch.previous is not None:
+            self.memory.begin(batch.previous, batch.offsets, batch.times, self.device)
+            sequences = sequences._replace(memory=self.memory)
         wanted = torch.from_numpy(batch.targets).to(self.device).long()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             hidden, targets, target_offsets = self.model.predictions(sequences, wanted, target_offsets)
@@ -250,11 +256,12 @@ class Loop:
 
     def _save(self) -> None:
         if self.checkpoint is not None:
-            save_checkpoint(self.checkpoint, self.model, self.optimizer, self.best, asdict(self.state))
+            state = asdict(self.state)
+            save_checkpoint(self.checkpoint, self.model, self.optimizer, self.best, state, self.memory)
         self.saved_at = time.monotonic()
 
     def _resume(self, path: Path) -> None:
-        self.best, values = load_checkpoint(path, self.model, self.optimizer)
+        self.best, values = load_checkpoint(path, self.model, self.optimizer, self.memory)
         if values.get("fingerprint") != self.state.fingerprint:
             raise CheckpointError(
                 f"{path}: belongs to a run with another configuration or other data; delete it to start again"

@@ -17,6 +17,7 @@ from chronorec.artifact import Artifact, check_target
 from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.counts import event_counts
 from chronorec.data.jagged import Int64s, ranges
+from chronorec.data.segments import BasketSegments, EventSegments
 from chronorec.data.splits import Split
 from chronorec.engine import Engine
 from chronorec.engine.fallback import with_popularity
@@ -26,6 +27,7 @@ from chronorec.models import (
     BERT4Rec,
     CountingModel,
     GRU4Rec,
+    LogBilinear,
     Markov,
     PersonalFrequency,
     Popularity,
@@ -41,6 +43,7 @@ from chronorec.training.config import (
     CountingConfig,
     GRU4RecConfig,
     HSTUConfig,
+    LogBilinearConfig,
     MarkovConfig,
     PopularityConfig,
     SASRecConfig,
@@ -50,6 +53,7 @@ from chronorec.training.config import (
 )
 from chronorec.training.continuing import check_start, start_from, trained_until
 from chronorec.training.heads import add_heads
+from chronorec.training.item2vec import start_from_item2vec
 from chronorec.training.loop import Loop, LoopState
 from chronorec.training.splitting import make_split
 
@@ -183,6 +187,9 @@ def _fit(
     model = build_model(model_config, histories)
     counts = event_counts(histories, split.begin, end)
     model.start_from_popularity(torch.from_numpy(counts))
+    if config.training.item2vec:
+        seed = config.training.seed
+        start_from_item2vec(model, histories, split.begin, end, seed=seed, quiet=quiet)
     add_heads(model, config.heads, histories, split.begin, end)
     if start is not None:
         start_from(model, start)
@@ -194,17 +201,9 @@ def _fit(
         )
         return result.metrics["ndcg@10"]
 
-    windows: dict[str, Any] = {
-        "max_length": min(model.max_length, config.training.batch_tokens),
-        "batch_events": config.training.batch_tokens,
-        "seed": config.training.seed,
-    }
-    labels = [head.column for head in heads_of(model) if head.column is not None]
     loop = Loop(
         model,
-        BasketBatches(histories, split.begin, end, **windows)
-        if split.basket
-        else EventBatches(histories, split.begin, end, labels=labels, **windows),
+        _batches(model, config, histories, split, end),
         counts,
         config.loss,
         config.training,
@@ -219,11 +218,29 @@ def _fit(
     return loop.run(), model
 
 
+def _batches(
+    model: SequenceModel, config: Config, histories: Histories, split: Split, end: Int64s
+) -> EventBatches | BasketBatches:
+    """Shuffled windows or, for a model with a memory, segments in order, of events or of baskets."""
+    windows: dict[str, Any] = {
+        "max_length": min(model.max_length, config.training.batch_tokens),
+        "batch_events": config.training.batch_tokens,
+        "seed": config.training.seed,
+    }
+    in_order = model.segment_memory() is not None
+    if split.basket:
+        return (BasketSegments if in_order else BasketBatches)(histories, split.begin, end, **windows)
+    labels = [head.column for head in heads_of(model) if head.column is not None]
+    kind = EventSegments if in_order else EventBatches
+    return kind(histories, split.begin, end, labels=labels, **windows)
+
+
 _MODELS: dict[type[SequenceConfig], type[SequenceModel]] = {
     SASRecConfig: SASRec,
     BERT4RecConfig: BERT4Rec,
     GRU4RecConfig: GRU4Rec,
     HSTUConfig: HSTU,
+    LogBilinearConfig: LogBilinear,
 }
 
 
