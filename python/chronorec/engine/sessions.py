@@ -17,7 +17,7 @@ from chronorec.data.out_of_core import parse_bytes
 from chronorec.engine.answers import Recommendations
 from chronorec.engine.engine import Engine
 from chronorec.engine.explain import Explanation
-from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds, seconds
+from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
 from chronorec.engine.update import Updated, read_events, updated
@@ -83,7 +83,8 @@ class Sessions:
             item: id as in the log.
             at: when it happened, by default now; one older than events already here is put in its place.
         """
-        when, now = microseconds(at), seconds()
+        clock = microseconds(None)
+        when, now = clock if at is None else microseconds(at), clock // 1_000_000
         with self._gate:
             live, coming = self._live, self._next
             kept = live.append(user, item, when, now)

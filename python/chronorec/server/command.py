@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 
 from chronorec.engine.experiment import Experiment, ExposureLog
+from chronorec.engine.precision import Precisions
 from chronorec.serve_options import parse_shares
 from chronorec.server.access import read_keys
 from chronorec.server.app import make_app
@@ -37,7 +38,7 @@ def serve(arguments: argparse.Namespace) -> None:
         exposures=None if arguments.exposures is None else ExposureLog(arguments.exposures),
         memory=arguments.memory,
         forget_after=None if days is None else datetime.timedelta(days=days),
-        precision=arguments.precision,
+        precision=Precisions.parse(arguments.precision),
     )
     app = make_app(
         service,
