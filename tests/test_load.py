@@ -24,12 +24,13 @@ def server(answer: Callable[[int, socket.socket], None]) -> Iterator[int]:
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
+            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while self.request.recv(1 << 16):
                 with lock:  # one at a time: a stall stops all
                     answer(next(count), self.request)
 
     class Threads(socketserver.ThreadingTCPServer):
-        daemon_threads = True
+        daemon_threads, request_queue_size = True, 128
 
     with Threads(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()

@@ -103,6 +103,7 @@ def test_metrics_health_and_description(client: TestClient) -> None:
     ask(client, user=7)
     metrics = client.get("/metrics").text
     assert 'chronorec_sessions_sessions{variant="model"} 1.0' in metrics
+    assert 'chronorec_sessions_state_misses{variant="model"} 1.0' in metrics
     assert 'chronorec_answers_total{source="session",variant="model"} 1.0' in metrics
     assert client.get("/health").json() == {"status": "ok"}
     [model] = client.get("/v1/models").json()["models"]

@@ -166,6 +166,16 @@ def test_users_are_texts_or_numbers_and_never_mixed() -> None:
         sessions.append(2**70, "item 1")
 
 
+def test_answers_from_kept_states_are_counted() -> None:
+    sessions = Sessions(ENGINES["gru"])
+    for _ in range(3):
+        sessions.append("u", "item 1")
+        sessions.recommend("u")
+    sessions.recommend("nobody")
+    counts = sessions.counts()
+    assert (counts["state_hits"], counts["state_misses"]) == (2, 1)
+
+
 def test_memory_is_bounded_and_states_go_first() -> None:
     sessions = Sessions(ENGINES["gru"], memory="64K")
     for user in range(400):

@@ -196,6 +196,8 @@ inline py::dict counts_of(Sessions& self) {
   all["event_bytes"] = counts.event_bytes;
   all["dropped_states"] = counts.dropped_states;
   all["dropped_sessions"] = counts.dropped_sessions;
+  all["state_hits"] = counts.state_hits;
+  all["state_misses"] = counts.state_misses;
   return all;
 }
 

@@ -159,6 +159,12 @@ class SessionStore::Shard {
     return session.state;
   }
 
+  // The same, counted.
+  void* state_for_answer(uint32_t n) {
+    ++(at(n).state != nullptr ? counts_.state_hits : counts_.state_misses);
+    return updated_state(n);
+  }
+
   void replay(const Session& session, uint32_t begin, uint32_t end, float* state) const {
     for (uint32_t i = begin; i < end; ++i)
       program_->append({session.items()[i], session.times()[i], i, session.times()}, state, workspace());
@@ -366,7 +372,7 @@ int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t
     times = session.times();
     used = static_cast<uint32_t>(std::lower_bound(session.times(), session.times() + session.count, end) -
                                  session.times());
-    if (used == session.count) state = kept_->open_for_answer(shard.updated_state(n));
+    if (used == session.count) state = kept_->open_for_answer(shard.state_for_answer(n));
     seen.assign(session.items(), session.items() + used);
   }
   if (state == nullptr) {  // as of a time in the past, or of nobody
@@ -424,6 +430,7 @@ SessionCounts SessionStore::counts() const {
     all.index_bytes += own.index_bytes, all.state_bytes += own.state_bytes;
     all.event_bytes += own.event_bytes;
     all.dropped_states += own.dropped_states, all.dropped_sessions += own.dropped_sessions;
+    all.state_hits += own.state_hits, all.state_misses += own.state_misses;
   }
   return all;
 }

@@ -30,6 +30,7 @@ struct SessionCounts {
   int64_t sessions, states, events;
   int64_t index_bytes, state_bytes, event_bytes;
   int64_t dropped_states, dropped_sessions;  // since the start: for want of memory, or idle for too long
+  int64_t state_hits, state_misses;  // since the start: answers from a state that was kept, or was not
 };
 
 class SessionStore {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import socket
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def start(model: Path, port: int, *options: str | Path, **how: Any) -> subproces
         *map(str, options),
     ]
     process = subprocess.Popen(command, **how)
+    atexit.register(process.kill)  # where a test fails before it ends it
     deadline = time.monotonic() + 60
     while not answers(port):
         assert process.poll() is None, "the server ended"

@@ -146,7 +146,7 @@ class Sessions:
         return self._live.store.contains(user)
 
     def counts(self) -> dict[str, int]:
-        """How many sessions, states and events there are, their bytes, and how many were dropped so far."""
+        """Sessions, states, events and their bytes; dropped ones and answers from kept states so far."""
         return self._live.store.counts()
 
     def snapshot(self, path: str | os.PathLike[str]) -> int:
