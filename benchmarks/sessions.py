@@ -22,7 +22,8 @@ import torch
 
 from benchmarks.memory import peak_above, resident
 from chronorec import _core
-from chronorec.engine import Engine, Sessions
+from chronorec.engine import Engine, Precisions, Sessions
+from chronorec.engine.precision import StatePrecision
 from chronorec.models import HSTU, GRU4Rec, SequenceModel, Sequences
 
 ITEMS, WIDTH, EVENTS, BEST = 50_000, 64, 200, 10
@@ -63,8 +64,12 @@ def time_model(name: str, count: int, requests: int) -> None:
     artifact = model.export(pa.table({"item": np.arange(ITEMS)}))
     rng = np.random.default_rng(1)
     table = torch.from_numpy(artifact.weights["item_embedding"])
-    for precision in ("float32", "bfloat16", "int8"):
-        sessions = filled(Engine(artifact, precision), count)
+    held: dict[str, Precisions] = {"float32": Precisions(), "bfloat16": Precisions("bfloat16")}
+    held["int8"] = Precisions("int8")
+    if name == "gru4rec":
+        held["int8 all"] = Precisions("int8", "int8", "bfloat16")
+    for precision, parts in held.items():
+        sessions = filled(Engine(artifact, parts), count)
         times: dict[str, list[float]] = {"session": [], "read": [], "torch": []}
         for request in range(requests):
             user, item = int(rng.integers(count)), int(rng.integers(ITEMS))
@@ -86,19 +91,20 @@ def time_model(name: str, count: int, requests: int) -> None:
         )
 
 
-def memory_of(count: int) -> None:
+def memory_of(count: int, states: StatePrecision) -> None:
     """Bytes of idle sessions of one event each."""
     model = GRU4Rec(100, width=16, hidden_size=WIDTH).eval()
-    sessions = Sessions(Engine(model.export(pa.table({"item": np.arange(100)}))), memory="8G")
+    artifact = model.export(pa.table({"item": np.arange(100)}))
+    sessions = Sessions(Engine(artifact, Precisions(states=states)), memory="8G")
     before = resident()
     for user in range(count):
         sessions.append(user, user % 100, at=1)
         sessions.recommend(user, k=1)
     used, counts = peak_above(before), sessions.counts()
     print(
-        f"{count:,} idle GRU sessions of H={WIDTH}: {used / 1e6:,.0f} MB resident; counted: states "
-        f"{counts['state_bytes'] / 1e6:,.0f} MB, index {counts['index_bytes'] / 1e6:,.0f} MB, events "
-        f"{counts['event_bytes'] / 1e6:,.0f} MB"
+        f"{count:,} idle GRU sessions of H={WIDTH}, states in {states}: {used / 1e6:,.0f} MB resident; "
+        f"counted: states {counts['state_bytes'] / 1e6:,.0f} MB, "
+        f"index {counts['index_bytes'] / 1e6:,.0f} MB, events {counts['event_bytes'] / 1e6:,.0f} MB"
     )
 
 
@@ -125,7 +131,8 @@ def main() -> None:
     first_answer()
     for name in MODELS:
         time_model(name, options.sessions, options.requests)
-    memory_of(options.idle)
+    memory_of(options.idle, "bfloat16")
+    memory_of(options.idle, "float32")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chronorec.engine import Engine, Sessions
-from chronorec.models import HSTU, GRU4Rec, PersonalFrequency, SASRec, SequenceModel
+from chronorec.engine.live_model import LiveModel
+from chronorec.models import HSTU, GRU4Rec, LogBilinear, PersonalFrequency, SASRec, SequenceModel
 from tests.support.logs import cycle_log, histories_of
 
 ITEMS = 40
@@ -37,6 +39,7 @@ STREAMING: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
     ),
     "hstu": (HSTU, {"max_length": 5, "time_bias": False}),
     "hstu with times": (HSTU, {"max_length": 3, "blocks": 3}),
+    "log-bilinear": (LogBilinear, {"time_features": True, "request_time": True}),
 }
 OTHERS = {"absolute": (SASRec, {"max_length": 5})}
 
@@ -161,6 +164,16 @@ def test_users_are_texts_or_numbers_and_never_mixed() -> None:
             sessions.append(wrong, "item 1")  # type: ignore[arg-type]
     with pytest.raises(OverflowError):
         sessions.append(2**70, "item 1")
+
+
+def test_answers_from_kept_states_are_counted() -> None:
+    sessions = Sessions(ENGINES["gru"])
+    for _ in range(3):
+        sessions.append("u", "item 1")
+        sessions.recommend("u")
+    sessions.recommend("nobody")
+    counts = sessions.counts()
+    assert (counts["state_hits"], counts["state_misses"]) == (2, 1)
 
 
 def test_memory_is_bounded_and_states_go_first() -> None:
@@ -289,3 +302,24 @@ def test_a_time_that_cannot_be_leaves_nothing_behind() -> None:
         sessions.append("u", "item 1", at=2**62)
     assert "u" not in sessions
     assert len(sessions) == 0
+
+
+def test_who_is_forgotten_during_a_reload_stays_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reload has read a user's events, and not yet written them down, when the user is forgotten."""
+    sessions = Sessions(ENGINES["gru"])
+    for user in ("gone", "again", "here"):
+        sessions.extend(user, ["item 1", "item 2"], [1, 2])
+    read = LiveModel.batches
+
+    def batches(self: LiveModel) -> Iterator[pa.RecordBatch]:
+        found = list(read(self))
+        assert sessions.forget("gone")
+        assert sessions.forget("again")
+        sessions.append("again", "item 3", at=3)
+        yield from found
+
+    monkeypatch.setattr(LiveModel, "batches", batches)
+    sessions.reload(ENGINES["gru"])
+    assert "gone" not in sessions
+    assert sessions.history("again")[0] == ["item 3"]
+    assert sessions.history("here")[0] == ["item 1", "item 2"]

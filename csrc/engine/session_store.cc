@@ -5,13 +5,14 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
+#include <memory>
 #include <mutex>
 #include <new>
 
 #include "core/check.h"
 #include "core/hash.h"
 #include "core/parallel.h"
+#include "engine/kept_state.h"
 #include "engine/session_index.h"
 
 namespace chronorec {
@@ -19,13 +20,16 @@ namespace {
 
 constexpr int64_t kMostShards = 16, kLeastShardBytes = 1 << 20;
 constexpr uint32_t kNone = SessionIndex::kNone, kNumber = UINT32_MAX;
-constexpr int64_t kMostTime = int64_t{1} << 61;        // differences of times fit 64 bits
-constexpr int64_t kEventBytes = 12, kBlockBytes = 16;  // of an event; that an allocation takes beside
+constexpr int64_t kMostTime = int64_t{1} << 61;  // differences of times fit 64 bits
+constexpr int64_t kEventBytes = 12;
 
 uint64_t hash_of_user(const UserId& user, uint64_t seed) {
   if (!user.is_text) return mix(seed ^ static_cast<uint64_t>(user.number), kHashOdd);
   return hash_of(user.text.data(), static_cast<int64_t>(user.text.size()), seed);
 }
+
+// What an allocation takes: its length stands before it, and the whole is rounded up.
+int64_t block_bytes(int64_t bytes) { return std::max<int64_t>((bytes + 8 + 15) / 16 * 16, 32); }
 
 template <typename T>
 T* allocate(int64_t count) {
@@ -48,7 +52,7 @@ struct Session {
   uint32_t hash;
   int64_t* events = nullptr;  // times [capacity], then items int32 [capacity]
   uint32_t count = 0, capacity = 0;
-  float* state = nullptr;
+  void* state = nullptr;
   uint32_t taken = 0;  // events that the state has seen
   uint32_t last_used = 0;
   uint32_t newer = kNone, older = kNone;  // in the list of sessions with a state, or of those without
@@ -64,6 +68,28 @@ struct Session {
   }
 };
 
+// All sessions by number, in blocks that stay where they are.
+class Sessions {
+ public:
+  Session& operator[](uint32_t n) { return blocks_[n / kBlock][n % kBlock]; }
+  const Session& operator[](uint32_t n) const { return blocks_[n / kBlock][n % kBlock]; }
+  uint32_t size() const { return size_; }
+  int64_t bytes() const {
+    return static_cast<int64_t>(blocks_.size()) * block_bytes(kBlock * sizeof(Session)) +
+           static_cast<int64_t>(blocks_.capacity() * sizeof(blocks_[0]));
+  }
+  uint32_t add(const Session& session) {
+    if (size_ % kBlock == 0) blocks_.emplace_back(new Session[kBlock]);
+    (*this)[size_] = session;
+    return size_++;
+  }
+
+ private:
+  static constexpr uint32_t kBlock = 64;
+  std::vector<std::unique_ptr<Session[]>> blocks_;
+  uint32_t size_ = 0;
+};
+
 }  // namespace
 
 class SessionStore::Shard {
@@ -71,11 +97,11 @@ class SessionStore::Shard {
   mutable std::mutex mutex;
 
   ~Shard() {
-    for (Session& session : sessions_) release(session);
+    for (uint32_t n = 0; n < sessions_.size(); ++n) release(at(n));
   }
 
-  void set_up(const Program& program, int64_t memory, int64_t idle_seconds) {
-    program_ = &program, memory_ = memory, idle_seconds_ = idle_seconds;
+  void set_up(const Program& program, const KeptState& kept, int64_t memory, int64_t idle_seconds) {
+    program_ = &program, kept_ = &kept, memory_ = memory, idle_seconds_ = idle_seconds;
   }
 
   uint32_t find(const UserId& user, uint32_t hash) const {
@@ -114,19 +140,29 @@ class SessionStore::Shard {
   }
 
   // Shows the state the events that it has not seen; there is one afterwards.
-  float* updated_state(uint32_t n) {
+  void* updated_state(uint32_t n) {
     Session& session = at(n);
     if (session.state == nullptr) {
       unlink(n);
-      session.state = allocate<float>(state_floats());
+      session.state = allocate<char>(kept_->bytes());
       session.taken = 0;
       counts_.state_bytes += state_bytes();
       ++counts_.states;
       link(n);
     }
-    replay(session, session.taken, session.count, session.state);
+    if (session.taken < session.count) {
+      float* floats = kept_->open(session.state);
+      replay(session, session.taken, session.count, floats);
+      kept_->close(floats, session.state);
+    }
     session.taken = session.count;
     return session.state;
+  }
+
+  // The same, counted.
+  void* state_for_answer(uint32_t n) {
+    ++(at(n).state != nullptr ? counts_.state_hits : counts_.state_misses);
+    return updated_state(n);
   }
 
   void replay(const Session& session, uint32_t begin, uint32_t end, float* state) const {
@@ -173,7 +209,8 @@ class SessionStore::Shard {
 
   SessionCounts counts() const {
     SessionCounts all = counts_;
-    all.index_bytes += index_.bytes() + static_cast<int64_t>(sessions_.size() * sizeof(Session));
+    all.index_bytes +=
+        index_.bytes() + sessions_.bytes() + static_cast<int64_t>(free_.capacity() * sizeof(uint32_t));
     return all;
   }
 
@@ -192,13 +229,12 @@ class SessionStore::Shard {
     const SessionCounts all = counts();
     return all.index_bytes + all.state_bytes + all.event_bytes;
   }
-  int64_t state_floats() const { return std::max<int64_t>(program_->state_floats(), 1); }
-  int64_t state_bytes() const { return state_floats() * 4 + kBlockBytes; }
+  int64_t state_bytes() const { return block_bytes(kept_->bytes()); }
   static int64_t event_bytes(const Session& session) {
-    return session.capacity == 0 ? 0 : session.capacity * kEventBytes + kBlockBytes;
+    return session.capacity == 0 ? 0 : block_bytes(session.capacity * kEventBytes);
   }
   static int64_t id_bytes(const Session& session) {
-    return session.text_size == kNumber ? 0 : session.text_size + kBlockBytes;
+    return session.text_size == kNumber ? 0 : block_bytes(session.text_size + 1);
   }
 
   uint32_t make(const UserId& user, uint32_t hash) {
@@ -211,9 +247,9 @@ class SessionStore::Shard {
     } else {
       session.number = user.number;
     }
-    uint32_t n = static_cast<uint32_t>(sessions_.size());
+    uint32_t n = 0;
     if (free_.empty()) {
-      sessions_.push_back(session);
+      n = sessions_.add(session);
     } else {
       n = free_.back();
       free_.pop_back();
@@ -264,8 +300,9 @@ class SessionStore::Shard {
   }
 
   const Program* program_ = nullptr;
+  const KeptState* kept_ = nullptr;
   int64_t memory_ = 0, idle_seconds_ = 0;
-  std::deque<Session> sessions_;
+  Sessions sessions_;
   std::vector<uint32_t> free_;
   SessionIndex index_;
   List with_state_, without_state_;
@@ -273,13 +310,13 @@ class SessionStore::Shard {
 };
 
 SessionStore::SessionStore(const Program& program, int64_t memory, int64_t idle_seconds)
-    : program_(program), idle_seconds_(idle_seconds) {
+    : program_(program), kept_(std::make_unique<KeptState>(program)), idle_seconds_(idle_seconds) {
   expect_that(memory > 0, "memory", "at least 1 byte", memory);
   expect_that(idle_seconds >= 0, "idle_seconds", "at least 0", idle_seconds);
   num_shards_ = std::clamp<int64_t>(memory / kLeastShardBytes, 1, kMostShards);
   shards_ = std::make_unique<Shard[]>(static_cast<size_t>(num_shards_));
   for (int64_t s = 0; s < num_shards_; ++s)
-    shards_[static_cast<size_t>(s)].set_up(program, memory / num_shards_, idle_seconds);
+    shards_[static_cast<size_t>(s)].set_up(program, *kept_, memory / num_shards_, idle_seconds);
   if (getrandom(&seed_, sizeof seed_, 0) != sizeof seed_) throw std::runtime_error("no random seed");
 }
 
@@ -335,11 +372,11 @@ int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t
     times = session.times();
     used = static_cast<uint32_t>(std::lower_bound(session.times(), session.times() + session.count, end) -
                                  session.times());
-    if (used == session.count) state = shard.updated_state(n);
+    if (used == session.count) state = kept_->open_for_answer(shard.state_for_answer(n));
     seen.assign(session.items(), session.items() + used);
   }
   if (state == nullptr) {  // as of a time in the past, or of nobody
-    other.assign(static_cast<size_t>(std::max<int64_t>(program_.state_floats(), 1)), 0.0f);
+    other.assign(static_cast<size_t>(kept_->floats()), 0.0f);
     if (used > 0) shard.replay(shard.at(n), 0, used, other.data());
     state = other.data();
   }
@@ -393,6 +430,7 @@ SessionCounts SessionStore::counts() const {
     all.index_bytes += own.index_bytes, all.state_bytes += own.state_bytes;
     all.event_bytes += own.event_bytes;
     all.dropped_states += own.dropped_states, all.dropped_sessions += own.dropped_sessions;
+    all.state_hits += own.state_hits, all.state_misses += own.state_misses;
   }
   return all;
 }

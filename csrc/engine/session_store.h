@@ -17,6 +17,8 @@
 
 namespace chronorec {
 
+class KeptState;
+
 // A user's id: a whole number or a text, never the same session.
 struct UserId {
   int64_t number;
@@ -28,10 +30,12 @@ struct SessionCounts {
   int64_t sessions, states, events;
   int64_t index_bytes, state_bytes, event_bytes;
   int64_t dropped_states, dropped_sessions;  // since the start: for want of memory, or idle for too long
+  int64_t state_hits, state_misses;  // since the start: answers from a state that was kept, or was not
 };
 
 class SessionStore {
  public:
+  // States are kept as the program says (Program::states).
   // memory: bytes for everything that is kept; idle_seconds: after which a session is forgotten, or 0: never.
   SessionStore(const Program& program, int64_t memory, int64_t idle_seconds);
   ~SessionStore();
@@ -66,6 +70,7 @@ class SessionStore {
   void sweep(int64_t now);
 
   const Program& program_;
+  std::unique_ptr<KeptState> kept_;
   int64_t num_shards_;
   uint64_t seed_;  // of the hash: nobody outside can choose ids that collide
   int64_t idle_seconds_;

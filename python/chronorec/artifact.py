@@ -48,6 +48,25 @@ program has no state: bias and adjustments speak. An adjustment is a sparse addi
   ``W_item_users``, ``W_item_similarities``).
 - ``copy``: exp(score) of every item among the tokens grows by the exp of a weight, made from the state and
   learned tables; :class:`chronorec.engine.copy.CopyHead` says how. The weights are ``W.gap`` and so on.
+- ``rescore``: the ``count`` best items by state and bias gain what they find by attention in the items of the
+  last tokens. With rows of the table times sqrt(D), (q, u) = ``W.candidate`` of the candidate's and (k, v) =
+  ``W.history`` of an item's, D each, the gain is the sum of (u . v) / sqrt(D) weighted by the softmax of
+  q . k / sqrt(D) + ``W.rank`` at how many tokens ago. All candidates rise together where one would fall
+  behind the other items.
+
+Where nothing is known of a user, ``fallback`` answers in place of the model: the links of a chain, each with
+``counts``, the name of a [V] weight of events per item, and for the recent past ``days`` and ``until``; see
+:mod:`chronorec.engine.fallback`. Models updated since their training hold ``update.evidence`` [V], the number
+of events that the vector of an item rests on: infinite for those that were trained.
+
+A head says more of an item v after a state. Its output k is ``(state query_k^T + b_k) . table[v] +
+constant_k . state + c_k + item[v, k]``, with weights ``W.pair.query.weight`` [K D, D] and so on:
+
+- ``behaviour``: a softmax over outputs gives the probabilities of the event types ``classes``, given v.
+- ``value_class``: the same for the numbers ``classes`` as values of the event.
+- ``value``: the value of the event is output 0 times ``deviation`` plus ``mean``.
+- ``steps``: without outputs. State j ahead, of 2 to ``steps``, is state + (state W_j^T + b_j), of weights
+  ``W.ahead.weight`` [(steps - 1) D, D] and ``W.ahead.bias``; scores are state . table + bias[item].
 """
 
 from __future__ import annotations
@@ -74,6 +93,8 @@ WHOLE_HISTORY = 2**31 - 1
 KIND = "chronorec.model"
 HEADER = "model.json"
 LEDGER, LEDGER_DRAFT = "evaluations.json", "evaluations.json.draft"
+#: what an approximate search may keep in the folder, by its kind; it goes when a new model takes that
+INDEX_FILES = {"hnsw": "search-hnsw.faiss", "ivf": "search-ivf.faiss"}
 _CONTENT = ("weights.safetensors", "items.arrow", "config.toml")
 
 
@@ -97,6 +118,9 @@ class Artifact:
         max_length: how many of the last tokens the program sees; WHOLE_HISTORY: all of them.
         exclude_seen: whether items of the history leave the candidates unless a request says otherwise.
         needs_time: whether events and requests must carry times.
+        fallback: who speaks where nothing is known of a user, in order: ``source``, the fp32 [V] weight
+            ``counts``, and of the recent past ``days`` and ``until``; see :mod:`chronorec.engine.fallback`.
+        heads: what is predicted beside the next item; see the module's text.
         provenance: where the model comes from: data and split hashes, seed, validation result, versions.
         config: text of the resolved TOML configuration, or "".
         folder: where the model was loaded from, or saved by training; None where it is in no folder.
@@ -113,6 +137,8 @@ class Artifact:
     max_length: int = 200
     exclude_seen: bool = False
     needs_time: bool = False
+    fallback: list[dict[str, Any]] = field(default_factory=list)
+    heads: list[dict[str, Any]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     config: str = ""
     folder: Path | None = None
@@ -125,10 +151,11 @@ class Artifact:
     def identity(self) -> str:
         """SHA-256 over weights and program: what makes two models answer alike, wherever they come from."""
         named = {name: vars(self)[name] for name in _HEADER_FIELDS if name != "provenance"}
+        named |= {name: vars(self)[name] for name in _LATER_FIELDS if vars(self)[name]}
         digest = hashlib.sha256(_digest(named | {"num_items": self.num_items}).encode())
         for name, value in sorted(self.weights.items()):
             digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
+            digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -170,6 +197,7 @@ class Artifact:
             "max_length": self.max_length,
             "exclude_seen": self.exclude_seen,
             "needs_time": self.needs_time,
+            **{name: vars(self)[name] for name in _LATER_FIELDS},
             "provenance": self.provenance,
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         }
@@ -192,6 +220,7 @@ class Artifact:
                 weights=weights,
                 config=content["config.toml"].decode(),
                 folder=path,
+                **{name: header.get(name, []) for name in _LATER_FIELDS},
                 **{name: header[name] for name in _HEADER_FIELDS},
             )
         except (KeyError, SafetensorError, pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -209,7 +238,8 @@ def check_target(folder: str | os.PathLike[str]) -> Path:
         ArtifactError: it is a file, holds other files, or cannot be made.
     """
     target = Path(folder)
-    why = obstacle(target, HEADER, KIND, (HEADER, LEDGER, LEDGER_DRAFT, *_CONTENT))
+    indexes = [name + end for name in INDEX_FILES.values() for end in ("", ".draft")]
+    why = obstacle(target, HEADER, KIND, (HEADER, LEDGER, LEDGER_DRAFT, *indexes, *_CONTENT))
     if why is not None:
         raise ArtifactError(f"{target}: cannot hold a model: {why}; choose another folder")
     return target
@@ -227,6 +257,8 @@ _HEADER_FIELDS = (
     "needs_time",
     "provenance",
 )
+#: Lists that older folders of this format do without; where they are empty a model is what it was.
+_LATER_FIELDS = ("fallback", "heads")
 
 
 def _read_header(path: Path) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import chronorec
+from chronorec.evaluate_command import EVALUATE_EXAMPLES, add_evaluate_arguments, run_evaluate
+from chronorec.index_command import INDEX_EXAMPLES, add_index_arguments, index
+from chronorec.recommend_command import RECOMMEND_EXAMPLES, add_recommend_arguments, recommend
 from chronorec.serve_options import SERVE_EXAMPLES, add_serve_arguments, parse_shares
 
 
@@ -127,32 +128,42 @@ def _add_train(commands: Any, name: str) -> None:
         "Train a model on histories; validation chooses the number of epochs. Goes on after a kill.",
         "  chronorec train histories -o model --set model.kind=sasrec --set training.epochs=50\n"
         "  chronorec train histories -o model --config model.toml --set split.protocol=temporal-event \\\n"
-        "      --set split.cut=2017-12-01 --set split.validation_cut=2017-11-01",
+        "      --set split.cut=2017-12-01 --set split.validation_cut=2017-11-01\n"
+        "  chronorec train histories -o model2 --from model --set split.validation_cut=2018-01-01 \\\n"
+        "      --set split.cut=2018-02-01 --set training.epochs=3",
     )
     parser.add_argument("data", metavar="HISTORIES", help="folder written by `chronorec prepare`")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="model folder to write")
     parser.add_argument(
-        "--config", metavar="FILE", help="TOML file with [split], [model], [loss], [training]"
+        "--config", metavar="FILE", help="TOML file with [split], [model], [loss], [heads], [training]"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override, such as training.epochs=3"
+    )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="go on from this model, by default with its configuration, after `chronorec prepare --append`",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.set_defaults(run=_run_train)
 
 
 def _run_train(arguments: argparse.Namespace) -> None:
+    from chronorec.artifact import Artifact
     from chronorec.data import Histories
     from chronorec.training import load_config, train
     from chronorec.training.splitting import make_split
 
-    config = load_config(arguments.config, arguments.set)
+    start = None if arguments.start is None else Artifact.load(arguments.start)
+    config = load_config(arguments.config, arguments.set, text="" if start is None else start.config)
     histories = Histories.open(arguments.data)
     split = make_split(config.split, histories)
     print(split.describe())
     output = Path(arguments.output)
     try:
-        run = train(config, histories, split=split, output=output, quiet=arguments.quiet)
+        run = train(config, histories, split=split, start=start, output=output, quiet=arguments.quiet)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         raise
@@ -172,173 +183,33 @@ def _add_evaluate(commands: Any, name: str) -> None:
         name,
         "Rank the whole catalogue for every held-out event, with the baselines beside. Validation chooses; "
         "the test events are read once, and every evaluation is recorded in the model folder.",
-        "  chronorec evaluate model --data histories\n"
-        "  chronorec evaluate model --data histories --slices --html report.html\n"
-        "  chronorec evaluate model-a model-b --data histories --part validation --json result.json\n"
-        "  chronorec evaluate model.toml --data histories --folds months:5 --output fold-models",
+        EVALUATE_EXAMPLES,
     )
-    parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="model folders trained on one split; or TOML, for --folds"
-    )
-    parser.add_argument("--data", required=True, metavar="HISTORIES")
-    parser.add_argument("--part", choices=("test", "validation"), default="test")
-    parser.add_argument("-k", type=_list_lengths, default=[10, 20], help="list lengths (default: 10,20)")
-    parser.add_argument(
-        "--slices", action="store_true", help="also by history length, popularity, time gap, new users"
-    )
-    parser.add_argument(
-        "--again", action="store_true", help="read the test events of a tested model once more; it is counted"
-    )
-    parser.add_argument(
-        "--folds",
-        metavar="KIND:N",
-        help="train the same configurations on N folds and pool them: months:5, quantiles:5 or users:5",
-    )
-    parser.add_argument("-o", "--output", metavar="FOLDER", help="where the models of --folds go, and stay")
-    parser.add_argument("--html", metavar="FILE", help="write a page with pictures too; needs matplotlib")
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON too; - for standard output")
-    parser.set_defaults(run=_run_evaluate)
-
-
-def _list_lengths(text: str) -> list[int]:
-    lengths = [int(part) for part in text.split(",")]
-    if min(lengths) < 1:
-        raise ValueError
-    return lengths
-
-
-def _run_evaluate(arguments: argparse.Namespace) -> None:
-    from chronorec.artifact import Artifact
-    from chronorec.data import Histories
-    from chronorec.training.comparison import compare
-
-    histories = Histories.open(arguments.data)
-    settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("part", "slices", "again")} | {
-        "ks": tuple(arguments.k)
-    }
-    if arguments.folds:
-        report, curves = _evaluate_folds(arguments, histories, settings)
-    else:
-        models = {folder: Artifact.load(folder) for folder in arguments.models}
-        report = compare(models, histories, calibrated=bool(arguments.html), **settings)
-        found = {label: model.provenance.get("curve") for label, model in models.items()}
-        curves = {label: curve for label, curve in found.items() if curve}
-    if arguments.html:
-        from chronorec.evaluation.html import html_report
-
-        Path(arguments.html).write_text(html_report(report, curves), encoding="utf-8")
-    if arguments.json == "-":
-        print(report.json())
-        return
-    print(report.text())
-    if arguments.json:
-        Path(arguments.json).write_text(report.json(), encoding="utf-8")
-
-
-def _evaluate_folds(
-    arguments: argparse.Namespace, histories: Any, settings: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    from chronorec.training.folds import compare_on_folds, read_configs
-
-    if not arguments.output:
-        raise ValueError("--folds needs --output, the folder for the models of the folds")
-    configs, output = read_configs(arguments.models), Path(arguments.output)
-    return compare_on_folds(configs, histories, arguments.folds, output, quiet=False, **settings)
+    add_evaluate_arguments(parser)
+    parser.set_defaults(run=run_evaluate)
 
 
 # --- recommend --------------------------------------------------------------------------------------
 
 
 def _add_recommend(commands: Any, name: str) -> None:
+    parser = _add(commands, name, "Recommend items after a history. Needs no torch.", RECOMMEND_EXAMPLES)
+    add_recommend_arguments(parser)
+    parser.set_defaults(run=recommend)
+
+
+# --- index -----------------------------------------------------------------------------------------
+
+
+def _add_index(commands: Any, name: str) -> None:
     parser = _add(
         commands,
         name,
-        "Recommend items after a history. Needs no torch.",
-        "  chronorec recommend model --data histories --user 42\n"
-        "  chronorec recommend model --history 1193 661 914 -k 5 --exclude-seen",
+        "Make an index for approximate search (faiss) beside a model of millions of items, and measure it.",
+        INDEX_EXAMPLES,
     )
-    parser.add_argument("model", metavar="MODEL", help="model folder")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--history", nargs="+", metavar="ITEM", help="item ids, oldest first")
-    source.add_argument("--user", help="user id in the histories given by --data")
-    parser.add_argument("--data", metavar="HISTORIES", help="histories that hold the user")
-    parser.add_argument("--at", help="time of the request, ISO; by default now")
-    parser.add_argument("-k", type=int, default=10)
-    parser.add_argument("--exclude-seen", action=argparse.BooleanOptionalAction, default=None)
-    parser.add_argument("--explain", action="store_true", help="say which events carried each item")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.set_defaults(run=_run_recommend)
-
-
-def _run_recommend(arguments: argparse.Namespace) -> None:
-    from chronorec.engine import Engine
-    from chronorec.engine.describe import explanation_lines, item_lines
-
-    engine = Engine.load(arguments.model)
-    history, times, sessions = _read_history(arguments, engine)
-    answer = engine.recommend(
-        history,
-        times=times,
-        sessions=sessions,
-        at=arguments.at,
-        k=arguments.k,
-        exclude_seen=arguments.exclude_seen,
-    )
-    context: dict[str, Any] = {"times": times, "sessions": sessions, "at": arguments.at}
-    reasons = engine.explain(history, answer.items, **context) if arguments.explain else []
-    if arguments.json:
-        said = dataclasses.asdict(answer) | {"scores": answer.scores.tolist()}
-        why = {"explanations": [dataclasses.asdict(one) for one in reasons]} if arguments.explain else {}
-        print(json.dumps(said | why))
-        return
-    if answer.unknown_items:
-        print(f"{answer.unknown_items} of {len(history)} events skipped: the model does not know the item")
-    print(item_lines(engine.artifact.items, answer.items, answer.scores))
-    for reason in reasons:
-        print(explanation_lines(reason))
-
-
-def _read_history(
-    arguments: argparse.Namespace, engine: Any
-) -> tuple[list[Any], list[int] | None, list[int] | None]:
-    if arguments.user is None:
-        return (
-            [parse_id(text, engine.artifact.items.column("item").type) for text in arguments.history],
-            None,
-            None,
-        )
-    if arguments.data is None:
-        raise ValueError("--user needs --data, the histories that hold the user's events")
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from chronorec.data import Histories
-
-    histories = Histories.open(arguments.data)
-    ids = histories.users.column("user")
-    code = pc.index(ids, pa.scalar(parse_id(arguments.user, ids.type), ids.type)).as_py()
-    if code < 0:
-        raise ValueError(f"--user: {arguments.user!r} is not among the {histories.num_users} users")
-    begin, end = (int(x) for x in histories.offsets[code : code + 2])
-    items = histories.items.column("item").take(histories.item[begin:end]).to_pylist()
-    session = histories.columns.get("session")
-    return (
-        items,
-        None if histories.time is None else histories.time[begin:end].tolist(),
-        None if session is None else session[begin:end].tolist(),
-    )
-
-
-def parse_id(text: str, arrow_type: Any) -> Any:
-    """An id typed on the command line as the type it has in the log."""
-    import pyarrow as pa
-
-    if pa.types.is_integer(arrow_type):
-        try:
-            return int(text)
-        except ValueError:
-            raise ValueError(f"{text!r}: ids in this model are whole numbers") from None
-    return text
+    add_index_arguments(parser)
+    parser.set_defaults(run=index)
 
 
 # --- serve, experiment ------------------------------------------------------------------------------
@@ -436,6 +307,7 @@ _COMMANDS = {
     "train": _add_train,
     "evaluate": _add_evaluate,
     "recommend": _add_recommend,
+    "index": _add_index,
     "serve": _add_serve,
     "experiment": _add_experiment,
     "demo": _add_demo,

@@ -7,12 +7,13 @@ The draws come from numpy's ``default_rng``, whose streams numpy keeps stable wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from chronorec.data.jagged import Int32s, Int64s, offsets_of, ranges
 
@@ -29,6 +30,8 @@ class Batch:
         items, targets: int32 [n].
         times: int64 [n], microseconds, when each input happened; None where the log has no times.
         asked: int64 [n], when its target did, which is when the answer is asked for; or None.
+        labels: further columns of the targets, by name, each [n].
+        previous: int64 [S], the row of the batch before that each segment goes on, or -1; None: windows.
     """
 
     offsets: Int64s
@@ -36,6 +39,8 @@ class Batch:
     targets: Int32s
     times: Int64s | None = None
     asked: Int64s | None = None
+    labels: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    previous: Int64s | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -53,6 +58,7 @@ class BasketBatch:
         targets: int32, the distinct items of every target basket.
         times: int64 [T], microseconds, when each input basket began; None where the log has no times.
         asked: int64 [T], when the target basket began, which is when the answer is asked for; or None.
+        previous: int64 [S], the row of the batch before that each segment goes on, or -1; None: windows.
     """
 
     offsets: Int64s
@@ -62,6 +68,7 @@ class BasketBatch:
     targets: Int32s
     times: Int64s | None = None
     asked: Int64s | None = None
+    previous: Int64s | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -71,7 +78,7 @@ BatchType = TypeVar("BatchType", Batch, BasketBatch)
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
+class Plan:
     """The shuffled windows of an epoch and the first window of every batch."""
 
     begin: Int64s
@@ -79,7 +86,7 @@ class _Plan:
     batches: Int64s
 
 
-class _Batches(Generic[BatchType]):
+class Windows(Generic[BatchType]):
     """Windows over token ranges, whatever a token is; subclasses gather the tokens."""
 
     def __init__(
@@ -103,7 +110,7 @@ class _Batches(Generic[BatchType]):
         self._max_length = max_length
         self._batch_events = batch_events
         self._seed = seed
-        self._planned: tuple[int, _Plan] | None = None
+        self._planned: tuple[int, Plan] | None = None
         if len(users) == 0:
             raise ValueError("begin, end: wanted a user with at least two tokens to train on, got none")
 
@@ -128,14 +135,14 @@ class _Batches(Generic[BatchType]):
     def _gather(self, begin: Int64s, end: Int64s) -> BatchType:
         raise NotImplementedError
 
-    def _plan(self, epoch: int) -> _Plan:
+    def _plan(self, epoch: int) -> Plan:
         if epoch < 0:
             raise ValueError(f"epoch: wanted 0 or more, got {epoch}")
         if self._planned is None or self._planned[0] != epoch:
             self._planned = epoch, self._make_plan(epoch)
         return self._planned[1]
 
-    def _make_plan(self, epoch: int) -> _Plan:
+    def _make_plan(self, epoch: int) -> Plan:
         generator = np.random.default_rng([self._seed, epoch])
         # A long user's first window gets 1 .. max_length targets and every later one max_length, so that over
         # the epochs every event is seen with every length of context.
@@ -149,7 +156,7 @@ class _Batches(Generic[BatchType]):
         order = generator.permutation(len(row))
         row, begin, end = row[order], begin[order], end[order]
         origin = self._begin[row]
-        return _Plan(origin + begin, origin + end, self._pack(end - begin))
+        return Plan(origin + begin, origin + end, self._pack(end - begin))
 
     def _pack(self, lengths: Int64s) -> Int64s:
         """Where the batches begin, over windows of ``lengths``: as many whole windows as fit, in order."""
@@ -160,7 +167,7 @@ class _Batches(Generic[BatchType]):
         return np.array(first, np.int64)
 
 
-class EventBatches(_Batches[Batch]):
+class EventBatches(Windows[Batch]):
     """Batches of windows of events; every training event but a user's first is a target once an epoch.
 
     A window holds at most ``max_length`` targets. Windows of a user overlap by one event: the last target of
@@ -171,6 +178,7 @@ class EventBatches(_Batches[Batch]):
         begin, end: int64 [B], the training range of every user: ``split.begin`` and ``split.train_end``.
         max_length: the most targets of a window.
         batch_events: the most targets of a batch (its token budget), at least ``max_length``.
+        labels: event columns whose entries at the targets belong to the batches.
     """
 
     def __init__(
@@ -182,9 +190,11 @@ class EventBatches(_Batches[Batch]):
         max_length: int,
         batch_events: int,
         seed: int = 0,
+        labels: Sequence[str] = (),
     ) -> None:
         super().__init__(begin, end, max_length=max_length, batch_events=batch_events, seed=seed)
         self._histories = histories
+        self._labels = {name: histories.columns[name] for name in labels}
 
     def _gather(self, begin: Int64s, end: Int64s) -> Batch:
         inputs = ranges(begin, end - begin)
@@ -195,10 +205,11 @@ class EventBatches(_Batches[Batch]):
             targets=item[inputs + 1],
             times=None if time is None else time[inputs],
             asked=None if time is None else time[inputs + 1],
+            labels={name: column[inputs + 1] for name, column in self._labels.items()},
         )
 
 
-class BasketBatches(_Batches[BasketBatch]):
+class BasketBatches(Windows[BasketBatch]):
     """Batches of windows of baskets; every basket but a user's first is a target once an epoch.
 
     The arguments are those of :class:`EventBatches`, except that ``max_length`` and ``batch_events`` count

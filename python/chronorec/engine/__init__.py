@@ -1,18 +1,36 @@
 """The engine: runs a saved model without torch. See :class:`Engine`."""
 
-from chronorec.engine.engine import Engine, Recommendations
+from chronorec.engine.answers import Recommendations
+from chronorec.engine.approximate import Search, SearchReport, measure_search, save_index
+from chronorec.engine.batch_files import recommend_file, recommend_stream
+from chronorec.engine.engine import Engine
 from chronorec.engine.explain import EventShare, Explanation
+from chronorec.engine.forecast import Forecast
+from chronorec.engine.precision import Precisions
+from chronorec.engine.predictor import Predictor
 from chronorec.engine.rules import Near, Rules
 from chronorec.engine.sessions import Sessions
 from chronorec.engine.shared_sessions import SharedSessions
+from chronorec.engine.update import Updated, updated
 
 __all__ = [
     "Engine",
     "EventShare",
     "Explanation",
+    "Forecast",
     "Near",
+    "Predictor",
+    "Precisions",
     "Recommendations",
     "Rules",
+    "Search",
+    "SearchReport",
     "Sessions",
     "SharedSessions",
+    "Updated",
+    "measure_search",
+    "recommend_file",
+    "recommend_stream",
+    "save_index",
+    "updated",
 ]

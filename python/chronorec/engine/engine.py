@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +15,22 @@ from chronorec import _core
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, offsets_of
 from chronorec.engine import adjust
+from chronorec.engine.answers import BY_HISTORY, BY_LIKENESS, Recommendations, Said, columns_of
+from chronorec.engine.approximate import AnySearch, Search, index_of
 from chronorec.engine.catalogue import Catalogue
 from chronorec.engine.choice import Choice
 from chronorec.engine.copy import CopyHead
 from chronorec.engine.explain import Explanation, explanations, parts_of
+from chronorec.engine.fallback import Fallback
+from chronorec.engine.heads import Heads
 from chronorec.engine.history import HistoryBatch, cut_tokens
-from chronorec.engine.item_table import ItemTable, Precision, make_item_table, score_lists, topk
+from chronorec.engine.item_table import ItemTable, make_item_table, score_lists, topk
+from chronorec.engine.precision import AnyPrecision, Precisions
 from chronorec.engine.program import Floats, Program, scratch, weight_of
-from chronorec.engine.requests import When, one_request, table_of_requests
+from chronorec.engine.requests import When, checked_k, one_request, table_of_requests
+from chronorec.engine.rescore import rescores
 from chronorec.engine.rules import Rules
+from chronorec.engine.stream import runner_of
 from chronorec.engine.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -38,21 +44,6 @@ _NO_IDS: tuple[Hashable, ...] = ()
 CHUNK = 1 << 16
 
 
-@dataclass(frozen=True)
-class Recommendations:
-    """The answer to one request.
-
-    Attributes:
-        items: ids as in the log, best first; fewer than asked where candidates ran out.
-        scores: float32, descending unless rules say otherwise.
-        unknown_items: how many events of the history were skipped because the model does not know the item.
-    """
-
-    items: list[Any]
-    scores: Floats
-    unknown_items: int
-
-
 class Engine:
     """Answers from a model folder; needs numpy, pyarrow and the compiled core, never torch.
 
@@ -62,37 +53,56 @@ class Engine:
     Args:
         artifact: the model, as loaded or as exported from training.
         precision: ``"bfloat16"`` or ``"int8"`` holds the table in 16 or 8 bits beside, which finds the best
-            of many items faster; the answers are the same, bit for bit.
+            of many items faster; the answers are the same, bit for bit. :class:`Precisions` shortens
+            recurrent weights and states of sessions too, which costs quality.
+        search: ``"hnsw"``, ``"ivf"`` or :class:`Search` looks for the best of millions of items in a faiss
+            index, which is made now, or read if :func:`save_index` left it in the folder.
 
     Raises:
         ArtifactError: the program or the adjustments do not fit each other or the weights.
+        ValueError: a precision that this model has no part for.
     """
 
-    def __init__(self, artifact: Artifact, precision: Precision = "float32") -> None:
+    def __init__(
+        self, artifact: Artifact, precision: AnyPrecision = "float32", search: AnySearch = "exact"
+    ) -> None:
         self.artifact = artifact
         self.num_items = artifact.num_items
         if artifact.max_length < 1:
             raise ArtifactError(f"{artifact.name}: max_length: wanted at least 1, got {artifact.max_length}")
-        self._program = Program(artifact)
+        self.precisions = Precisions.of(precision)
+        self._program = Program(artifact, self.precisions.weights)
+        self._run_program = runner_of(artifact, self.precisions, self._program)
         adjust.check_specs(artifact)
         self._copy_heads = [
             CopyHead(artifact, spec, self._program.width)
             for spec in artifact.adjustments
             if spec["kind"] == "copy"
         ]
+        self._rescores = rescores(artifact, self._program.width)
         self.vocabulary = Vocabulary(artifact.items.column("item"))
         table = artifact.weights[artifact.table] if artifact.table is not None else None
         rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
-        self.table = make_item_table(rows, precision)
         self.bias = None if artifact.bias is None else weight_of(artifact, artifact.bias, (self.num_items,))
+        self.search = Search.of(search)
+        candidates = index_of(artifact, self.bias, self.search)
+        self.table = make_item_table(rows, self.precisions.table)._replace(candidates=candidates)
+        self.heads = Heads(artifact, self.table)
         self._catalogue = Catalogue(artifact.items)
+        self.fallback = Fallback(artifact)
         self._most_entries = adjust.most_entries(artifact)
         self._unit_table: ItemTable | None = None
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, precision: Precision = "float32") -> Engine:
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        precision: AnyPrecision = "float32",
+        search: AnySearch = "exact",
+    ) -> Engine:
         """Opens a model folder; raises :class:`chronorec.artifact.ArtifactError` that says why it cannot."""
-        return cls(Artifact.load(folder), precision)
+        return cls(Artifact.load(folder), precision, search)
 
     # --- one request --------------------------------------------------------------------------------
 
@@ -109,7 +119,7 @@ class Engine:
         exclude: Iterable[Hashable] = _NO_IDS,
         rules: Rules | None = None,
     ) -> Recommendations:
-        """The k best next items after a history.
+        """The k best next items after a history; the most popular ones where no item of it is known.
 
         Args:
             history: item ids as in the log, oldest first; may be empty.
@@ -127,8 +137,8 @@ class Engine:
         """
         k = checked_k(k)
         batch, unknown = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
-        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates, rules)
-        return self.recommendations(codes[0], scores[0], int(unknown[0]))
+        codes, scores, said = self.answer(batch, unknown > 0, k, exclude_seen, exclude, candidates, rules)
+        return self.recommendations(codes[0], scores[0], said.get(0, BY_HISTORY), int(unknown[0]))
 
     def score(
         self,
@@ -146,7 +156,7 @@ class Engine:
         batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
         found = self.vocabulary.codes_of(items, "items")
         scores = np.full(len(found), np.nan, np.float32)
-        scores[found >= 0] = self._score_codes(batch, found[found >= 0], False)[0]
+        scores[found >= 0] = self.score_codes(batch, found[found >= 0], False)[0]
         return scores
 
     def similar_items(self, item: Hashable, k: int = 10) -> Recommendations:
@@ -170,7 +180,7 @@ class Engine:
         itself = np.zeros(self.num_items, np.float32)
         itself[code] = -np.inf
         codes, scores = topk(query, self._unit_table, itself, None, k)
-        return self.recommendations(codes[0], scores[0])
+        return self.recommendations(codes[0], scores[0], BY_LIKENESS)
 
     def explain(
         self,
@@ -217,11 +227,12 @@ class Engine:
         The requests are worked on in chunks, so that only the answers need memory for all of them at once.
 
         Returns:
-            A table with ``items`` (list of ids), ``scores`` (list of float32) and ``unknown_items`` (int32).
+            A table with ``items`` (list of ids), ``scores`` (list of float32), ``unknown_items`` (int32),
+            ``source`` and ``reason`` (dictionaries of texts).
         """
         k = checked_k(k)
         batch, unknown = table_of_requests(self.artifact, self.vocabulary, pa.table(requests))
-        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates, rules)
+        codes, scores, said = self.answer(batch, unknown > 0, k, exclude_seen, exclude, candidates, rules)
         left = scores > -np.inf
         offsets = pa.array(offsets_of(left.sum(axis=1)).astype(np.int32))
         return pa.table(
@@ -229,6 +240,7 @@ class Engine:
                 "items": pa.ListArray.from_arrays(offsets, self.vocabulary.take(codes[left])),
                 "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[left])),
                 "unknown_items": pa.array(unknown.astype(np.int32)),
+                **columns_of(said, len(codes)),
             }
         )
 
@@ -246,7 +258,7 @@ class Engine:
     def topk(self, histories: Histories, queries: Queries, k: int, exclude_seen: bool) -> Int32s:
         """Item codes int32 [Q, k] of the k best items per query; -1 where candidates ran out."""
         found = np.full((len(queries), checked_k(k)), -1, np.int32)
-        for rows, _, states, adjustment in self._chunks_of_queries(histories, queries, k, exclude_seen):
+        for rows, _, states, adjustment in self.chunks_of_queries(histories, queries, k, exclude_seen):
             self._fill_topk(states, adjustment, found[rows])
         return found
 
@@ -256,7 +268,7 @@ class Engine:
         """The answers of :meth:`rank` and :meth:`topk` for the price of one run of the program."""
         greater, equal = np.empty((2, len(queries.targets)), np.int64)
         found = np.full((len(queries), k), -1, np.int32)
-        for rows, part, states, adjustment in self._chunks_of_queries(histories, queries, k, exclude_seen):
+        for rows, part, states, adjustment in self.chunks_of_queries(histories, queries, k, exclude_seen):
             targets = slice(*queries.target_offsets[[rows.start, rows.stop]].tolist())
             offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
             _core.item_rank(
@@ -284,38 +296,42 @@ class Engine:
         every = np.arange(self.num_items, dtype=np.int32)
         self.vocabulary.check_same(histories)
         for rows in self._chunks(queries.end - queries.begin, self.num_items):
-            batch = HistoryBatch.of_queries(histories, queries.select(rows))
-            scores[rows] = self._score_codes(batch, every, exclude_seen)
+            batch = self.batch_of(histories, queries.select(rows))
+            scores[rows] = self.score_codes(batch, every, exclude_seen)
         return scores
 
     # --- inside -------------------------------------------------------------------------------------
 
-    def recommendations(self, codes: Int32s, scores: Floats, unknown_items: int = 0) -> Recommendations:
+    def recommendations(
+        self, codes: Int32s, scores: Floats, said: Said, unknown_items: int = 0
+    ) -> Recommendations:
         """The answer in ids; what has the score -inf is not there."""
         left = int(np.count_nonzero(scores > -np.inf))  # the others come last
-        return Recommendations(self.vocabulary.names(codes[:left]), scores[:left], unknown_items)
+        return Recommendations(self.vocabulary.names(codes[:left]), scores[:left], unknown_items, *said)
 
     def answer(
         self,
         batch: HistoryBatch,
+        unknown: npt.NDArray[np.bool_],
         k: int,
         exclude_seen: bool | None,
         exclude: Iterable[Hashable],
         candidates: Iterable[Hashable] | None,
         rules: Rules | None,
-    ) -> tuple[Int32s, Floats]:
+    ) -> tuple[Int32s, Floats, dict[int, Said]]:
         """Codes and scores [B, at most k] of the best items; the score is -inf where candidates ran out.
 
-        The arguments are those of :meth:`recommend`, with histories in codes.
+        Where no event is known, it is also said who spoke. The arguments are those of :meth:`recommend`, with
+        histories in codes; ``unknown`` [B] says which of them had items that the model does not know.
         """
         choice = self.choice(k, exclude, candidates, rules)
         codes = np.empty((batch.num_users, choice.k), np.int32)
         scores = np.empty((batch.num_users, choice.k), np.float32)
         for rows in self._chunks(np.diff(batch.offsets), choice.depth):
             part = batch.rows(rows.start, rows.stop)
-            states, adjustment = self._states(part, self.leaves_seen(exclude_seen))
+            states, adjustment = self.states(part, self.leaves_seen(exclude_seen))
             codes[rows], scores[rows] = choice.best(states, adjustment, part.at)
-        return codes, scores
+        return codes, scores, self.fallback.fill(choice, batch, unknown, codes, scores)
 
     def explain_batch(self, batch: HistoryBatch, items: Sequence[Hashable], last: int) -> list[Explanation]:
         """:meth:`explain` for a batch of one request."""
@@ -332,7 +348,7 @@ class Engine:
         states, additions = self._run(batch)
         alone = score_lists(states, self.table, None, None, codes, np.array([0, len(codes)], np.int64))
         parts = parts_of(codes, alone, self.bias, additions)
-        score = functools.partial(self._score_codes, codes=codes, exclude_seen=False)
+        score = functools.partial(self.score_codes, codes=codes, exclude_seen=False)
         timed = self.artifact.needs_time
         return explanations(batch, codes, last, self.vocabulary, score, parts, timed)
 
@@ -350,6 +366,7 @@ class Engine:
             self._catalogue,
             self.table,
             self.bias,
+            self.heads,
             k,
             exclude,
             candidates,
@@ -373,7 +390,7 @@ class Engine:
             yield slice(first, last)
             first = last
 
-    def _chunks_of_queries(
+    def chunks_of_queries(
         self, histories: Histories, queries: Queries, k: int, exclude_seen: bool
     ) -> Iterator[tuple[slice, Queries, Floats, adjust.Adjustment | None]]:
         """Where the chunk lies, its queries, their states and what is added to their scores."""
@@ -382,13 +399,17 @@ class Engine:
         lengths = queries.end - queries.begin
         for rows in self._chunks(lengths if most is None else np.minimum(lengths, most), k):
             part = queries.select(rows)
-            yield rows, part, *self._states(HistoryBatch.of_queries(histories, part, most), exclude_seen)
+            yield rows, part, *self.states(self.batch_of(histories, part, most), exclude_seen)
+
+    def batch_of(self, histories: Histories, queries: Queries, most: int | None = None) -> HistoryBatch:
+        """The histories of queries as this model reads them: the last ``most``, or all, events."""
+        return HistoryBatch.of_queries(histories, queries, most)
 
     def _reads_whole_history(self, exclude_seen: bool) -> bool:
         model = self.artifact
         return exclude_seen or model.basket or adjust.reads_whole_history(model)
 
-    def _states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
+    def states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
         """States [B, D] and what is added to the scores of each query."""
         states, named = self._run(batch)
         additions = [added for _, added in named]
@@ -402,16 +423,19 @@ class Engine:
         if model.needs_time:
             batch.require_time(model.name)
         tokens = cut_tokens(batch, basket=model.basket, max_length=model.max_length)
-        states = self._program.run(tokens)
+        states = self._run_program(tokens)
         additions = [
             (str(spec["kind"]), adjust.from_model(spec, model.weights, batch, tokens))
             for spec in model.adjustments
-            if spec["kind"] != "copy"
+            if spec["kind"] not in ("copy", "rescore")
         ]
         for head in self._copy_heads:
             score = functools.partial(score_lists, states, self.table, self.bias, None)
             added = adjust.Additions(*head.adjust(tokens, self.num_items, states, score))
             additions.append(("copy", added))
+        for stage in self._rescores:
+            best = topk(states, self.table, self.bias, None, stage.count)
+            additions.append(("rescore", stage.adjust(tokens, *best)))
         return states, additions
 
     def _fill_topk(self, states: Floats, adjustment: adjust.Adjustment | None, found: Int32s) -> None:
@@ -419,17 +443,10 @@ class Engine:
         if k:
             found[:, :k], _ = topk(states, self.table, self.bias, adjustment, k)
 
-    def _score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
+    def score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
         """Scores [B, C] of the same items after every history."""
-        states, adjustment = self._states(batch, exclude_seen)
+        states, adjustment = self.states(batch, exclude_seen)
         offsets = np.arange(batch.num_users + 1, dtype=np.int64) * len(codes)
         listed = np.tile(codes, batch.num_users)
         scores = score_lists(states, self.table, self.bias, adjustment, listed, offsets)
         return scores.reshape(batch.num_users, len(codes))
-
-
-def checked_k(k: int, name: str = "k") -> int:
-    """k, if it is a whole number from 1; raises ValueError otherwise."""
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"{name}: wanted a whole number from 1, got {k!r}")
-    return int(k)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,11 +15,12 @@ from chronorec import _core
 from chronorec.data.jagged import Int32s, Int64s
 from chronorec.data.splits import parse_time
 from chronorec.engine.adjust import combine, exclude_history
+from chronorec.engine.answers import BY_SESSION, Recommendations
 from chronorec.engine.choice import Choice
-from chronorec.engine.engine import Engine, Recommendations, checked_k
+from chronorec.engine.engine import Engine
 from chronorec.engine.explain import Explanation
 from chronorec.engine.history import HistoryBatch
-from chronorec.engine.requests import When
+from chronorec.engine.requests import When, checked_k
 from chronorec.engine.rules import Rules
 from chronorec.engine.stream import stream_program
 from chronorec.engine.vocabulary import known
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 User = str | int
 
-_ALWAYS = 2**63 - 1
+ALWAYS = 2**63 - 1
+_OPEN = nullcontext()
 SNAPSHOT = b"chronorec.sessions 1"
 
 
@@ -46,7 +49,7 @@ class LiveModel(NamedTuple):
     @classmethod
     def make(cls, engine: Engine, memory: int, idle_seconds: int) -> LiveModel:
         """A model with an empty store; ``idle_seconds`` 0: nobody is forgotten for being idle."""
-        program, table = stream_program(engine.artifact), engine.table
+        program, table = stream_program(engine.artifact, engine.precisions), engine.table
         store = _core.Sessions(
             _core.Program() if program is None else program,
             table.panels,
@@ -78,30 +81,30 @@ class LiveModel(NamedTuple):
     ) -> Recommendations:
         """See :meth:`Sessions.recommend`."""
         engine, k = self.engine, checked_k(k)
-        if not self.streams:
+        if not self.streams or self._is_unknown(user, at):
             return self._recompute(user, at, k, exclude_seen, exclude, candidates, rules)
-        if rules is not None:
+        if rules is not None or engine.table.candidates is not None:
             return self._from_state(user, at, exclude_seen, engine.choice(k, exclude, candidates, rules))
-        vocabulary = engine.vocabulary
-        blocked = known(vocabulary.codes_of(exclude, "exclude"))
-        allowed = None
+        vocabulary, blocked, allowed = engine.vocabulary, None, None
+        if not isinstance(exclude, tuple) or exclude:  # the common case costs nothing
+            blocked = known(vocabulary.codes_of(exclude, "exclude"))
         if candidates is not None:
             allowed = np.zeros(engine.num_items, np.uint8)
             allowed[known(vocabulary.codes_of(candidates, "candidates"))] = 1
+        now = microseconds(None)
+        asked, end = (now, ALWAYS) if at is None else (microseconds(at),) * 2
+        leave_seen = engine.leaves_seen(exclude_seen)
         scores = np.empty(min(k, engine.num_items), np.float32)
-        codes = np.empty(len(scores), np.int32)
-        self.store.recommend(
-            user,
-            microseconds(at),
-            _ALWAYS if at is None else microseconds(at),
-            seconds(),
-            engine.leaves_seen(exclude_seen),
-            blocked if len(blocked) else None,
-            allowed,
-            scores,
-            codes,
-        )
-        return engine.recommendations(codes, scores)
+        codes = self.store.recommend(user, asked, end, now // 1_000_000, leave_seen, blocked, allowed, scores)
+        return Recommendations(vocabulary.named(codes), scores[: len(codes)], 0, *BY_SESSION)
+
+    def _is_unknown(self, user: User, at: When | None) -> bool:
+        """Whether nothing is known of what a user did, before ``at`` where it is given."""
+        known = self.store.contains(user)
+        if at is None or not known:
+            return not known
+        times = self.events(user)[1]
+        return len(times) == 0 or int(times[0]) >= microseconds(at)
 
     def _recompute(
         self,
@@ -114,8 +117,9 @@ class LiveModel(NamedTuple):
         rules: Rules | None,
     ) -> Recommendations:
         batch = self._history_batch(user, at)
-        found, scores = self.engine.answer(batch, k, exclude_seen, exclude, candidates, rules)
-        return self.engine.recommendations(found[0], scores[0])
+        none = np.zeros(1, np.bool_)
+        found, scores, said = self.engine.answer(batch, none, k, exclude_seen, exclude, candidates, rules)
+        return self.engine.recommendations(found[0], scores[0], said.get(0, BY_SESSION))
 
     def explain(self, user: User, items: Sequence[Hashable], at: When | None, last: int) -> list[Explanation]:
         """See :meth:`Sessions.explain`."""
@@ -140,13 +144,13 @@ class LiveModel(NamedTuple):
         """The answer by rules, from the state that is kept."""
         engine, now = self.engine, microseconds(at)
         state = np.empty((1, engine.table.panels.shape[1]), np.float32)
-        end = _ALWAYS if at is None else now
+        end = ALWAYS if at is None else now
         seen = np.frombuffer(self.store.query(user, now, end, seconds(), state[0]), np.int32)
         batch = HistoryBatch(seen, np.array([0, len(seen)], np.int64), engine.num_items)
         additions = [exclude_history(batch)] if engine.leaves_seen(exclude_seen) else []
         adjustment = combine(additions, 1, engine.num_items)
         found, scores = choice.best(state, adjustment, np.array([now], np.int64))
-        return engine.recommendations(found[0], scores[0])
+        return engine.recommendations(found[0], scores[0], BY_SESSION)
 
     def history(self, user: User) -> tuple[list[Any], Int64s]:
         """Items and times of a user's events, oldest first."""
@@ -180,8 +184,18 @@ class LiveModel(NamedTuple):
             ]
             yield pa.record_batch(columns, schema=schema)
 
-    def restore(self, batch: pa.RecordBatch) -> int:
-        """Adds sessions; returns how many. Items that the model does not know are left out."""
+    def restore(
+        self,
+        batch: pa.RecordBatch,
+        gate: AbstractContextManager[Any] = _OPEN,
+        forgotten: Collection[User] = (),
+    ) -> int:
+        """Adds sessions; returns how many. Items that the model does not know are left out.
+
+        Args:
+            gate: held while a session is added; who forgets a user meanwhile holds it too.
+            forgotten: users who are left out, since what the batch knows of them was erased.
+        """
         now = seconds()
         items, times = batch.column("items"), batch.column("times")
         offsets = items.offsets.to_numpy()
@@ -192,7 +206,9 @@ class LiveModel(NamedTuple):
             events = slice(offsets[row], offsets[row + 1])
             kept = codes[events] >= 0
             user = number if text is None else text
-            self.store.append(user, codes[events][kept], micros[events][kept], now)
+            with gate:
+                if user not in forgotten:
+                    self.store.append(user, codes[events][kept], micros[events][kept], now)
         return int(batch.num_rows)
 
 

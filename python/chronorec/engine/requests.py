@@ -59,14 +59,14 @@ def table_of_requests(
         session = _session_codes_of_array(_flatten_like(table, "sessions", lengths))
     if "times" in table.column_names:
         rows = row_of_values(offsets)
-        time = _read_times(_flatten_like(table, "times", lengths), "times", rows)
+        time = read_times(_flatten_like(table, "times", lengths), "times", rows)
         falls = np.flatnonzero((np.diff(time) < 0) & (rows[1:] == rows[:-1]))
         if len(falls):
             raise ValueError(
                 f"times: wanted the oldest event first, got times that fall in row {rows[falls[0]]}"
             )
     if "at" in table.column_names:
-        at = _read_times(plain(table.column("at").combine_chunks()), "at", np.arange(len(lengths)))
+        at = read_times(plain(table.column("at").combine_chunks()), "at", np.arange(len(lengths)))
     return _batch(model, vocabulary.codes_of_array(items), offsets, time, session, at)
 
 
@@ -122,7 +122,7 @@ def _session_codes_of_array(sessions: pa.Array) -> Int64s:
     return codes
 
 
-def _read_times(values: pa.Array, name: str, rows: Int64s) -> Int64s:
+def read_times(values: pa.Array, name: str, rows: Int64s) -> Int64s:
     """Microseconds int64 of timestamps, dates, ISO texts or whole numbers of microseconds."""
     if pa.types.is_floating(values.type):
         raise TypeError(f"{name}: wanted timestamps, ISO texts or whole microseconds, got {values.type}")
@@ -160,3 +160,10 @@ def plain(values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         return plain(values.dictionary).take(values.indices)
     return pc.cast(values, pa.large_string()) if pa.types.is_string_view(values.type) else values
+
+
+def checked_k(k: int, name: str = "k") -> int:
+    """k, if it is a whole number from 1; raises ValueError otherwise."""
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"{name}: wanted a whole number from 1, got {k!r}")
+    return int(k)

@@ -6,6 +6,7 @@ import datetime
 import os
 import threading
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyarrow as pa
@@ -13,11 +14,13 @@ import pyarrow as pa
 from chronorec.atomic import new_file
 from chronorec.data.jagged import Int64s
 from chronorec.data.out_of_core import parse_bytes
-from chronorec.engine.engine import Engine, Recommendations
+from chronorec.engine.answers import Recommendations
+from chronorec.engine.engine import Engine
 from chronorec.engine.explain import Explanation
-from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds, seconds
+from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
+from chronorec.engine.update import Updated, read_events, updated
 
 
 class Sessions:
@@ -47,7 +50,9 @@ class Sessions:
         self._idle_seconds = idle_seconds(forget_after)
         self._live = self._model(engine)
         self._next: LiveModel | None = None  # while a reload is under way
+        self._forgotten: set[User] = set()  # since it began
         self._gate = threading.Lock()  # between events and the two moments of a reload
+        self._changes = threading.RLock()  # one reload or update at a time
 
     def _model(self, engine: Engine) -> LiveModel:
         return LiveModel.make(engine, self._memory, self._idle_seconds)
@@ -62,6 +67,10 @@ class Sessions:
         """Whether a state is kept from event to event; else each answer runs the model over the history."""
         return self._live.streams
 
+    def current(self, user: User) -> AbstractContextManager[LiveModel]:
+        """The model of this moment: answers of it and its name belong together, whatever is reloaded."""
+        return nullcontext(self._live)
+
     # --- events ---------------------------------------------------------------------------------------
 
     def append(self, user: User, item: Hashable, *, at: When | None = None) -> bool:
@@ -74,7 +83,8 @@ class Sessions:
             item: id as in the log.
             at: when it happened, by default now; one older than events already here is put in its place.
         """
-        when, now = microseconds(at), seconds()
+        clock = microseconds(None)
+        when, now = clock if at is None else microseconds(at), clock // 1_000_000
         with self._gate:
             live, coming = self._live, self._next
             kept = live.append(user, item, when, now)
@@ -95,6 +105,7 @@ class Sessions:
         """Erases everything about a user; False if there was nothing."""
         with self._gate:
             if self._next is not None:
+                self._forgotten.add(user)
                 self._next.store.forget(user)
             return self._live.store.forget(user)
 
@@ -135,7 +146,7 @@ class Sessions:
         return self._live.store.contains(user)
 
     def counts(self) -> dict[str, int]:
-        """How many sessions, states and events there are, their bytes, and how many were dropped so far."""
+        """Sessions, states, events and their bytes; dropped ones and answers from kept states so far."""
         return self._live.store.counts()
 
     def snapshot(self, path: str | os.PathLike[str]) -> int:
@@ -170,12 +181,42 @@ class Sessions:
     def reload(self, engine: Engine) -> None:
         """Goes over to another model: events stay, as far as it knows their items; states are made anew.
 
-        Calls that run meanwhile are answered by the model before; one reload at a time.
+        Calls that run meanwhile are answered by the model before; what :meth:`update` taught it is gone.
         """
-        coming = self._model(engine)
-        with self._gate:  # from here on it hears of every event
-            live, self._next = self._live, coming
-        for batch in live.batches():
-            coming.restore(batch)
-        with self._gate:
-            self._live, self._next = coming, None
+        with self._changes:
+            coming = self._model(engine)
+            with self._gate:  # from here on it hears of every event
+                live, self._next, self._forgotten = self._live, coming, set()
+            try:
+                for batch in live.batches():
+                    coming.restore(batch, self._gate, self._forgotten)
+            except BaseException:
+                with self._gate:
+                    self._next = None
+                raise
+            with self._gate:
+                self._live, self._next = coming, None
+
+    def update(self, events: Any = None, items: Any = None) -> Updated:
+        """Takes in what happened: popularity, vectors of new items and the sessions; see :func:`updated`.
+
+        The next answer knows of it. Where there are vectors to make, item table and states are made anew, at
+        the price of a reload: tell many events at a time. ``sessions.engine.artifact.save(folder)`` keeps it.
+
+        Args:
+            events: a table of ``user``, ``item`` and ``time``. Those that were appended before are not
+                repeated in the sessions, and are counted in the popularity now.
+            items: a table of new items: ``item``, and features as in the item table of the model.
+        """
+        told = read_events(events)
+        with self._changes:
+            live = self._live
+            engine, found = updated(live.engine, told, items, history_of=live.events)
+            if engine.table is live.engine.table:
+                with self._gate:
+                    self._live = live._replace(engine=engine)
+            else:
+                self.reload(engine)
+            for user, item, at in zip(told.users, told.items, told.times.tolist(), strict=True):
+                self.append(user, item, at=at)
+        return found

@@ -2,9 +2,11 @@
 
 from chronorec.models.base import CountingModel, SequenceModel, Sequences
 from chronorec.models.bert4rec import BERT4Rec
+from chronorec.models.dual_encoder import DualEncoder
 from chronorec.models.frequency import PersonalFrequency
 from chronorec.models.gru4rec import GRU4Rec
 from chronorec.models.hstu import HSTU
+from chronorec.models.log_bilinear import LogBilinear
 from chronorec.models.markov import Markov
 from chronorec.models.neighbours import UserNeighbours
 from chronorec.models.popularity import Popularity
@@ -15,6 +17,8 @@ __all__ = [
     "GRU4Rec",
     "HSTU",
     "CountingModel",
+    "DualEncoder",
+    "LogBilinear",
     "Markov",
     "PersonalFrequency",
     "Popularity",

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from chronorec.artifact import Artifact
 from chronorec.models._steps import Step, copy_adjustment, dense_step, time_steps
-from chronorec.nn import Candidates, CopyHead, EventTime, RequestTime
+from chronorec.nn import Candidates, CopyHead, EventTime, RequestTime, SegmentMemory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +42,7 @@ class Sequences(NamedTuple):
         bag_offsets: int64 [N + 1] items of each token, or None where a token is one item.
         times: int64 [N], microseconds, when each token happened, or None.
         asked: int64 [N], when the answer after each token is asked for, or None: the time of its target.
+        memory: what came before, where sequences are segments of histories; it has begun with them.
     """
 
     items: Tensor
@@ -49,10 +50,12 @@ class Sequences(NamedTuple):
     bag_offsets: Tensor | None = None
     times: Tensor | None = None
     asked: Tensor | None = None
+    memory: SegmentMemory | None = None
 
     def to(self, device: torch.device) -> Sequences:
-        """The same on a device."""
-        return Sequences(*(None if x is None else x.to(device) for x in self))  # type: ignore[arg-type]
+        """The same on a device, where a memory is already."""
+        moved = (x.to(device) if isinstance(x, Tensor) else x for x in self)
+        return Sequences(*moved)  # type: ignore[arg-type]
 
 
 class Predictions(NamedTuple):
@@ -113,6 +116,8 @@ class SequenceModel(nn.Module, ABC):
         #: Whether the states depend on the times of tokens or of requests.
         self.needs_time = time_features or request_time
         self.dropout = nn.Dropout(dropout)
+        #: What is predicted beside the next item, by name: :class:`chronorec.models.heads.Head`.
+        self.heads = nn.ModuleDict()
 
     @property
     def history_length(self) -> int:
@@ -138,6 +143,10 @@ class SequenceModel(nn.Module, ABC):
         asked_for: Tensor = self.request_time(states, times, asked)
         return asked_for
 
+    def segment_memory(self) -> SegmentMemory | None:
+        """A memory that knows nothing yet, for training on segments in order; None: on shuffled windows."""
+        return None
+
     def last_states(self, sequences: Sequences) -> Tensor:
         """States [B, D] after the last token of each sequence, none of which may be empty."""
         states: Tensor = self(sequences)[sequences.offsets[1:] - 1]
@@ -147,7 +156,7 @@ class SequenceModel(nn.Module, ABC):
         """The items of each token's past and their weights, given the states [N, D]."""
         if self.copy is None:
             return None
-        found: Candidates = self.copy(states, *sequences)
+        found: Candidates = self.copy(states, *sequences[:5])
         return found
 
     def scores(self, sequences: Sequences) -> Tensor:
@@ -159,7 +168,7 @@ class SequenceModel(nn.Module, ABC):
         last = sequences.offsets[1:] - 1
         if self.copy is not None:
             every = states.new_zeros(int(sequences.offsets[-1]), states.shape[1]).index_copy(0, last, states)
-            offsets, items, log_weights = self.copy(every, *sequences)
+            offsets, items, log_weights = self.copy(every, *sequences[:5])
             for row, token in enumerate(last.tolist()):
                 own = slice(int(offsets[token]), int(offsets[token + 1]))
                 scores[row, items[own]] = torch.logaddexp(scores[row, items[own]], log_weights[own])
@@ -171,25 +180,31 @@ class SequenceModel(nn.Module, ABC):
         """What training compares: the state after every token, and the targets of these tokens."""
         return Predictions(self(sequences), targets, target_offsets)
 
+    def extra_loss(
+        self, sequences: Sequences, states: Tensor, targets: Tensor, target_offsets: Tensor | None
+    ) -> Tensor | float:
+        """What training minimises beside the loss of the states; the arguments as in :meth:`predictions`."""
+        return 0.0
+
     def embed(self, sequences: Sequences) -> Tensor:
         """Tokens [N, D]: what happened, and when."""
         return self.place(self.embed_items(sequences), sequences)
 
-    def embed_items(self, sequences: Sequences) -> Tensor:
-        """The item of each token, or the mean over its bag: [N, D]."""
+    def embed_items(self, sequences: Sequences, table: Tensor | None = None) -> Tensor:
+        """The item of each token in ``table``, or the mean over its bag: [N, D]; by default as the input."""
         items, bag_offsets = sequences.items, sequences.bag_offsets
+        table = self.item_embedding if table is None else table
         if bag_offsets is None:
-            tokens = F.embedding(items, self.item_embedding)
+            tokens = F.embedding(items, table)
         else:
-            tokens = F.embedding_bag(
-                items, self.item_embedding, bag_offsets, mode="mean", include_last_offset=True
-            )
+            tokens = F.embedding_bag(items, table, bag_offsets, mode="mean", include_last_offset=True)
         return tokens * self.embedding_scale
 
     def place(self, tokens: Tensor, sequences: Sequences) -> Tensor:
         """Adds to tokens [N, D] when they happened."""
         if self.event_time is not None:
-            tokens = self.event_time(tokens, sequences.offsets, _known(sequences.times, "times"))
+            gaps = None if sequences.memory is None else sequences.memory.gaps
+            tokens = self.event_time(tokens, sequences.offsets, _known(sequences.times, "times"), gaps)
         return tokens
 
     @abstractmethod
@@ -249,6 +264,7 @@ class SequenceModel(nn.Module, ABC):
             max_length=self.history_length,
             needs_time=self.needs_time,
             adjustments=[] if self.copy is None else [copy_adjustment("copy", self.copy)],
+            heads=[head.spec(f"heads.{name}") for name, head in self.heads.items()],  # type: ignore[operator]
             **fields,
         )
 

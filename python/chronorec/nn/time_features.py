@@ -55,11 +55,17 @@ class EventTime(nn.Module):
         super().__init__()
         self.tables = TimeTables(width, timezone)
 
-    def forward(self, tokens: Tensor, offsets: Tensor, times: Tensor) -> Tensor:
-        """tokens [N, D], offsets int64 [B + 1], times int64 [N] -> [N, D]."""
+    def forward(
+        self, tokens: Tensor, offsets: Tensor, times: Tensor, first_gaps: Tensor | None = None
+    ) -> Tensor:
+        """tokens [N, D], offsets int64 [B + 1], times int64 [N] -> [N, D].
+
+        ``first_gaps``, int64 [B], says how long the first tokens came after one before; None: nothing came.
+        """
         gaps = times.diff(prepend=times[:1])
-        first = offsets[:-1][offsets.diff() > 0]
-        gaps[first] = torch.iinfo(torch.int64).max  # nothing came before
+        filled = offsets.diff() > 0
+        first = offsets[:-1][filled]
+        gaps[first] = torch.iinfo(torch.int64).max if first_gaps is None else first_gaps[filled]
         added: Tensor = self.tables(tokens, gaps, times)
         return added
 

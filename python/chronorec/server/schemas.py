@@ -19,12 +19,13 @@ class Event(Struct, forbid_unknown_fields=True):
     """A user took an item.
 
     ``at`` is an ISO time or microseconds since the epoch, by default now. The same user, item and ``at``
-    again are the same event.
+    again are the same event; so is whatever comes under an ``id`` that came before.
     """
 
     user: Id
     item: Id
     at: When | None = None
+    id: Id | None = None
 
 
 class Events(Struct, forbid_unknown_fields=True):
@@ -34,10 +35,11 @@ class Events(Struct, forbid_unknown_fields=True):
 
 
 class Accepted(Struct):
-    """How many events were kept; the others have items that the model does not know."""
+    """How many events were kept; the others have items that no model knows, or an id that came before."""
 
     accepted: int
     unknown_items: int
+    repeated: int
 
 
 class Circle(Struct, forbid_unknown_fields=True):
@@ -54,7 +56,8 @@ class Rules(Struct, forbid_unknown_fields=True):
     Filters: ``min_score``; ``available`` (the time of the request lies in ``available_from`` ..
     ``available_until``); ``allow`` and ``deny`` (column to values); ``near`` (columns ``latitude``,
     ``longitude``). Then ``boost`` [item, number added to its score], ``boost_category`` [column, value,
-    number], ``diversity`` (0 to 1, among the ``pool`` best) and ``pin`` [place from 1, item].
+    number], ``diversity`` (0 to 1, among the ``pool`` best) and ``pin`` [place from 1, item]. With
+    ``behaviour`` items are ranked by how likely they come next by it, such as "buy".
     """
 
     min_score: Addend | None = None
@@ -67,6 +70,7 @@ class Rules(Struct, forbid_unknown_fields=True):
     pin: Annotated[list[tuple[Annotated[int, Meta(ge=1, le=1000)], Id]], Meta(max_length=1000)] = []
     diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
     pool: Annotated[int, Meta(ge=1, le=1000)] = 100
+    behaviour: Annotated[str, Meta(max_length=1000)] | None = None
 
 
 class Request(Struct, forbid_unknown_fields=True):
@@ -86,13 +90,16 @@ class Request(Struct, forbid_unknown_fields=True):
 class Answer(Struct):
     """Items, best first, with their scores.
 
-    ``source`` says who spoke: ``session`` (the user's events), ``history`` (those of the request) or
-    ``popularity`` (nothing is known of the user). ``model`` and ``variant`` say which model it was.
+    ``source`` says who spoke: the model after known events, ``session`` (the user's) or ``history`` (those
+    of the request); where none is known ``recent popularity`` or ``popularity``, or ``model``, which has
+    neither; for items like one item ``item``. ``reason`` says why. ``model`` and ``variant`` say which model
+    it was.
     """
 
     items: list[str | int]
     scores: list[float]
     source: str
+    reason: str
     model: str
     variant: str
     unknown_items: int
@@ -147,6 +154,55 @@ class Similar(Struct, forbid_unknown_fields=True):
 
     item: Id
     k: Annotated[int, Meta(ge=1, le=1000)] = 10
+
+
+class Past(Struct):
+    """An event of a user, microseconds since the epoch."""
+
+    item: str | int
+    time: int
+
+
+class History(Struct):
+    """The latest events of a user, oldest first, of the ``total`` that the variant knows."""
+
+    events: list[Past]
+    total: int
+    variant: str
+
+
+class Model(Struct):
+    """What a variant answers with.
+
+    ``version`` is the same wherever models answer alike. ``streams``: an event costs one step of the model,
+    whatever the length of the history. ``share``: of the users.
+    """
+
+    variant: str
+    model: str
+    version: str
+    items: int
+    share: float
+    streams: bool
+    needs_time: bool
+
+
+class Models(Struct):
+    """The variants in the order of their names on the command line."""
+
+    models: list[Model]
+
+
+class Status(Struct):
+    """Whether the process lives (health), or wants requests (ready)."""
+
+    status: str
+
+
+class Reloaded(Struct):
+    """The variants whose models were read again."""
+
+    reloaded: list[str]
 
 
 class Forgotten(Struct):

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Literal
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.splits import Split
 from chronorec.engine import Engine
+from chronorec.engine.rescore import first_stage
 from chronorec.evaluation.confidence import best_item_calibration
 from chronorec.evaluation.head_metrics import Calibration
+from chronorec.evaluation.heads import HeadTable, evaluate_heads
 from chronorec.evaluation.ledger import ReadCount, check_untested, count_tests, record
 from chronorec.evaluation.protocols import EvaluationResult, evaluate_split
 from chronorec.evaluation.report import Report
@@ -40,7 +42,8 @@ def compare(
     """Evaluates models on the split they were trained under, with the baselines beside.
 
     Models that differ by their seed alone become one row, their mean. Every evaluation of a model that is in
-    a folder is recorded there (:mod:`chronorec.evaluation.ledger`) before anybody sees its numbers.
+    a folder is recorded there (:mod:`chronorec.evaluation.ledger`) before anybody sees its numbers. A model
+    of two stages has a row for the first alone, and recall at as many items as that hands to the second.
 
     Args:
         models: label (such as the folder) to model; rows are labelled where names would clash.
@@ -64,20 +67,23 @@ def compare(
         if part == "test":
             check_untested(label, model, again=again)
     names = _row_names(models, configs)
-    results: list[EvaluationResult] = []
-    for label, model in models.items():
-        seed = model.provenance["seed"] if "epochs" in model.provenance else None
-        results.append(
-            evaluate_split(Engine(model), histories, split, name=names[label], part=part, ks=ks, seed=seed)
-        )
+    stages = {label: stage for label, model in models.items() if (stage := first_stage(model)) is not None}
+    ks = sorted({*ks, *(candidates for _, candidates in stages.values())})
+
+    def evaluated(model: Artifact, name: str, seed: int | None = None) -> EvaluationResult:
+        return evaluate_split(Engine(model), histories, split, name=name, part=part, ks=ks, seed=seed)
+
+    seeds = {label: m.provenance["seed"] if "epochs" in m.provenance else None for label, m in models.items()}
+    results = [evaluated(model, names[label], seeds[label]) for label, model in models.items()]
     calibrations = _calibrations(models, histories, split, part) if calibrated else {}
-    tested = _record(models, names, results)
     taken = set(names.values())
     baselines = [b for b in fit_baselines(histories, split, part=part) if b.name not in taken]
-    for baseline in baselines:
-        results.append(
-            evaluate_split(Engine(baseline), histories, split, name=baseline.name, part=part, ks=ks)
-        )
+    heads = {label: _heads(model, histories, split, part, baselines) for label, model in models.items()}
+    tested = _record(models, names, results, heads)
+    results += [
+        evaluated(first, f"{names[label]}, first stage", seeds[label]) for label, (first, _) in stages.items()
+    ]
+    results += [evaluated(baseline, baseline.name) for baseline in baselines]
     slicings = slice_queries(histories, split, part) if slices else []
     return Report(
         results,
@@ -85,6 +91,26 @@ def compare(
         slicings=slicings,
         tested=tested,
         calibrations=calibrations,
+        heads=heads,
+    )
+
+
+def _heads(
+    model: Artifact, histories: Histories, split: Split, part: str, baselines: Sequence[Artifact]
+) -> list[HeadTable]:
+    """What the model predicts beside the next item. Baselines of types and values are counted on what it was
+    trained on; ``baselines`` are of items.
+    """
+    if not model.heads:
+        return []
+    return evaluate_heads(
+        Engine(model),
+        histories,
+        split.test if part == "test" else split.validation,
+        split.refit_end if model.provenance.get("trained_on") == REFIT_EVENTS else split.train_end,
+        name=model.name,
+        exclude_seen=split.exclude_seen,
+        beside={baseline.name: Engine(baseline) for baseline in baselines},
     )
 
 
@@ -103,12 +129,16 @@ def _calibrations(
 
 
 def _record(
-    models: Mapping[str, Artifact], names: Mapping[str, str], results: Sequence[EvaluationResult]
+    models: Mapping[str, Artifact],
+    names: Mapping[str, str],
+    results: Sequence[EvaluationResult],
+    heads: Mapping[str, Sequence[HeadTable]],
 ) -> dict[str, list[ReadCount | None]]:
     """Writes the results of the models down; how often each row's models were tested by now."""
     tested: dict[str, list[ReadCount | None]] = {}
     for (label, model), result in zip(models.items(), results, strict=True):
-        record(model, result)
+        more = {name: value for table in heads[label] for name, value in table.metrics().items()}
+        record(model, dataclasses.replace(result, metrics=result.metrics | more))
         tested.setdefault(names[label], []).append(count_tests(model))
     return tested
 
