@@ -45,6 +45,8 @@ MODELS: dict[str, tuple[type[SequenceModel], Settings]] = {
     "gru with copies": (GRU4Rec, {"copy": True}),
     "gru with timed copies": (GRU4Rec, {"copy": True, "request_time": True, "tied": False}),
     "gru with times": (GRU4Rec, {"time_features": True, "timezone": "America/New_York"}),
+    "gru with a time gate": (GRU4Rec, {"time_gate": True, "hidden_size": 33}),
+    "lstm with a time gate": (GRU4Rec, {"time_gate": True, "cell": "lstm", "time_features": True}),
     "gru with the request": (GRU4Rec, {"request_time": True, "timezone": "America/New_York"}),
 }
 

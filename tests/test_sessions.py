@@ -30,6 +30,7 @@ STREAMING: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
     "gru": (GRU4Rec, {"hidden_size": 24, "layers": 2}),
     "lstm": (GRU4Rec, {"hidden_size": 17, "cell": "lstm", "tied": False, "time_features": True}),
     "rnn": (GRU4Rec, {"cell": "rnn", "request_time": True, "timezone": "America/New_York"}),
+    "time gate": (GRU4Rec, {"hidden_size": 17, "time_gate": True, "request_time": True}),
     "sasrec": (SASRec, {"position": "relative", "block": "ligr", "max_length": 5}),
     "sasrec with times": (
         SASRec,

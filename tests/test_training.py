@@ -75,6 +75,7 @@ def test_learns_the_cycle(kind: str, loss: str) -> None:
         (["model.kind=hstu", "model.time_bias=true"], True),
         (["model.kind=hstu", "model.time_bias=false"], False),
         (["model.kind=gru4rec", "model.time_features=true"], True),
+        (["model.kind=gru4rec", "model.time_gate=true"], True),
         (["model.kind=gru4rec"], False),
     ],
 )

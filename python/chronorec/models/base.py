@@ -134,7 +134,7 @@ class SequenceModel(nn.Module, ABC):
         states = self.encode(self.dropout(self.embed(sequences)), sequences)
         if self.request_time is None:
             return states
-        times, asked = _known(sequences.times, "times"), _known(sequences.asked, "asked")
+        times, asked = known_times(sequences.times, "times"), known_times(sequences.asked, "asked")
         asked_for: Tensor = self.request_time(states, times, asked)
         return asked_for
 
@@ -189,7 +189,7 @@ class SequenceModel(nn.Module, ABC):
     def place(self, tokens: Tensor, sequences: Sequences) -> Tensor:
         """Adds to tokens [N, D] when they happened."""
         if self.event_time is not None:
-            tokens = self.event_time(tokens, sequences.offsets, _known(sequences.times, "times"))
+            tokens = self.event_time(tokens, sequences.offsets, known_times(sequences.times, "times"))
         return tokens
 
     @abstractmethod
@@ -257,7 +257,8 @@ def _item_table(num_items: int, width: int) -> nn.Parameter:
     return nn.Parameter(nn.init.normal_(torch.empty(num_items, width), std=0.02))
 
 
-def _known(times: Tensor | None, name: str) -> Tensor:
+def known_times(times: Tensor | None, name: str) -> Tensor:
+    """The times; raises ValueError that names them where there are none."""
     if times is None:
         raise ValueError(f"{name}: this model needs the time of every token and question, got none")
     return times

@@ -11,6 +11,7 @@ from chronorec.nn.lstm import LSTM
 from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
 from chronorec.nn.rnn import RNN
 from chronorec.nn.time_features import EventTime, RequestTime
+from chronorec.nn.time_gate import TimeGate
 
 __all__ = [
     "GRU",
@@ -26,6 +27,7 @@ __all__ = [
     "RecurrentBase",
     "RequestTime",
     "SelfAttention",
+    "TimeGate",
     "TransformerBlock",
     "mixed_cross_entropy",
 ]

@@ -48,6 +48,13 @@ class TimeTables(nn.Module):
         return values
 
 
+def times_between(offsets: Tensor, times: Tensor) -> Tensor:
+    """Time since the token before each of a sequence, int64 [N]; the largest int64 for the first."""
+    gaps = times.diff(prepend=times[:1])
+    gaps[offsets[:-1][offsets.diff() > 0]] = torch.iinfo(torch.int64).max
+    return gaps
+
+
 class EventTime(nn.Module):
     """Adds to every token when it happened and how long after the one before it; arguments of TimeTables."""
 
@@ -57,10 +64,7 @@ class EventTime(nn.Module):
 
     def forward(self, tokens: Tensor, offsets: Tensor, times: Tensor) -> Tensor:
         """tokens [N, D], offsets int64 [B + 1], times int64 [N] -> [N, D]."""
-        gaps = times.diff(prepend=times[:1])
-        first = offsets[:-1][offsets.diff() > 0]
-        gaps[first] = torch.iinfo(torch.int64).max  # nothing came before
-        added: Tensor = self.tables(tokens, gaps, times)
+        added: Tensor = self.tables(tokens, times_between(offsets, times), times)
         return added
 
 

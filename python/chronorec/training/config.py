@@ -65,7 +65,8 @@ class SplitConfig:
 class _SequenceConfig:
     """What every :class:`chronorec.models.SequenceModel` takes; the zone of its calendar is that of the log.
 
-    ``time_features``, ``request_time`` and ``time_bias`` need a log with the time of every event.
+    ``time_features``, ``request_time``, ``time_bias`` and ``time_gate`` need a log with the time of every
+    event.
     """
 
     width: int = _limited(64, 1)
@@ -115,6 +116,7 @@ class GRU4RecConfig(_SequenceConfig):
     cell: Literal["gru", "lstm", "rnn"] = "gru"
     hidden_size: int = _limited(128, 1)
     layers: int = _limited(1, 1)
+    time_gate: bool = False
 
 
 @dataclass(frozen=True)
