@@ -39,9 +39,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         torch.manual_seed(seed)
         model = GRU4Rec(histories.num_items, width=16, hidden_size=16).eval()
         model.export(histories.items).save(folder / name)
+    typed = GRU4Rec(histories.num_items, width=16, hidden_size=16, event_types=2).eval()
+    assert typed.event_type is not None
+    torch.nn.init.normal_(typed.event_type.table)
+    typed.export(histories.items, event_types=["view", "buy"]).save(folder / "typed")
     end = histories.offsets[1:]
     Popularity(None).fit(histories, end, basket=False, exclude_seen=False).save(folder / "popular")
-    return {name: folder / name for name in ("first", "second", "popular")}
+    return {name: folder / name for name in ("first", "second", "typed", "popular")}
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ def ask(client: TestClient | httpx.Client, **request: Any) -> Any:
 
 def test_answers_are_the_engines(client: TestClient, models: dict[str, Path]) -> None:
     told = tell(client, (7, "item 3", 1), ("7", "item 9", 1), (7, "item 4", 2), (7, "nothing", 3))
-    assert told == {"accepted": 3, "unknown_items": 1}
+    assert told == {"accepted": 3, "unknown_items": 1, "unknown_types": 0}
     wanted = Engine.load(models["first"]).recommend(["item 3", "item 4"], k=5, exclude_seen=True)
     found = ask(client, user=7, k=5, exclude_seen=True)
     assert found["items"] == wanted.items
@@ -78,6 +82,26 @@ def test_answers_are_the_engines(client: TestClient, models: dict[str, Path]) ->
     assert (again["items"], again["source"], again["unknown_items"]) == (wanted.items, "history", 1)
     similar = client.post("/v1/similar", json={"item": "item 3", "k": 3}).json()
     assert similar["items"] == Engine.load(models["first"]).similar_items("item 3", 3).items
+
+
+def test_types_of_events_reach_the_model(models: dict[str, Path], tmp_path: Path) -> None:
+    """By session, from the journal after a restart, and with a history."""
+    items, types, times = ["item 3", "item 4", "item 5"], ["view", "buy", "wish"], [1, 2, 3]
+    wanted = Engine.load(models["typed"]).recommend(items, times=times, events=types, k=40)
+    events = zip(items, times, types, strict=True)
+    told = [{"user": 7, "item": item, "at": at, "event": event} for item, at, event in events]
+    for start in ("first", "again"):
+        service = Service({"model": models["typed"]}, journal=Journal(tmp_path / "journal"))
+        with TestClient(make_app(service)) as client:
+            if start == "first":
+                answer = client.post("/v1/events", json={"events": told}).json()
+                assert answer == {"accepted": 3, "unknown_items": 0, "unknown_types": 1}
+            found = ask(client, user=7, k=40)
+            np.testing.assert_allclose(found["scores"], wanted.scores, rtol=1e-4)
+            assert found["items"] == wanted.items
+            given = ask(client, history=items, times=times, events=types, k=40)
+            assert (given["items"], given["unknown_types"]) == (wanted.items, 1)
+            assert ask(client, history=items, times=times, k=40)["items"] != wanted.items
 
 
 def test_who_is_not_known_gets_what_is_popular(client: TestClient) -> None:

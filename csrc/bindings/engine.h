@@ -53,9 +53,10 @@ inline py::object object_of(const UserId& user) {
 class Sessions {
  public:
   Sessions(const KeptProgram& program, const py::object& panels, int64_t num_items, const py::object& bias,
-           const py::object& codes, const py::object& facts, int64_t memory, int64_t idle_seconds)
+           const py::object& codes, const py::object& facts, int64_t memory, int64_t idle_seconds,
+           bool keeps_types)
       : scorer_{table_.view(panels), num_items, table_.view(bias), table_.view(codes), table_.view(facts)},
-        store_(program.program, memory, idle_seconds) {
+        store_(program.program, memory, idle_seconds, keeps_types) {
     expect_that(program.program.most_items() >= num_items, "program", num_items,
                 program.program.most_items());
     streams_ = program.program.answers();
@@ -66,18 +67,21 @@ class Sessions {
 
   SessionStore& store() { return store_; }
 
-  int64_t append(py::handle user, py::handle items, py::handle times, int64_t now) {
-    Borrow borrows[2];
+  int64_t append(py::handle user, py::handle items, py::handle times, py::handle types, int64_t now) {
+    Borrow borrows[3];
     const TensorView codes = borrows[0].view(items), at = borrows[1].view(times);
+    const TensorView kinds = borrows[2].view(types);
     expect_packed(codes, "items", DType::i32, {kAnySize});
+    if (kinds) expect_packed(kinds, "types", DType::i32, {codes.shape[0]});
     expect_packed(at, "times", DType::i64, {codes.shape[0]});
     expect_ids(codes, "items", scorer_.num_items);
-    return add(user, codes.as<const int32_t>(), at.as<const int64_t>(), codes.shape[0], now);
+    return add(user, codes.as<const int32_t>(), at.as<const int64_t>(), kinds.as<const int32_t>(),
+               codes.shape[0], now);
   }
 
-  int64_t append_one(py::handle user, int32_t item, int64_t time, int64_t now) {
+  int64_t append_one(py::handle user, int32_t item, int64_t time, int32_t type, int64_t now) {
     expect_that(item >= 0 && item < scorer_.num_items, "item", "a code of the model", item);
-    return add(user, &item, &time, 1, now);
+    return add(user, &item, &time, &type, 1, now);
   }
 
   // Returns how many events were used.
@@ -109,14 +113,15 @@ class Sessions {
     return bytes_of(seen);
   }
 
+  // (items, times, types) as bytes; no types where none are kept.
   py::object events(py::handle user) const {
-    std::vector<int32_t> items;
+    std::vector<int32_t> items, types;
     std::vector<int64_t> times;
     const UserId id = user_id(user);
     bool found = false;
-    without_gil([&] { found = store_.events(id, items, times); });
+    without_gil([&] { found = store_.events(id, items, times, types); });
     if (!found) return py::none();
-    return py::make_tuple(bytes_of(items), bytes_of(times));
+    return py::make_tuple(bytes_of(items), bytes_of(times), bytes_of(types));
   }
 
   bool contains(py::handle user) const {
@@ -133,19 +138,22 @@ class Sessions {
     return found;
   }
 
-  // (ids, offsets, items, times) of the sessions of a shard; arrays as bytes.
+  // (ids, offsets, items, times, types) of the sessions of a shard; arrays as bytes, no types where none are
+  // kept.
   py::tuple shard(int64_t number) const {
     expect_that(number >= 0 && number < store_.num_shards(), "number", store_.num_shards(), number);
     std::vector<std::string> texts;
     std::vector<UserId> users;
     std::vector<int64_t> offsets = {0}, times;
-    std::vector<int32_t> items;
+    std::vector<int32_t> items, types;
     without_gil([&] {
-      store_.visit(number, [&](const UserId& user, const int32_t* item, const int64_t* time, int64_t count) {
+      store_.visit(number, [&](const UserId& user, const int32_t* item, const int64_t* time,
+                               const int32_t* type, int64_t count) {
         users.push_back({user.number, {}, user.is_text});
         texts.emplace_back(user.text);
         items.insert(items.end(), item, item + count);
         times.insert(times.end(), time, time + count);
+        if (type != nullptr) types.insert(types.end(), type, type + count);
         offsets.push_back(static_cast<int64_t>(items.size()));
       });
     });
@@ -154,7 +162,7 @@ class Sessions {
       users[i].text = texts[i];
       ids.append(object_of(users[i]));
     }
-    return py::make_tuple(ids, bytes_of(offsets), bytes_of(items), bytes_of(times));
+    return py::make_tuple(ids, bytes_of(offsets), bytes_of(items), bytes_of(times), bytes_of(types));
   }
 
  private:
@@ -163,10 +171,11 @@ class Sessions {
     return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
   }
 
-  int64_t add(py::handle user, const int32_t* items, const int64_t* times, int64_t count, int64_t now) {
+  int64_t add(py::handle user, const int32_t* items, const int64_t* times, const int32_t* types,
+              int64_t count, int64_t now) {
     const UserId id = user_id(user);
     int64_t events = 0;
-    without_gil([&] { events = store_.append(id, items, times, count, now); });
+    without_gil([&] { events = store_.append(id, items, times, types, count, now); });
     return events;
   }
 
@@ -223,7 +232,7 @@ inline void define_engine(py::module_& module) {
 
   py::class_<Sessions>(module, "Sessions")
       .def(py::init<const KeptProgram&, const py::object&, int64_t, const py::object&, const py::object&,
-                    const py::object&, int64_t, int64_t>(),
+                    const py::object&, int64_t, int64_t, bool>(),
            py::keep_alive<1, 2>())
       .def("append", &Sessions::append)
       .def("append_one", &Sessions::append_one)

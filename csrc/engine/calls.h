@@ -198,5 +198,20 @@ class AddTime final : public Call {
   Register in_, out_;
 };
 
+class AddCategory final : public Call {
+ public:
+  AddCategory(const TensorView& table, const Register& in, const Register& out)
+      : table_(table), in_(in), out_(out) {}
+  void run(const Moment& moment, float* rows, float*, Workspace&) const override {
+    const int64_t code = moment.codes == nullptr ? -1 : *moment.codes;
+    const float* row = table_.as<const float>() + (code + 1) * table_.stride[0];
+    for (int64_t j = 0; j < out_.width; ++j) rows[out_.place + j] = rows[in_.place + j] + row[j];
+  }
+
+ private:
+  TensorView table_;
+  Register in_, out_;
+};
+
 }  // namespace
 }  // namespace chronorec

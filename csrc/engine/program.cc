@@ -1,5 +1,6 @@
 #include "engine/program.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
@@ -144,6 +145,15 @@ int64_t Program::add_time(int64_t in, const TimeBuckets& buckets) {
                 "at least 1, and times the rows of the table within 63 bits", buckets.period);
   }
   return add(std::make_unique<AddTime>(buckets, from, out), out);
+}
+
+int64_t Program::add_category(int64_t in, const TensorView& table) {
+  expect_that(last_ < 0, "call", "`add_category` before `last`", "after it");
+  const Register from = at(in), out = next(from.width);
+  expect(table, "table", DType::f32, {kAnySize, from.width});
+  expect_that(table.shape[0] > 0, "table", "at least one row", "none");
+  most_types_ = std::min(most_types_, table.shape[0] - 1);
+  return add(std::make_unique<AddCategory>(table, from, out), out);
 }
 
 int64_t Program::last(int64_t in) {

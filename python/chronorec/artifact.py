@@ -30,6 +30,8 @@ The program is a list of steps ``{"call": ..., "out": register, ...}`` run over 
                       between ``boundaries`` (microseconds, one fewer than rows); for moments the rows share
                       out a ``period`` of local time, which is UTC + shift: int64 weights ``<zone>_starts``
                       and ``<zone>_shifts``, of which the last start <= time counts
+``add_category``      [out] = [in] + table[1 + code] of a token; ``of`` is "event_type", whose code is its
+                      place among the model's event types. Row 0: the type is missing or unknown
 ``multiply``          [out] = [in] * [by] + [residual]
 ``last``              [out] = the last token of each sequence (zeros for an empty one)
 ====================  ===========================================================================
@@ -97,6 +99,7 @@ class Artifact:
         max_length: how many of the last tokens the program sees; WHOLE_HISTORY: all of them.
         exclude_seen: whether items of the history leave the candidates unless a request says otherwise.
         needs_time: whether events and requests must carry times.
+        event_types: names of the event types that the program reads, by code; none where it reads none.
         provenance: where the model comes from: data and split hashes, seed, validation result, versions.
         config: text of the resolved TOML configuration, or "".
         folder: where the model was loaded from, or saved by training; None where it is in no folder.
@@ -113,6 +116,7 @@ class Artifact:
     max_length: int = 200
     exclude_seen: bool = False
     needs_time: bool = False
+    event_types: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     config: str = ""
     folder: Path | None = None
@@ -170,6 +174,7 @@ class Artifact:
             "max_length": self.max_length,
             "exclude_seen": self.exclude_seen,
             "needs_time": self.needs_time,
+            "event_types": self.event_types,
             "provenance": self.provenance,
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         }
@@ -192,7 +197,7 @@ class Artifact:
                 weights=weights,
                 config=content["config.toml"].decode(),
                 folder=path,
-                **{name: header[name] for name in _HEADER_FIELDS},
+                **{name: header[name] for name in _HEADER_FIELDS if name in header or name not in _LATER},
             )
         except (KeyError, SafetensorError, pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise ArtifactError(f"{path}: damaged model folder: {error}") from error
@@ -225,8 +230,11 @@ _HEADER_FIELDS = (
     "max_length",
     "exclude_seen",
     "needs_time",
+    "event_types",
     "provenance",
 )
+#: What older folders of this format do without.
+_LATER = ("event_types",)
 
 
 def _read_header(path: Path) -> dict[str, Any]:

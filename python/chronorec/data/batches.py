@@ -29,6 +29,8 @@ class Batch:
         items, targets: int32 [n].
         times: int64 [n], microseconds, when each input happened; None where the log has no times.
         asked: int64 [n], when its target did, which is when the answer is asked for; or None.
+        types: int32 [n], code of the event type of each input, -1 where it is missing; None where the log has
+            no types.
     """
 
     offsets: Int64s
@@ -36,6 +38,7 @@ class Batch:
     targets: Int32s
     times: Int64s | None = None
     asked: Int64s | None = None
+    types: Int32s | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -189,12 +192,14 @@ class EventBatches(_Batches[Batch]):
     def _gather(self, begin: Int64s, end: Int64s) -> Batch:
         inputs = ranges(begin, end - begin)
         item, time = self._histories.item, self._histories.time
+        kind = self._histories.columns.get("event_type")
         return Batch(
             offsets=offsets_of(end - begin),
             items=item[inputs],
             targets=item[inputs + 1],
             times=None if time is None else time[inputs],
             asked=None if time is None else time[inputs + 1],
+            types=None if kind is None else kind[inputs],
         )
 
 

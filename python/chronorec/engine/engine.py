@@ -19,6 +19,7 @@ from chronorec.engine import adjust
 from chronorec.engine.catalogue import Catalogue
 from chronorec.engine.choice import Choice
 from chronorec.engine.copy import CopyHead
+from chronorec.engine.event_types import EventTypes
 from chronorec.engine.explain import Explanation, explanations, parts_of
 from chronorec.engine.history import HistoryBatch, cut_tokens
 from chronorec.engine.item_table import ItemTable, Precision, make_item_table, score_lists, topk
@@ -46,11 +47,13 @@ class Recommendations:
         items: ids as in the log, best first; fewer than asked where candidates ran out.
         scores: float32, descending unless rules say otherwise.
         unknown_items: how many events of the history were skipped because the model does not know the item.
+        unknown_types: how many count as events without a type because the model does not know theirs.
     """
 
     items: list[Any]
     scores: Floats
     unknown_items: int
+    unknown_types: int = 0
 
 
 class Engine:
@@ -81,6 +84,7 @@ class Engine:
             if spec["kind"] == "copy"
         ]
         self.vocabulary = Vocabulary(artifact.items.column("item"))
+        self.event_types = EventTypes(artifact.event_types)
         table = artifact.weights[artifact.table] if artifact.table is not None else None
         rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
         self.table = make_item_table(rows, precision)
@@ -102,6 +106,7 @@ class Engine:
         *,
         times: Sequence[When] | None = None,
         sessions: Sequence[Hashable] | None = None,
+        events: Sequence[str | None] | None = None,
         at: When | None = None,
         k: int = 10,
         exclude_seen: bool | None = None,
@@ -117,6 +122,7 @@ class Engine:
                 since the epoch; times without a zone are UTC.
             sessions: the basket of each event, for models of baskets; None or -1 is a basket of its own. By
                 default one per time, or per event.
+            events: the type of each event, for models that read types; None where it is missing.
             at: when the answer is asked for; by default now, where the model uses time. Where ``times`` are
                 given too, events at or after it are as if they were not in the history.
             k: how many items.
@@ -126,9 +132,9 @@ class Engine:
             rules: what else the answer may hold, and in which order.
         """
         k = checked_k(k)
-        batch, unknown = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
+        batch, unknown = one_request(self.artifact, self.vocabulary, history, times, sessions, events, at)
         codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates, rules)
-        return self.recommendations(codes[0], scores[0], int(unknown[0]))
+        return self.recommendations(codes[0], scores[0], int(unknown.items[0]), int(unknown.types[0]))
 
     def score(
         self,
@@ -137,13 +143,14 @@ class Engine:
         *,
         times: Sequence[When] | None = None,
         sessions: Sequence[Hashable] | None = None,
+        events: Sequence[str | None] | None = None,
         at: When | None = None,
     ) -> Floats:
         """Scores float32 of ``items`` after a history; NaN for items the model does not know.
 
         The other arguments are those of :meth:`recommend`.
         """
-        batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
+        batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, events, at)
         found = self.vocabulary.codes_of(items, "items")
         scores = np.full(len(found), np.nan, np.float32)
         scores[found >= 0] = self._score_codes(batch, found[found >= 0], False)[0]
@@ -179,6 +186,7 @@ class Engine:
         *,
         times: Sequence[When] | None = None,
         sessions: Sequence[Hashable] | None = None,
+        events: Sequence[str | None] | None = None,
         at: When | None = None,
         last: int = 50,
     ) -> list[Explanation]:
@@ -186,12 +194,12 @@ class Engine:
 
         Args:
             last: how many of the latest events are left out, one after the other.
-            history, times, sessions, at: see :meth:`recommend`.
+            history, times, sessions, events, at: see :meth:`recommend`.
 
         Raises:
             KeyError: the model does not know an item.
         """
-        batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
+        batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, events, at)
         return self.explain_batch(batch, items, last)
 
     # --- many requests ------------------------------------------------------------------------------
@@ -211,13 +219,15 @@ class Engine:
         Args:
             requests: anything that speaks ``__arrow_c_stream__``, one row per request, with columns
                 ``items`` (list of item ids, oldest first), and where the model needs them ``times`` (list of
-                timestamps), ``sessions`` (list of integers or texts) and ``at`` (timestamp).
+                timestamps), ``sessions`` (list of integers or texts), ``events`` (list of texts) and ``at``
+                (timestamp).
             candidates, exclude, rules: the same for all requests.
 
         The requests are worked on in chunks, so that only the answers need memory for all of them at once.
 
         Returns:
-            A table with ``items`` (list of ids), ``scores`` (list of float32) and ``unknown_items`` (int32).
+            A table with ``items`` (list of ids), ``scores`` (list of float32), ``unknown_items`` and
+            ``unknown_types`` (int32).
         """
         k = checked_k(k)
         batch, unknown = table_of_requests(self.artifact, self.vocabulary, pa.table(requests))
@@ -228,7 +238,8 @@ class Engine:
             {
                 "items": pa.ListArray.from_arrays(offsets, self.vocabulary.take(codes[left])),
                 "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[left])),
-                "unknown_items": pa.array(unknown.astype(np.int32)),
+                "unknown_items": pa.array(unknown.items.astype(np.int32)),
+                "unknown_types": pa.array(unknown.types.astype(np.int32)),
             }
         )
 
@@ -284,16 +295,19 @@ class Engine:
         every = np.arange(self.num_items, dtype=np.int32)
         self.vocabulary.check_same(histories)
         for rows in self._chunks(queries.end - queries.begin, self.num_items):
-            batch = HistoryBatch.of_queries(histories, queries.select(rows))
+            batch = HistoryBatch.of_queries(histories, queries.select(rows), types=self.event_types)
             scores[rows] = self._score_codes(batch, every, exclude_seen)
         return scores
 
     # --- inside -------------------------------------------------------------------------------------
 
-    def recommendations(self, codes: Int32s, scores: Floats, unknown_items: int = 0) -> Recommendations:
+    def recommendations(
+        self, codes: Int32s, scores: Floats, unknown_items: int = 0, unknown_types: int = 0
+    ) -> Recommendations:
         """The answer in ids; what has the score -inf is not there."""
         left = int(np.count_nonzero(scores > -np.inf))  # the others come last
-        return Recommendations(self.vocabulary.names(codes[:left]), scores[:left], unknown_items)
+        names = self.vocabulary.names(codes[:left])
+        return Recommendations(names, scores[:left], unknown_items, unknown_types)
 
     def answer(
         self,
@@ -382,7 +396,8 @@ class Engine:
         lengths = queries.end - queries.begin
         for rows in self._chunks(lengths if most is None else np.minimum(lengths, most), k):
             part = queries.select(rows)
-            yield rows, part, *self._states(HistoryBatch.of_queries(histories, part, most), exclude_seen)
+            batch = HistoryBatch.of_queries(histories, part, most, self.event_types)
+            yield rows, part, *self._states(batch, exclude_seen)
 
     def _reads_whole_history(self, exclude_seen: bool) -> bool:
         model = self.artifact

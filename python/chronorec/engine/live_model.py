@@ -16,6 +16,7 @@ from chronorec.data.splits import parse_time
 from chronorec.engine.adjust import combine, exclude_history
 from chronorec.engine.choice import Choice
 from chronorec.engine.engine import Engine, Recommendations, checked_k
+from chronorec.engine.event_types import MISSING
 from chronorec.engine.explain import Explanation
 from chronorec.engine.history import HistoryBatch
 from chronorec.engine.requests import When
@@ -56,14 +57,16 @@ class LiveModel(NamedTuple):
             table.code_facts,
             memory,
             idle_seconds,
+            bool(engine.event_types),
         )
         return cls(engine, store, program is not None)
 
-    def append(self, user: User, item: Hashable, at: int, now: int) -> bool:
+    def append(self, user: User, item: Hashable, event: str | None, at: int, now: int) -> bool:
         """Adds an event; False where the model does not know the item."""
         code = self.engine.vocabulary.code_of(item)
         if code >= 0:
-            self.store.append_one(user, code, at, now)
+            kind = max(self.engine.event_types.code_of(event), MISSING)
+            self.store.append_one(user, code, at, kind if self.engine.event_types else MISSING, now)
         return code >= 0
 
     def recommend(
@@ -123,7 +126,7 @@ class LiveModel(NamedTuple):
 
     def _history_batch(self, user: User, at: When | None) -> HistoryBatch:
         """A request with the events before it; all of them where no time is given."""
-        codes, times = self.events(user)
+        codes, times, types = self.events(user)
         now = microseconds(at)
         used = len(times) if at is None else int(np.searchsorted(times, now))
         return HistoryBatch(
@@ -131,6 +134,7 @@ class LiveModel(NamedTuple):
             offsets=np.array([0, used], np.int64),
             num_items=self.engine.num_items,
             time=times[:used],
+            columns={} if types is None else {"event_type": types[:used]},
             at=np.array([now], np.int64),
         )
 
@@ -150,19 +154,18 @@ class LiveModel(NamedTuple):
 
     def history(self, user: User) -> tuple[list[Any], Int64s]:
         """Items and times of a user's events, oldest first."""
-        codes, times = self.events(user)
+        codes, times, _ = self.events(user)
         return self.engine.vocabulary.names(codes), times
 
-    def events(self, user: User) -> tuple[Int32s, Int64s]:
-        """Codes and times of a user's events, oldest first."""
-        events = self.store.events(user)
-        if events is None:
-            return np.empty(0, np.int32), np.empty(0, np.int64)
-        return np.frombuffer(events[0], np.int32), np.frombuffer(events[1], np.int64)
+    def events(self, user: User) -> tuple[Int32s, Int64s, Int32s | None]:
+        """Codes, times and, where the model reads them, types of a user's events, oldest first."""
+        items, times, types = self.store.events(user) or (b"", b"", b"")
+        kinds = np.frombuffer(types, np.int32) if self.engine.event_types else None
+        return np.frombuffer(items, np.int32), np.frombuffer(times, np.int64), kinds
 
     def schema(self) -> pa.Schema:
         """Of a snapshot."""
-        return _schema(self.engine.vocabulary.ids.type)
+        return _schema(self.engine.vocabulary.ids.type, typed=bool(self.engine.event_types))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All sessions, a shard at a time."""
@@ -178,6 +181,9 @@ class LiveModel(NamedTuple):
                 pa.LargeListArray.from_arrays(offsets, items),
                 pa.LargeListArray.from_arrays(offsets, times),
             ]
+            if self.engine.event_types:
+                types = self.engine.event_types.names_of(np.frombuffer(arrays[3], np.int32))
+                columns.append(pa.LargeListArray.from_arrays(offsets, pa.array(types, pa.string())))
             yield pa.record_batch(columns, schema=schema)
 
     def restore(self, batch: pa.RecordBatch) -> int:
@@ -187,22 +193,29 @@ class LiveModel(NamedTuple):
         offsets = items.offsets.to_numpy()
         codes = self.engine.vocabulary.codes_of_array(items.values)
         micros = times.values.cast(pa.int64()).to_numpy()
+        types = None
+        if self.engine.event_types and "events" in batch.schema.names:
+            types = self.engine.event_types.codes_of(batch.column("events").values.to_pylist())
+            types = np.maximum(types, MISSING)
         numbers, texts = (batch.column(name).to_pylist() for name in ("number", "text"))
         for row, (number, text) in enumerate(zip(numbers, texts, strict=True)):
             events = slice(offsets[row], offsets[row + 1])
             kept = codes[events] >= 0
             user = number if text is None else text
-            self.store.append(user, codes[events][kept], micros[events][kept], now)
+            kinds = None if types is None else types[events][kept]
+            self.store.append(user, codes[events][kept], micros[events][kept], kinds, now)
         return int(batch.num_rows)
 
 
-def _schema(item: pa.DataType) -> pa.Schema:
+def _schema(item: pa.DataType, *, typed: bool) -> pa.Schema:
     fields = [
         ("number", pa.int64()),
         ("text", pa.string()),
         ("items", pa.large_list(item)),
         ("times", pa.large_list(pa.timestamp("us", "UTC"))),
     ]
+    if typed:
+        fields.append(("events", pa.large_list(pa.string())))
     return pa.schema(fields, metadata={"kind": SNAPSHOT})
 
 

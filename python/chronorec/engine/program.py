@@ -135,6 +135,7 @@ class _Maker:
             "dense": self.dense,
             **dict.fromkeys(_CELLS, self.recurrent),
             "add_time": self.add_time,
+            "add_category": self.add_category,
             "attention": self.attention,
             "multiply": self.multiply,
             "last": self.last,
@@ -282,6 +283,19 @@ class _Maker:
 
         def run(tokens: Tokens, registers: Registers) -> None:
             registers[out_name] = registers[source] + table[bucket(getattr(tokens, _TIMES[of])())]
+
+        return run
+
+    def add_category(self) -> Step:
+        source, (width, _) = self.read("in", of_tokens=True)
+        if self.field("of") != "event_type":
+            raise ArtifactError(f"{self.where}: of: wanted 'event_type', got {self.step['of']!r}")
+        table = self.weight("table", (1 + len(self.artifact.event_types), width))
+        out_name = self.write(width, per_token=True)
+
+        def run(tokens: Tokens, registers: Registers) -> None:
+            rows = table[:1] if tokens.types is None else table[np.maximum(1 + tokens.types, 0)]
+            registers[out_name] = registers[source] + rows
 
         return run
 

@@ -23,10 +23,10 @@ from chronorec.engine.rules import Rules
 class Sessions:
     """What every user did lately, with the state that the model made of it.
 
-    Events are kept, 12 bytes each; states are kept too while memory lasts, given up for the least recently
-    used sessions first, and made again from the events when asked for. An answer is that of
-    :meth:`Engine.recommend` on the whole history, up to rounding. Where the model allows it (see
-    ``streams``) an event costs one step of the model, whatever the length of the history.
+    Events are kept, 12 bytes each (16 where the model reads their types); states are kept too while memory
+    lasts, given up for the least recently used sessions first, and made again from the events when asked for.
+    An answer is that of :meth:`Engine.recommend` on the whole history, up to rounding. Where the model allows
+    it (see ``streams``) an event costs one step of the model, whatever the length of the history.
 
     May be used from many threads at once.
 
@@ -47,6 +47,7 @@ class Sessions:
         self._idle_seconds = idle_seconds(forget_after)
         self._live = self._model(engine)
         self._next: LiveModel | None = None  # while a reload is under way
+        self._unknown_types = 0
         self._gate = threading.Lock()  # between events and the two moments of a reload
 
     def _model(self, engine: Engine) -> LiveModel:
@@ -64,28 +65,40 @@ class Sessions:
 
     # --- events ---------------------------------------------------------------------------------------
 
-    def append(self, user: User, item: Hashable, *, at: When | None = None) -> bool:
+    def append(self, user: User, item: Hashable, *, at: When | None = None, event: str | None = None) -> bool:
         """Adds an event; False, and nothing is kept, where the model does not know the item.
 
-        The same user, item and time again are the same event told twice: it may safely be sent again.
+        The same user, item and time again (and type, where the model reads types) are the same event told
+        twice: it may safely be sent again.
 
         Args:
             user: a text or a whole number.
             item: id as in the log.
             at: when it happened, by default now; one older than events already here is put in its place.
+            event: its type, where the model reads types; None where it is missing. One that the model does
+                not know is counted and taken for a missing one.
         """
         when, now = microseconds(at), seconds()
         with self._gate:
             live, coming = self._live, self._next
-            kept = live.append(user, item, when, now)
-            return kept if coming is None else coming.append(user, item, when, now) or kept
+            self._unknown_types += live.engine.event_types.lacks(event)
+            kept = live.append(user, item, event, when, now)
+            return kept if coming is None else coming.append(user, item, event, when, now) or kept
 
-    def extend(self, user: User, items: Sequence[Hashable], times: Sequence[When]) -> int:
-        """Adds events, oldest first; returns how many of them the model knows."""
+    def extend(
+        self,
+        user: User,
+        items: Sequence[Hashable],
+        times: Sequence[When],
+        events: Sequence[str | None] | None = None,
+    ) -> int:
+        """Adds events, oldest first, ``events`` being their types; returns how many the model knows."""
         codes = self.engine.vocabulary.codes_of(items, "items")
         if len(times) != len(codes):
             raise ValueError(f"times: wanted one per item ({len(codes)}), got {len(times)}")
-        return sum(self.append(user, item, at=at) for item, at in zip(items, times, strict=True))
+        types = [None] * len(codes) if events is None else events
+        told = zip(items, times, types, strict=True)
+        return sum(self.append(user, item, at=at, event=event) for item, at, event in told)
 
     def history(self, user: User) -> tuple[list[Any], Int64s]:
         """The items of a user's events, oldest first, and their times in microseconds since the epoch."""
@@ -135,8 +148,11 @@ class Sessions:
         return self._live.store.contains(user)
 
     def counts(self) -> dict[str, int]:
-        """How many sessions, states and events there are, their bytes, and how many were dropped so far."""
-        return self._live.store.counts()
+        """How many sessions, states and events there are, their bytes, and how many were dropped so far.
+
+        ``unknown_types``: events that were told of a type that the model does not know.
+        """
+        return self._live.store.counts() | {"unknown_types": self._unknown_types}
 
     def snapshot(self, path: str | os.PathLike[str]) -> int:
         """Writes every session to a file (Arrow IPC), which is replaced only once the new one is complete.

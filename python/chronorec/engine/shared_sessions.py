@@ -17,6 +17,7 @@ import numpy as np
 from chronorec.data.jagged import Int64s
 from chronorec.data.out_of_core import parse_bytes
 from chronorec.engine.engine import Engine, Recommendations, checked_k
+from chronorec.engine.event_types import MISSING
 from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import LiveModel, User, idle_seconds, microseconds, seconds
 from chronorec.engine.requests import When
@@ -150,28 +151,36 @@ class SharedSessions:
 
     # --- events ---------------------------------------------------------------------------------------
 
-    def append(self, user: User, item: Hashable, *, at: When | None = None) -> bool:
+    def append(self, user: User, item: Hashable, *, at: When | None = None, event: str | None = None) -> bool:
         """Adds an event, also of an item that the model does not know; returns whether it does.
 
-        The same user, item and time again are the same event told twice: it may safely be sent again.
+        See :meth:`chronorec.engine.Sessions.append`; types are kept as told, for models of any version.
         """
-        return self.tell([(user, item, microseconds(at))])[0]
+        return self.tell([(user, item, microseconds(at), event)])[0]
 
-    def extend(self, user: User, items: Sequence[Hashable], times: Sequence[When]) -> int:
-        """Adds events, oldest first; returns how many of them the model knows."""
+    def extend(
+        self,
+        user: User,
+        items: Sequence[Hashable],
+        times: Sequence[When],
+        events: Sequence[str | None] | None = None,
+    ) -> int:
+        """Adds events, oldest first, ``events`` being their types; returns how many the model knows."""
         if len(times) != len(items):
             raise ValueError(f"times: wanted one per item ({len(items)}), got {len(times)}")
-        told = [(user, item, microseconds(at)) for item, at in zip(items, times, strict=True)]
-        return sum(self.tell(told))
+        types = [None] * len(items) if events is None else events
+        told = zip(items, times, types, strict=True)
+        return sum(self.tell([(user, item, microseconds(at), event) for item, at, event in told]))
 
-    def tell(self, events: Iterable[tuple[User, Hashable, int]]) -> list[bool]:
-        """Adds events of any users, times in microseconds; returns of which the model knows the item."""
+    def tell(self, events: Iterable[tuple[User, Hashable, int, str | None]]) -> list[bool]:
+        """Adds events of any users, with times in microseconds and types; returns of which the model knows
+        the item."""
         by_user: dict[str, list[str]] = {}
         known = []
-        for user, item, at in events:
+        for user, item, at, event in events:
             if not -_MOST_TIME <= at <= _MOST_TIME:
                 raise ValueError(f"at: wanted microseconds from -2^61 to 2^61, got {at}")
-            by_user.setdefault(self._key(user), []).append(json.dumps([_plain_id(item), at]))
+            by_user.setdefault(self._key(user), []).append(_encode(item, at, event))
             known.append(self.engine.vocabulary.code_of(item) >= 0)
         with self._reachable(), self._client.pipeline(transaction=False) as pipe:
             for key, entries in by_user.items():
@@ -258,11 +267,15 @@ class SharedSessions:
         if life is None:
             return
         if entries:
-            items, times = _decode(entries, key)
-            codes = cache.model.engine.vocabulary.codes_of(items, "items")
+            items, times, events = _decode(entries, key)
+            engine = cache.model.engine
+            codes = engine.vocabulary.codes_of(items, "items")
             kept = codes >= 0
+            types = None
+            if engine.event_types:
+                types = np.maximum(engine.event_types.codes_of(events), MISSING)[kept]
             if kept.any():
-                cache.model.store.append(user, codes[kept], times[kept], seconds())
+                cache.model.store.append(user, codes[kept], times[kept], types, seconds())
         cache.note(user, _Read(life, read.length + len(entries)))
 
     def _newer(self, key: str, begin: int) -> tuple[bytes | None, list[bytes]]:
@@ -298,12 +311,19 @@ def _plain_id(item: Hashable) -> str | int:
     return item
 
 
-def _decode(entries: list[bytes], key: str) -> tuple[list[Any], Int64s]:
+def _encode(item: Hashable, at: int, event: str | None) -> str:
+    entry = [_plain_id(item), at]
+    return json.dumps(entry if event is None else [*entry, event])
+
+
+def _decode(entries: list[bytes], key: str) -> tuple[list[Any], Int64s, list[str | None]]:
+    """Items, times and types of entries as :func:`_encode` writes them."""
     try:
-        pairs = [json.loads(entry) for entry in entries]
-        times = np.array([at for _, at in pairs], np.int64)
-        if not all(isinstance(item, (str, int)) for item, _ in pairs) or (np.abs(times) > _MOST_TIME).any():
-            raise ValueError("wanted an id and a time")
+        told = [(item, at, *event, None)[:3] for item, at, *event in map(json.loads, entries)]
+        times = np.array([at for _, at, _ in told], np.int64)
+        plain = all(isinstance(item, (str, int)) and isinstance(event, str | None) for item, _, event in told)
+        if not plain or (np.abs(times) > _MOST_TIME).any():
+            raise ValueError("wanted an id, a time and perhaps a type")
     except (ValueError, TypeError, OverflowError) as error:
         raise StoreError(f"{key}: not a list of events: {error}") from error
-    return [item for item, _ in pairs], times
+    return [item for item, _, _ in told], times, [event for _, _, event in told]

@@ -51,6 +51,11 @@ def time_steps(weights: str, source: str, out: str, *, gap: str, moment: str) ->
     ]
 
 
+def category_step(weights: str, source: str, out: str, *, of: str) -> Step:
+    """A ``Category`` whose table is named ``weights``, by the category ``of`` a token."""
+    return {"call": "add_category", "in": source, "of": of, "table": weights, "out": out}
+
+
 def copy_adjustment(weights: str, head: CopyHead) -> dict[str, Any]:
     """A ``CopyHead`` named ``weights`` as an adjustment of the scores."""
     return {"kind": "copy", "weights": weights, "timed": head.timed, "scale": SCALE}

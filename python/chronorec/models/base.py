@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chronorec.artifact import Artifact
-from chronorec.models._steps import Step, copy_adjustment, dense_step, time_steps
-from chronorec.nn import Candidates, CopyHead, EventTime, RequestTime
+from chronorec.models._steps import Step, category_step, copy_adjustment, dense_step, time_steps
+from chronorec.nn import Candidates, Category, CopyHead, EventTime, RequestTime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +42,7 @@ class Sequences(NamedTuple):
         bag_offsets: int64 [N + 1] items of each token, or None where a token is one item.
         times: int64 [N], microseconds, when each token happened, or None.
         asked: int64 [N], when the answer after each token is asked for, or None: the time of its target.
+        types: int64 [N], code of the event type of each token, -1 where it is missing; or None.
     """
 
     items: Tensor
@@ -49,6 +50,7 @@ class Sequences(NamedTuple):
     bag_offsets: Tensor | None = None
     times: Tensor | None = None
     asked: Tensor | None = None
+    types: Tensor | None = None
 
     def to(self, device: torch.device) -> Sequences:
         """The same on a device."""
@@ -84,6 +86,7 @@ class SequenceModel(nn.Module, ABC):
         copy: whether items of the history have a weight of their own, which knows times if the states do;
             see :class:`chronorec.nn.CopyHead`.
         timezone: whose hours and weekdays these are; None is UTC.
+        event_types: how many types of events tokens are told apart by; 0: they are not.
     """
 
     name: str
@@ -101,6 +104,7 @@ class SequenceModel(nn.Module, ABC):
         request_time: bool = False,
         copy: bool = False,
         timezone: str | None = None,
+        event_types: int = 0,
     ) -> None:
         super().__init__()
         self.max_length = max_length
@@ -108,6 +112,7 @@ class SequenceModel(nn.Module, ABC):
         self.output_embedding = None if tied else _item_table(num_items, width)
         self.item_bias = nn.Parameter(torch.zeros(num_items)) if item_bias else None
         self.event_time = EventTime(width, timezone) if time_features else None
+        self.event_type = Category(event_types, width) if event_types else None
         self.request_time = RequestTime(width, timezone) if request_time else None
         self.copy = CopyHead(num_items, width, timed=request_time) if copy else None
         #: Whether the states depend on the times of tokens or of requests.
@@ -147,7 +152,7 @@ class SequenceModel(nn.Module, ABC):
         """The items of each token's past and their weights, given the states [N, D]."""
         if self.copy is None:
             return None
-        found: Candidates = self.copy(states, *sequences)
+        found: Candidates = self.copy(states, *sequences[:5])
         return found
 
     def scores(self, sequences: Sequences) -> Tensor:
@@ -159,7 +164,7 @@ class SequenceModel(nn.Module, ABC):
         last = sequences.offsets[1:] - 1
         if self.copy is not None:
             every = states.new_zeros(int(sequences.offsets[-1]), states.shape[1]).index_copy(0, last, states)
-            offsets, items, log_weights = self.copy(every, *sequences)
+            offsets, items, log_weights = self.copy(every, *sequences[:5])
             for row, token in enumerate(last.tolist()):
                 own = slice(int(offsets[token]), int(offsets[token + 1]))
                 scores[row, items[own]] = torch.logaddexp(scores[row, items[own]], log_weights[own])
@@ -172,7 +177,7 @@ class SequenceModel(nn.Module, ABC):
         return Predictions(self(sequences), targets, target_offsets)
 
     def embed(self, sequences: Sequences) -> Tensor:
-        """Tokens [N, D]: what happened, and when."""
+        """Tokens [N, D]: what happened, how, and when."""
         return self.place(self.embed_items(sequences), sequences)
 
     def embed_items(self, sequences: Sequences) -> Tensor:
@@ -187,7 +192,11 @@ class SequenceModel(nn.Module, ABC):
         return tokens * self.embedding_scale
 
     def place(self, tokens: Tensor, sequences: Sequences) -> Tensor:
-        """Adds to tokens [N, D] when they happened."""
+        """Adds to tokens [N, D] of which type they are and when they happened."""
+        if self.event_type is not None:
+            if sequences.types is None:
+                raise ValueError("types: this model needs the type of every token, got none")
+            tokens = self.event_type(tokens, sequences.types)
         if self.event_time is not None:
             tokens = self.event_time(tokens, sequences.offsets, known_times(sequences.times, "times"))
         return tokens
@@ -209,6 +218,8 @@ class SequenceModel(nn.Module, ABC):
         """What :meth:`embed` does; the tokens are then in register "x"."""
         embed = {"call": "embed", "table": "item_embedding", "scale": self.embedding_scale, "out": "x"}
         steps: list[Step] = [{**embed, **more}]
+        if self.event_type is not None:
+            steps.append(category_step("event_type.table", "x", "x", of="event_type"))
         if self.event_time is not None:
             steps += time_steps("event_time.tables", "x", "x", gap="gap", moment="event")
         return steps

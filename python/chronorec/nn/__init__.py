@@ -2,6 +2,7 @@
 
 from chronorec.nn._recurrent import RecurrentBase
 from chronorec.nn.attention import SelfAttention, TransformerBlock
+from chronorec.nn.categories import Category
 from chronorec.nn.copy import Candidates, CopyHead
 from chronorec.nn.gap_bias import GapBias
 from chronorec.nn.graph import GraphAttention, GraphConvolution
@@ -18,6 +19,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Candidates",
+    "Category",
     "CopyHead",
     "EventTime",
     "GapBias",

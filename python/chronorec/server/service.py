@@ -95,9 +95,13 @@ class Service:
             ValueError: a time that is none.
         """
         now = time.time_ns() // 1000
-        entries = [Entry(e.user, e.item, now if e.at is None else parse_time(e.at, "at")) for e in events]
+        entries = [
+            Entry(e.user, e.item, now if e.at is None else parse_time(e.at, "at"), e.event) for e in events
+        ]
         known = sum(self._tell_all(entries) if self.shared else self._write_and_do(entries))
-        return Accepted(known, len(entries) - known)
+        types = [variant.engine.event_types for variant in self.variants.values()]
+        nameless = sum(any(names.lacks(entry.event) for names in types) for entry in entries)
+        return Accepted(known, len(entries) - known, nameless)
 
     def _write_and_do(self, entries: list[Entry]) -> list[bool]:
         """Whether each entry found something to change."""
@@ -117,7 +121,7 @@ class Service:
     def _tell_all(self, entries: list[Entry]) -> list[bool]:
         """Whether any variant knows the item of each event; the events themselves are the same for all."""
         first, *others = self._shared_sessions()
-        known = first.tell((entry.user, entry.item, entry.at) for entry in entries)
+        known = first.tell((entry.user, entry.item, entry.at, entry.event) for entry in entries)
         vocabularies = [one.engine.vocabulary for one in others]
         return [
             found or any(vocabulary.code_of(entry.item) >= 0 for vocabulary in vocabularies)
@@ -134,14 +138,16 @@ class Service:
         found, source, model = self._answer(request, variant)
         if self._exposures is not None and request.user is not None and len(self.variants) > 1:
             self._exposures.add(self.experiment.name, request.user, name, time.time_ns() // 1000)
-        return Answer(found.items, found.scores.tolist(), source, model, name, found.unknown_items)
+        unknown = found.unknown_items, found.unknown_types
+        return Answer(found.items, found.scores.tolist(), source, model, name, *unknown)
 
     def _variant_for(self, request: Request | Explain) -> tuple[str, Variant]:
         """Who answers."""
         if (request.user is None) == (request.history is None):
             raise ValueError("user, history: wanted one of the two")
-        if request.times is not None and request.history is None:
-            raise ValueError("times: wanted with a history only")
+        for name in ("times", "events"):
+            if getattr(request, name) is not None and request.history is None:
+                raise ValueError(f"{name}: wanted with a history only")
         name = next(iter(self.variants)) if request.user is None else self.experiment.variant(request.user)
         return name, self.variants[name]
 
@@ -150,7 +156,8 @@ class Service:
         name, variant = self._variant_for(request)
         how: dict[str, Any] = {"at": request.at, "last": request.last}
         if request.history is not None:
-            found = variant.engine.explain(request.history, request.items, times=request.times, **how)
+            how |= {"times": request.times, "events": request.events}
+            found = variant.engine.explain(request.history, request.items, **how)
         else:
             assert request.user is not None
             found = variant.sessions.explain(request.user, request.items, **how)
@@ -173,7 +180,7 @@ class Service:
         }
         sessions, engine = variant.sessions, variant.engine
         if request.history is not None:
-            found = engine.recommend(request.history, times=request.times, **how)
+            found = engine.recommend(request.history, times=request.times, events=request.events, **how)
             nothing, source = found.unknown_items == len(request.history), "history"
         else:
             assert request.user is not None

@@ -66,7 +66,7 @@ class _SequenceConfig:
     """What every :class:`chronorec.models.SequenceModel` takes; the zone of its calendar is that of the log.
 
     ``time_features``, ``request_time``, ``time_bias`` and ``time_gate`` need a log with the time of every
-    event.
+    event, ``type_features`` one with event types.
     """
 
     width: int = _limited(64, 1)
@@ -76,6 +76,7 @@ class _SequenceConfig:
     tied: bool = True
     time_features: bool = False
     request_time: bool = False
+    type_features: bool = False
     copy: bool = False
 
 

@@ -161,7 +161,7 @@ def _fit(
     refit = epochs is not None
     end = split.refit_end if refit else split.train_end
     torch.manual_seed(config.training.seed)
-    model = build_model(model_config, histories)
+    model = build_model(model_config, histories, basket=split.basket)
     counts = event_counts(histories, split.begin, end)
     model.start_from_popularity(torch.from_numpy(counts))
 
@@ -205,14 +205,16 @@ _MODELS: dict[type[SequenceConfig], type[SequenceModel]] = {
 }
 
 
-def build_model(config: SequenceConfig, histories: Histories) -> SequenceModel:
+def build_model(config: SequenceConfig, histories: Histories, *, basket: bool = False) -> SequenceModel:
     """The untrained model that a configuration describes.
 
     Raises:
-        ConfigError: it needs times that the histories have not.
+        ConfigError: it needs times or event types that the histories have not.
     """
     model: Any = _MODELS[type(config)]
     settings = dataclasses.asdict(config) | {"timezone": histories.timezone}
+    if settings.pop("type_features"):
+        settings["event_types"] = _count_types(histories, basket)
     built: SequenceModel = model(histories.num_items, **settings)
     if built.needs_time and not histories.has_time:
         raise ConfigError(
@@ -220,6 +222,19 @@ def build_model(config: SequenceConfig, histories: Histories) -> SequenceModel:
             "not; switch its time options off, such as --set model.time_bias=false"
         )
     return built
+
+
+def _count_types(histories: Histories, basket: bool) -> int:
+    if basket:
+        raise ConfigError(
+            "model.type_features: a basket holds events of several types; leave it out or split by events"
+        )
+    if not histories.event_types:
+        raise ConfigError(
+            "model.type_features: this log has no event types; name their column, "
+            "chronorec prepare --event-type COLUMN"
+        )
+    return len(histories.event_types)
 
 
 def _build_counting(config: CountingConfig) -> CountingModel:
@@ -238,6 +253,7 @@ def _export(
     model.eval()
     return model.export(
         histories.items,
+        event_types=list(histories.event_types) if model.event_type is not None else [],
         basket=split.basket,
         exclude_seen=split.exclude_seen,
         config=to_toml(config),
