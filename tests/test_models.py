@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from chronorec.artifact import Artifact
 from chronorec.data import Histories
 from chronorec.data.jagged import offsets_of, ranges
+from chronorec.data.profile import Profile, ProfileColumn
 from chronorec.engine import Engine
 from chronorec.engine.history import HistoryBatch, Tokens, cut_tokens
 from chronorec.models import HSTU, BERT4Rec, GRU4Rec, SASRec, SequenceModel, Sequences
@@ -51,6 +53,8 @@ MODELS: dict[str, tuple[type[SequenceModel], Settings]] = {
     "sasrec with types": (SASRec, {"event_types": 3}),
     "hstu sliding with types": (HSTU, {"event_types": 3, "max_length": 5}),
     "bert4rec with types": (BERT4Rec, {"event_types": 3, "time_features": True}),
+    "gru with a profile": (GRU4Rec, {"profile": [2, 3]}),
+    "sasrec with a profile": (SASRec, {"profile": [2, 3], "time_bias": True, "request_time": True}),
     "gru with the request": (GRU4Rec, {"request_time": True, "timezone": "America/New_York"}),
 }
 
@@ -67,6 +71,16 @@ def _model(name: str, items: int, bias: bool) -> SequenceModel:
 
 TYPED = {name: settings.get("event_types", 0) for name, (_, settings) in MODELS.items()}
 TYPES = ["view", "cart", "buy"]
+PROFILED = {name: settings.get("profile", []) for name, (_, settings) in MODELS.items()}
+PROFILE = Profile([ProfileColumn("sex", values=["f", "m"]), ProfileColumn("age", boundaries=[20.0, 50.0])])
+PROFILES: list[dict[str, Any]] = [
+    {"sex": "m", "age": 19.5},
+    {"sex": "f", "age": 20},
+    {},
+    {"age": 50.0, "sex": "other"},
+    {"sex": None, "age": 30, "hat": "red"},
+    {"sex": "m"},
+]
 #: Models, with events and with baskets; event types are those of events.
 MODES = [(name, basket) for name in MODELS for basket in (False, True) if not (basket and TYPED[name])]
 CAUSAL = [name for name, (kind, _) in MODELS.items() if kind is not BERT4Rec]
@@ -97,6 +111,7 @@ def sequences_of(tokens: Tokens) -> Sequences:
         torch.from_numpy(tokens.times),
         torch.from_numpy(asked),
         None if tokens.types is None else torch.from_numpy(tokens.types).long(),
+        None if tokens.profile is None else torch.from_numpy(tokens.profile).long(),
     )
 
 
@@ -121,7 +136,8 @@ def _requests(name: str, basket: bool, bias: bool) -> tuple[Histories, SequenceM
         columns["event_type"] = np.arange(len(events), dtype=np.int32) * 7 % 5 % 4 - 1
     time = irregular(histories.time[events])
     at = time[offsets[1:] - 1] + 5 * 3600 * 10**6
-    batch = HistoryBatch(histories.item[events], offsets, histories.num_items, time, columns, at)
+    profile = np.array([PROFILE.codes_of(own)[0] for own in PROFILES]) if PROFILED[name] else None
+    batch = HistoryBatch(histories.item[events], offsets, histories.num_items, time, columns, at, profile)
     return histories, model, batch
 
 
@@ -130,13 +146,19 @@ def irregular(days: np.ndarray) -> np.ndarray:
     return days + (days // DAY) ** 2 * 7000 * 10**6
 
 
+def exported(name: str, model: SequenceModel, histories: Histories, basket: bool) -> Artifact:
+    profile = PROFILE.to_plain() if PROFILED[name] else []
+    fields = {"basket": basket, "event_types": TYPES[: TYPED[name]], "profile": profile}
+    return model.export(histories.items, **fields)
+
+
 @pytest.mark.parametrize(("name", "basket"), MODES)
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.usefixtures("plain_ops")
 def test_engine_scores_equal_torch(name: str, basket: bool, bias: bool) -> None:
     histories, model, batch = _requests(name, basket, bias)
     tokens = cut_tokens(batch, basket=basket, max_length=model.history_length)
-    engine = Engine(model.export(histories.items, basket=basket, event_types=TYPES[: TYPED[name]]))
+    engine = Engine(exported(name, model, histories, basket))
     ids = np.array(histories.items.column("item").to_pylist())
     scores = [
         engine.score(
@@ -146,8 +168,9 @@ def test_engine_scores_equal_torch(name: str, basket: bool, bias: bool) -> None:
             sessions=batch.columns["session"][a:b].tolist() if basket else None,
             events=engine.event_types.names_of(batch.columns["event_type"][a:b]) if TYPED[name] else None,
             at=int(at),
+            profile=profile if PROFILED[name] else None,
         )
-        for (a, b), at in zip(pairwise(batch.offsets), batch.at, strict=True)
+        for (a, b), at, profile in zip(pairwise(batch.offsets), batch.at, PROFILES, strict=True)
     ]
     assert_within_budget(
         torch.from_numpy(np.stack(scores)),
@@ -161,7 +184,7 @@ def test_engine_scores_equal_torch(name: str, basket: bool, bias: bool) -> None:
 def test_an_empty_history_has_finite_scores(name: str, basket: bool) -> None:
     histories = histories_of(basket_log(users=6) if basket else cycle_log(users=6))
     model = _model(name, histories.num_items, True)
-    engine = Engine(model.export(histories.items, basket=basket, event_types=TYPES[: TYPED[name]]))
+    engine = Engine(exported(name, model, histories, basket))
     assert np.isfinite(engine.score([], histories.items.column("item").to_pylist(), times=[])).all()
 
 
@@ -195,13 +218,14 @@ def test_a_token_sees_nothing_after_it(name: str) -> None:
     items, times = torch.randint(0, 50, (9,)), torch.arange(10) ** 2 * 3600 * 10**6
     others, later, types = items.clone(), times.clone(), torch.arange(9) % 4 - 1
     other_types = types.clone()
+    profile = torch.tensor([[1, -1]])
     other_types[5:] = (types[5:] + 2) % 4 - 1
     others[5:] = (others[5:] + 1) % 50
     later[6:] += 40 * 3600 * 10**6
 
     def states(items: Tensor, times: Tensor, types: Tensor = types) -> Tensor:
         with torch.no_grad():
-            return model(Sequences(items, torch.tensor([0, 9]), None, times[:-1], times[1:], types))
+            return model(Sequences(items, torch.tensor([0, 9]), None, times[:-1], times[1:], types, profile))
 
     before, after, delayed = states(items, times), states(others, times), states(items, later)
     typed = states(items, times, other_types)

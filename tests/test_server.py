@@ -22,6 +22,7 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
+from chronorec.data.profile import Profile, ProfileColumn
 from chronorec.engine import Engine
 from chronorec.engine.experiment import Experiment, ExposureLog
 from chronorec.models import GRU4Rec, Popularity
@@ -39,10 +40,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         torch.manual_seed(seed)
         model = GRU4Rec(histories.num_items, width=16, hidden_size=16).eval()
         model.export(histories.items).save(folder / name)
-    typed = GRU4Rec(histories.num_items, width=16, hidden_size=16, event_types=2).eval()
-    assert typed.event_type is not None
-    torch.nn.init.normal_(typed.event_type.table)
-    typed.export(histories.items, event_types=["view", "buy"]).save(folder / "typed")
+    typed = GRU4Rec(histories.num_items, width=16, hidden_size=16, event_types=2, profile=[2]).eval()
+    with torch.no_grad():
+        for parameter in typed.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    inputs: dict[str, Any] = {
+        "event_types": ["view", "buy"],
+        "profile": Profile([ProfileColumn("team", values=["blue", "red"])]).to_plain(),
+    }
+    typed.export(histories.items, **inputs).save(folder / "typed")
     end = histories.offsets[1:]
     Popularity(None).fit(histories, end, basket=False, exclude_seen=False).save(folder / "popular")
     return {name: folder / name for name in ("first", "second", "typed", "popular")}
@@ -84,7 +90,7 @@ def test_answers_are_the_engines(client: TestClient, models: dict[str, Path]) ->
     assert similar["items"] == Engine.load(models["first"]).similar_items("item 3", 3).items
 
 
-def test_types_of_events_reach_the_model(models: dict[str, Path], tmp_path: Path) -> None:
+def test_types_of_events_and_profiles_reach_the_model(models: dict[str, Path], tmp_path: Path) -> None:
     """By session, from the journal after a restart, and with a history."""
     items, types, times = ["item 3", "item 4", "item 5"], ["view", "buy", "wish"], [1, 2, 3]
     wanted = Engine.load(models["typed"]).recommend(items, times=times, events=types, k=40)
@@ -102,6 +108,11 @@ def test_types_of_events_reach_the_model(models: dict[str, Path], tmp_path: Path
             given = ask(client, history=items, times=times, events=types, k=40)
             assert (given["items"], given["unknown_types"]) == (wanted.items, 1)
             assert ask(client, history=items, times=times, k=40)["items"] != wanted.items
+            of_team = ask(client, user=7, k=40, profile={"team": "red", "hat": 1.5})
+            given = ask(client, history=items, times=times, events=types, k=40, profile={"team": "red"})
+            assert of_team["items"] == given["items"] != wanted.items
+            bad = client.post("/v1/recommend", json={"user": 7, "profile": {"team": ["red"]}})
+            assert bad.status_code == 400
 
 
 def test_who_is_not_known_gets_what_is_popular(client: TestClient) -> None:

@@ -17,7 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chronorec.engine import Engine, Sessions
+from chronorec.data.profile import Profile, ProfileColumn
+from chronorec.engine import Engine, Rules, Sessions
 from chronorec.models import HSTU, GRU4Rec, PersonalFrequency, SASRec, SequenceModel
 from tests.support.logs import cycle_log, histories_of
 
@@ -38,14 +39,17 @@ STREAMING: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
     ),
     "gru with types": (GRU4Rec, {"hidden_size": 17, "event_types": 2}),
     "hstu with types": (HSTU, {"max_length": 3, "event_types": 2}),
+    "gru with a profile": (GRU4Rec, {"profile": [2, 3], "request_time": True}),
     "hstu": (HSTU, {"max_length": 5, "time_bias": False}),
     "hstu with times": (HSTU, {"max_length": 3, "blocks": 3}),
 }
 OTHERS: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
     "absolute": (SASRec, {"max_length": 5}),
-    "absolute with types": (SASRec, {"max_length": 5, "event_types": 2}),
+    "absolute with types": (SASRec, {"max_length": 5, "event_types": 2, "profile": [2, 3]}),
 }
 TYPES = ["view", "buy"]
+PROFILE = Profile([ProfileColumn("sex", values=["f", "m"]), ProfileColumn("age", boundaries=[20.0, 50.0])])
+PROFILES: list[dict[str, Any] | None] = [None, {"sex": "m"}, {"age": 50, "sex": "f", "hat": "red"}]
 TOLD = [None, "view", "buy", "wish"]  # the last one is unknown
 
 
@@ -60,7 +64,9 @@ def make_engine(kind: str, seed: int = 0) -> Engine:
     with torch.no_grad():  # make every weight matter
         for parameter in built.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    return Engine(built.export(histories.items, event_types=TYPES[: options.get("event_types", 0)]))
+    types = TYPES[: options.get("event_types", 0)]
+    profile = PROFILE.to_plain() if "profile" in options else []
+    return Engine(built.export(histories.items, event_types=types, profile=profile))
 
 
 ENGINES = {kind: make_engine(kind) for kind in (*STREAMING, *OTHERS, "frequency")}
@@ -121,7 +127,9 @@ def test_answers_are_those_of_whole_histories(
             events.clear()
         else:
             asked = at if action == "past" else 10**9 * MICROS
-            how = {"k": ITEMS, "exclude_seen": number % 2 == 0}
+            how = {"k": ITEMS, "exclude_seen": number % 2 == 0, "profile": PROFILES[(code + seconds) % 3]}
+            if seconds % 3 == 0:
+                how["rules"] = Rules(boost=[("item 3", 2.0)])
             assert_same(sessions.recommend(user, at=asked, **how), expected(engine, events, asked, **how))
 
 

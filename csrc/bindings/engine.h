@@ -86,30 +86,33 @@ class Sessions {
 
   // Returns how many events were used.
   int64_t recommend(py::handle user, int64_t at, int64_t end, int64_t now, bool leave_seen,
-                    py::handle exclude, py::handle allow, py::handle scores, py::handle items) {
+                    py::handle profile, py::handle exclude, py::handle allow, py::handle scores,
+                    py::handle items) {
     expect_that(streams_, "program", "one that answers", "an empty one");
-    Borrow borrows[4];
+    Borrow borrows[5];
+    const TensorView own = borrows[4].view(profile);
     const TensorView out = borrows[0].view(exclude), allowed = borrows[1].view(allow);
     const TensorView top_scores = borrows[2].view(scores), top_items = borrows[3].view(items);
     if (out) expect_packed(out, "exclude", DType::i32, {kAnySize});
     expect_output(top_scores, "scores", DType::f32, {kAnySize});
     expect_output(top_items, "items", DType::i32, {top_scores.shape[0]});
-    const SessionRequest request = {user_id(user), at,      end,        now,      leave_seen,
-                                    out,           allowed, top_scores, top_items};
+    const SessionRequest request = {user_id(user), at,  end,     now,        leave_seen,
+                                    own,           out, allowed, top_scores, top_items};
     int64_t used = 0;
     without_gil([&] { used = chronorec::recommend(store_, scorer_, request); });
     return used;
   }
 
   // Writes the answer register to `state`; returns the items of the events used as bytes.
-  py::bytes query(py::handle user, int64_t at, int64_t end, int64_t now, py::handle state) {
+  py::bytes query(py::handle user, int64_t at, int64_t end, int64_t now, py::handle profile,
+                  py::handle state) {
     expect_that(streams_, "program", "one that answers", "an empty one");
-    Borrow borrow;
-    const TensorView out = borrow.view(state);
+    Borrow borrows[2];
+    const TensorView own = borrows[0].view(profile), out = borrows[1].view(state);
     expect_output(out, "state", DType::f32, {scorer_.panels.shape[1]});
     const UserId id = user_id(user);
     std::vector<int32_t> seen;
-    without_gil([&] { store_.query(id, at, end, now, out.as<float>(), seen); });
+    without_gil([&] { store_.query(id, at, end, now, own, out.as<float>(), seen); });
     return bytes_of(seen);
   }
 

@@ -135,8 +135,9 @@ class Step {
   }
 
   int64_t add_category() {
-    expect_that(text("of") == "event_type", "of", "event_type", text("of"));
-    return program_.add_category(source(), matrix("table"));
+    const char* wanted = program_.has_last() ? "profile" : "event_type";
+    expect_that(text("of") == wanted, "of", wanted, text("of"));
+    return program_.add_category(source(), matrix("table"), program_.has_last() ? whole("column") : 0);
   }
 
   int64_t last() { return program_.last(source()); }

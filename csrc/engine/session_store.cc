@@ -40,6 +40,14 @@ Workspace& workspace() {
   return work;
 }
 
+void expect_profile(const TensorView& profile, const std::vector<int64_t>& most) {
+  expect_packed(profile, "profile", DType::i32, {static_cast<int64_t>(most.size())});
+  for (size_t c = 0; c < most.size(); ++c) {
+    const int64_t code = profile.as<const int32_t>()[c];
+    expect_that(code >= -1 && code < most[c], "profile", "codes of the model", code);
+  }
+}
+
 struct Session {
   union {
     int64_t number;
@@ -338,9 +346,10 @@ int64_t SessionStore::append(const UserId& user, const int32_t* items, const int
   return shard.at(n).count;
 }
 
-int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t now, float* query,
-                            std::vector<int32_t>& seen) {
+int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t now,
+                            const TensorView& profile, float* query, std::vector<int32_t>& seen) {
   static thread_local std::vector<float> other;
+  if (profile) expect_profile(profile, program_.profile());
   expect_that(at >= -kMostTime && at <= kMostTime, "at", "microseconds from -2^61 to 2^61", at);
   const uint64_t hash = hash_of_user(user, seed_);
   Shard& shard = shard_of(hash);
@@ -362,7 +371,8 @@ int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t
     if (used > 0) shard.replay(shard.at(n), 0, used, other.data());
     state = other.data();
   }
-  const float* answer = program_.answer({-1, at, used, times, nullptr}, state, workspace());
+  const float* answer =
+      program_.answer({-1, at, used, times, profile.as<const int32_t>()}, state, workspace());
   std::memcpy(query, answer, static_cast<size_t>(program_.answer_width()) * sizeof(float));
   if (n != kNone) {
     if (interrupted()) shard.drop_state(n);

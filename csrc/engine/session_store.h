@@ -46,9 +46,10 @@ class SessionStore {
                  int64_t count, int64_t now);
 
   // Copies the answer register of a request at time `at` (microseconds) to `query`, and the items of the
-  // events used to `seen`: those before `end`. Returns how many they are; none of an unknown user.
-  int64_t query(const UserId& user, int64_t at, int64_t end, int64_t now, float* query,
-                std::vector<int32_t>& seen);
+  // events used to `seen`: those before `end`. `profile`: int32 [C], codes of the columns that the program
+  // reads, -1 where missing; or none. Returns how many events were used; none of an unknown user.
+  int64_t query(const UserId& user, int64_t at, int64_t end, int64_t now, const TensorView& profile,
+                float* query, std::vector<int32_t>& seen);
 
   // Copies of a session's events, oldest first; false where there is no such session. No types where none
   // are kept.

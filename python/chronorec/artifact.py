@@ -31,7 +31,8 @@ The program is a list of steps ``{"call": ..., "out": register, ...}`` run over 
                       out a ``period`` of local time, which is UTC + shift: int64 weights ``<zone>_starts``
                       and ``<zone>_shifts``, of which the last start <= time counts
 ``add_category``      [out] = [in] + table[1 + code] of a token; ``of`` is "event_type", whose code is its
-                      place among the model's event types. Row 0: the type is missing or unknown
+                      place among the model's event types. Row 0: the type is missing or unknown. ``of`` a
+                      history: "profile", the code of a ``column`` of the model's profile; likewise
 ``multiply``          [out] = [in] * [by] + [residual]
 ``last``              [out] = the last token of each sequence (zeros for an empty one)
 ====================  ===========================================================================
@@ -100,6 +101,7 @@ class Artifact:
         exclude_seen: whether items of the history leave the candidates unless a request says otherwise.
         needs_time: whether events and requests must carry times.
         event_types: names of the event types that the program reads, by code; none where it reads none.
+        profile: columns of the user table that the program reads; see :mod:`chronorec.data.profile`.
         provenance: where the model comes from: data and split hashes, seed, validation result, versions.
         config: text of the resolved TOML configuration, or "".
         folder: where the model was loaded from, or saved by training; None where it is in no folder.
@@ -117,6 +119,7 @@ class Artifact:
     exclude_seen: bool = False
     needs_time: bool = False
     event_types: list[str] = field(default_factory=list)
+    profile: list[dict[str, Any]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     config: str = ""
     folder: Path | None = None
@@ -175,6 +178,7 @@ class Artifact:
             "exclude_seen": self.exclude_seen,
             "needs_time": self.needs_time,
             "event_types": self.event_types,
+            "profile": self.profile,
             "provenance": self.provenance,
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         }
@@ -231,10 +235,11 @@ _HEADER_FIELDS = (
     "exclude_seen",
     "needs_time",
     "event_types",
+    "profile",
     "provenance",
 )
 #: What older folders of this format do without.
-_LATER = ("event_types",)
+_LATER = ("event_types", "profile")
 
 
 def _read_header(path: Path) -> dict[str, Any]:

@@ -50,6 +50,7 @@ void run(const std::vector<std::string>& arguments) {
   chronorec::recommend(sessions, model.scorer(),
                        {user, at,
                         /*end=*/at, now, model.leave_seen(),
+                        /*profile=*/{},
                         /*exclude=*/{},
                         /*allow=*/{}, chronorec::view_of(scores.data(), chronorec::DType::f32, {k}),
                         chronorec::view_of(items.data(), chronorec::DType::i32, {k})});

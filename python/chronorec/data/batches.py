@@ -31,6 +31,7 @@ class Batch:
         asked: int64 [n], when its target did, which is when the answer is asked for; or None.
         types: int32 [n], code of the event type of each input, -1 where it is missing; None where the log has
             no types.
+        profile: int32 [S, C], codes of the user of each window; or None.
     """
 
     offsets: Int64s
@@ -39,6 +40,7 @@ class Batch:
     times: Int64s | None = None
     asked: Int64s | None = None
     types: Int32s | None = None
+    profile: Int32s | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -56,6 +58,7 @@ class BasketBatch:
         targets: int32, the distinct items of every target basket.
         times: int64 [T], microseconds, when each input basket began; None where the log has no times.
         asked: int64 [T], when the target basket began, which is when the answer is asked for; or None.
+        profile: int32 [S, C], codes of the user of each window; or None.
     """
 
     offsets: Int64s
@@ -65,6 +68,7 @@ class BasketBatch:
     targets: Int32s
     times: Int64s | None = None
     asked: Int64s | None = None
+    profile: Int32s | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -93,6 +97,8 @@ class _Batches(Generic[BatchType]):
         max_length: int,
         batch_events: int,
         seed: int,
+        offsets: Int64s,
+        profile: Int32s | None,
     ) -> None:
         if max_length < 1:
             raise ValueError(f"max_length: wanted at least 1, got {max_length}")
@@ -106,6 +112,7 @@ class _Batches(Generic[BatchType]):
         self._max_length = max_length
         self._batch_events = batch_events
         self._seed = seed
+        self._offsets, self._profile = offsets, profile
         self._planned: tuple[int, _Plan] | None = None
         if len(users) == 0:
             raise ValueError("begin, end: wanted a user with at least two tokens to train on, got none")
@@ -130,6 +137,12 @@ class _Batches(Generic[BatchType]):
 
     def _gather(self, begin: Int64s, end: Int64s) -> BatchType:
         raise NotImplementedError
+
+    def _profiles(self, begin: Int64s) -> Int32s | None:
+        """Those of the users whose tokens windows begin with, [S, C]."""
+        if self._profile is None:
+            return None
+        return self._profile[np.searchsorted(self._offsets, begin, side="right") - 1]
 
     def _plan(self, epoch: int) -> _Plan:
         if epoch < 0:
@@ -174,6 +187,7 @@ class EventBatches(_Batches[Batch]):
         begin, end: int64 [B], the training range of every user: ``split.begin`` and ``split.train_end``.
         max_length: the most targets of a window.
         batch_events: the most targets of a batch (its token budget), at least ``max_length``.
+        profile: int32 [B, C], codes of the user table's columns that the model reads, or None.
     """
 
     def __init__(
@@ -185,8 +199,10 @@ class EventBatches(_Batches[Batch]):
         max_length: int,
         batch_events: int,
         seed: int = 0,
+        profile: Int32s | None = None,
     ) -> None:
-        super().__init__(begin, end, max_length=max_length, batch_events=batch_events, seed=seed)
+        sizes = {"max_length": max_length, "batch_events": batch_events}
+        super().__init__(begin, end, **sizes, seed=seed, offsets=histories.offsets, profile=profile)
         self._histories = histories
 
     def _gather(self, begin: Int64s, end: Int64s) -> Batch:
@@ -200,6 +216,7 @@ class EventBatches(_Batches[Batch]):
             times=None if time is None else time[inputs],
             asked=None if time is None else time[inputs + 1],
             types=None if kind is None else kind[inputs],
+            profile=self._profiles(begin),
         )
 
 
@@ -219,11 +236,13 @@ class BasketBatches(_Batches[BasketBatch]):
         max_length: int,
         batch_events: int,
         seed: int = 0,
+        profile: Int32s | None = None,
     ) -> None:
         self._index = histories.baskets
         self._time = None if histories.time is None else histories.time[self._index.event_offsets[:-1]]
         first, last = self._index.inside(begin, end)
-        super().__init__(first, last, max_length=max_length, batch_events=batch_events, seed=seed)
+        sizes = {"max_length": max_length, "batch_events": batch_events}
+        super().__init__(first, last, **sizes, seed=seed, offsets=self._index.offsets, profile=profile)
 
     def _gather(self, begin: Int64s, end: Int64s) -> BasketBatch:
         inputs = ranges(begin, end - begin)
@@ -237,6 +256,7 @@ class BasketBatches(_Batches[BasketBatch]):
             targets=targets,
             times=None if self._time is None else self._time[inputs],
             asked=None if self._time is None else self._time[inputs + 1],
+            profile=self._profiles(begin),
         )
 
     def _items(self, basket: Int64s) -> tuple[Int64s, Int32s]:

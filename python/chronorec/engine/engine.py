@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import pyarrow as pa
 from chronorec import _core
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, offsets_of
+from chronorec.data.profile import Profile
 from chronorec.engine import adjust
 from chronorec.engine.catalogue import Catalogue
 from chronorec.engine.choice import Choice
@@ -24,7 +24,8 @@ from chronorec.engine.explain import Explanation, explanations, parts_of
 from chronorec.engine.history import HistoryBatch, cut_tokens
 from chronorec.engine.item_table import ItemTable, Precision, make_item_table, score_lists, topk
 from chronorec.engine.program import Floats, Program, scratch, weight_of
-from chronorec.engine.requests import When, one_request, table_of_requests
+from chronorec.engine.recommendations import Recommendations
+from chronorec.engine.requests import Unknown, When, one_request, table_of_requests
 from chronorec.engine.rules import Rules
 from chronorec.engine.vocabulary import Vocabulary
 
@@ -37,23 +38,6 @@ _NO_IDS: tuple[Hashable, ...] = ()
 
 #: Values (events, answers, additions) of the requests that are worked on at a time; memory grows with it.
 CHUNK = 1 << 16
-
-
-@dataclass(frozen=True)
-class Recommendations:
-    """The answer to one request.
-
-    Attributes:
-        items: ids as in the log, best first; fewer than asked where candidates ran out.
-        scores: float32, descending unless rules say otherwise.
-        unknown_items: how many events of the history were skipped because the model does not know the item.
-        unknown_types: how many count as events without a type because the model does not know theirs.
-    """
-
-    items: list[Any]
-    scores: Floats
-    unknown_items: int
-    unknown_types: int = 0
 
 
 class Engine:
@@ -85,6 +69,7 @@ class Engine:
         ]
         self.vocabulary = Vocabulary(artifact.items.column("item"))
         self.event_types = EventTypes(artifact.event_types)
+        self.profile = Profile.from_plain(artifact.profile)
         table = artifact.weights[artifact.table] if artifact.table is not None else None
         rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
         self.table = make_item_table(rows, precision)
@@ -108,6 +93,7 @@ class Engine:
         sessions: Sequence[Hashable] | None = None,
         events: Sequence[str | None] | None = None,
         at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude_seen: bool | None = None,
         candidates: Iterable[Hashable] | None = None,
@@ -123,6 +109,8 @@ class Engine:
             sessions: the basket of each event, for models of baskets; None or -1 is a basket of its own. By
                 default one per time, or per event.
             events: the type of each event, for models that read types; None where it is missing.
+            profile: values of columns of the user table by name, for models that read them; the model's other
+                columns are missing, and names that it does not read are passed over.
             at: when the answer is asked for; by default now, where the model uses time. Where ``times`` are
                 given too, events at or after it are as if they were not in the history.
             k: how many items.
@@ -132,7 +120,7 @@ class Engine:
             rules: what else the answer may hold, and in which order.
         """
         k = checked_k(k)
-        batch, unknown = one_request(self.artifact, self.vocabulary, history, times, sessions, events, at)
+        batch, unknown = self._request(profile, history, times, sessions, events, at)
         codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates, rules)
         return self.recommendations(codes[0], scores[0], int(unknown.items[0]), int(unknown.types[0]))
 
@@ -145,12 +133,13 @@ class Engine:
         sessions: Sequence[Hashable] | None = None,
         events: Sequence[str | None] | None = None,
         at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
     ) -> Floats:
         """Scores float32 of ``items`` after a history; NaN for items the model does not know.
 
         The other arguments are those of :meth:`recommend`.
         """
-        batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, events, at)
+        batch, _ = self._request(profile, history, times, sessions, events, at)
         found = self.vocabulary.codes_of(items, "items")
         scores = np.full(len(found), np.nan, np.float32)
         scores[found >= 0] = self._score_codes(batch, found[found >= 0], False)[0]
@@ -188,19 +177,24 @@ class Engine:
         sessions: Sequence[Hashable] | None = None,
         events: Sequence[str | None] | None = None,
         at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
         last: int = 50,
     ) -> list[Explanation]:
         """Why ``items`` score as they do after a history: exact, by scoring it again without each event.
 
         Args:
             last: how many of the latest events are left out, one after the other.
-            history, times, sessions, events, at: see :meth:`recommend`.
+            history, times, sessions, events, at, profile: see :meth:`recommend`.
 
         Raises:
             KeyError: the model does not know an item.
         """
-        batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, events, at)
+        batch, _ = self._request(profile, history, times, sessions, events, at)
         return self.explain_batch(batch, items, last)
+
+    def _request(self, profile: Mapping[str, Any] | None, *given: Any) -> tuple[HistoryBatch, Unknown]:
+        """A batch of one request, of what :func:`one_request` takes beside the profile."""
+        return one_request(self.artifact, self.vocabulary, self.profile.codes_of(profile), *given)
 
     # --- many requests ------------------------------------------------------------------------------
 
@@ -219,8 +213,8 @@ class Engine:
         Args:
             requests: anything that speaks ``__arrow_c_stream__``, one row per request, with columns
                 ``items`` (list of item ids, oldest first), and where the model needs them ``times`` (list of
-                timestamps), ``sessions`` (list of integers or texts), ``events`` (list of texts) and ``at``
-                (timestamp).
+                timestamps), ``sessions`` (list of integers or texts), ``events`` (list of texts), ``at``
+                (timestamp) and columns of the user table.
             candidates, exclude, rules: the same for all requests.
 
         The requests are worked on in chunks, so that only the answers need memory for all of them at once.
@@ -230,7 +224,9 @@ class Engine:
             ``unknown_types`` (int32).
         """
         k = checked_k(k)
-        batch, unknown = table_of_requests(self.artifact, self.vocabulary, pa.table(requests))
+        table = pa.table(requests)
+        profile = self.profile.codes_of_table(table)
+        batch, unknown = table_of_requests(self.artifact, self.vocabulary, table, profile)
         codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates, rules)
         left = scores > -np.inf
         offsets = pa.array(offsets_of(left.sum(axis=1)).astype(np.int32))
@@ -295,7 +291,9 @@ class Engine:
         every = np.arange(self.num_items, dtype=np.int32)
         self.vocabulary.check_same(histories)
         for rows in self._chunks(queries.end - queries.begin, self.num_items):
-            batch = HistoryBatch.of_queries(histories, queries.select(rows), types=self.event_types)
+            batch = HistoryBatch.of_queries(
+                histories, queries.select(rows), None, self.event_types, self.profile
+            )
             scores[rows] = self._score_codes(batch, every, exclude_seen)
         return scores
 
@@ -396,7 +394,7 @@ class Engine:
         lengths = queries.end - queries.begin
         for rows in self._chunks(lengths if most is None else np.minimum(lengths, most), k):
             part = queries.select(rows)
-            batch = HistoryBatch.of_queries(histories, part, most, self.event_types)
+            batch = HistoryBatch.of_queries(histories, part, most, self.event_types, self.profile)
             yield rows, part, *self._states(batch, exclude_seen)
 
     def _reads_whole_history(self, exclude_seen: bool) -> bool:

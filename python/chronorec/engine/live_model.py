@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,10 +15,11 @@ from chronorec.data.jagged import Int32s, Int64s
 from chronorec.data.splits import parse_time
 from chronorec.engine.adjust import combine, exclude_history
 from chronorec.engine.choice import Choice
-from chronorec.engine.engine import Engine, Recommendations, checked_k
+from chronorec.engine.engine import Engine, checked_k
 from chronorec.engine.event_types import MISSING
 from chronorec.engine.explain import Explanation
 from chronorec.engine.history import HistoryBatch
+from chronorec.engine.recommendations import Recommendations
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
 from chronorec.engine.stream import stream_program
@@ -73,6 +74,7 @@ class LiveModel(NamedTuple):
         self,
         user: User,
         at: When | None,
+        profile: Mapping[str, Any] | None,
         k: int,
         exclude_seen: bool | None,
         candidates: Iterable[Hashable] | None,
@@ -82,9 +84,10 @@ class LiveModel(NamedTuple):
         """See :meth:`Sessions.recommend`."""
         engine, k = self.engine, checked_k(k)
         if not self.streams:
-            return self._recompute(user, at, k, exclude_seen, exclude, candidates, rules)
+            return self._recompute(user, at, profile, k, exclude_seen, exclude, candidates, rules)
         if rules is not None:
-            return self._from_state(user, at, exclude_seen, engine.choice(k, exclude, candidates, rules))
+            choice = engine.choice(k, exclude, candidates, rules)
+            return self._from_state(user, at, profile, exclude_seen, choice)
         vocabulary = engine.vocabulary
         blocked = known(vocabulary.codes_of(exclude, "exclude"))
         allowed = None
@@ -99,6 +102,7 @@ class LiveModel(NamedTuple):
             _ALWAYS if at is None else microseconds(at),
             seconds(),
             engine.leaves_seen(exclude_seen),
+            self._codes_of(profile),
             blocked if len(blocked) else None,
             allowed,
             scores,
@@ -110,21 +114,29 @@ class LiveModel(NamedTuple):
         self,
         user: User,
         at: When | None,
+        profile: Mapping[str, Any] | None,
         k: int,
         exclude_seen: bool | None,
         exclude: Iterable[Hashable],
         candidates: Iterable[Hashable] | None,
         rules: Rules | None,
     ) -> Recommendations:
-        batch = self._history_batch(user, at)
+        batch = self._history_batch(user, at, profile)
         found, scores = self.engine.answer(batch, k, exclude_seen, exclude, candidates, rules)
         return self.engine.recommendations(found[0], scores[0])
 
-    def explain(self, user: User, items: Sequence[Hashable], at: When | None, last: int) -> list[Explanation]:
+    def explain(
+        self,
+        user: User,
+        items: Sequence[Hashable],
+        at: When | None,
+        profile: Mapping[str, Any] | None,
+        last: int,
+    ) -> list[Explanation]:
         """See :meth:`Sessions.explain`."""
-        return self.engine.explain_batch(self._history_batch(user, at), items, last)
+        return self.engine.explain_batch(self._history_batch(user, at, profile), items, last)
 
-    def _history_batch(self, user: User, at: When | None) -> HistoryBatch:
+    def _history_batch(self, user: User, at: When | None, profile: Mapping[str, Any] | None) -> HistoryBatch:
         """A request with the events before it; all of them where no time is given."""
         codes, times, types = self.events(user)
         now = microseconds(at)
@@ -136,16 +148,28 @@ class LiveModel(NamedTuple):
             time=times[:used],
             columns={} if types is None else {"event_type": types[:used]},
             at=np.array([now], np.int64),
+            profile=self.engine.profile.codes_of(profile),
         )
 
+    def _codes_of(self, profile: Mapping[str, Any] | None) -> Int32s | None:
+        """Codes [C] for the store; None where all are missing."""
+        codes = None if profile is None else self.engine.profile.codes_of(profile)
+        return None if codes is None else codes[0]
+
     def _from_state(
-        self, user: User, at: When | None, exclude_seen: bool | None, choice: Choice
+        self,
+        user: User,
+        at: When | None,
+        profile: Mapping[str, Any] | None,
+        exclude_seen: bool | None,
+        choice: Choice,
     ) -> Recommendations:
         """The answer by rules, from the state that is kept."""
         engine, now = self.engine, microseconds(at)
         state = np.empty((1, engine.table.panels.shape[1]), np.float32)
         end = _ALWAYS if at is None else now
-        seen = np.frombuffer(self.store.query(user, now, end, seconds(), state[0]), np.int32)
+        own = self._codes_of(profile)
+        seen = np.frombuffer(self.store.query(user, now, end, seconds(), own, state[0]), np.int32)
         batch = HistoryBatch(seen, np.array([0, len(seen)], np.int64), engine.num_items)
         additions = [exclude_history(batch)] if engine.leaves_seen(exclude_seen) else []
         adjustment = combine(additions, 1, engine.num_items)

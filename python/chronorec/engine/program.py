@@ -11,6 +11,7 @@ import numpy.typing as npt
 from chronorec import _core
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int64s
+from chronorec.data.profile import Profile
 from chronorec.engine.history import Tokens
 
 Floats = npt.NDArray[np.float32]
@@ -127,6 +128,7 @@ class _Maker:
         self, artifact: Artifact, step: dict[str, Any], registers: dict[str, Register], where: str
     ) -> None:
         self.artifact, self.step, self.registers, self.where = artifact, step, registers, where
+        self.profile = Profile.from_plain(artifact.profile)
 
     def make(self) -> Step:
         makers = {
@@ -287,17 +289,30 @@ class _Maker:
         return run
 
     def add_category(self) -> Step:
-        source, (width, _) = self.read("in", of_tokens=True)
-        if self.field("of") != "event_type":
-            raise ArtifactError(f"{self.where}: of: wanted 'event_type', got {self.step['of']!r}")
-        table = self.weight("table", (1 + len(self.artifact.event_types), width))
-        out_name = self.write(width, per_token=True)
+        source, register = self.read("in")
+        wanted = "event_type" if register.per_token else "profile"
+        if self.field("of") != wanted:
+            raise ArtifactError(f"{self.where}: of: wanted {wanted!r}, got {self.step['of']!r}")
+        column = None if register.per_token else self._profile_column()
+        count = len(self.artifact.event_types) if column is None else self.profile.columns[column].count
+        table = self.weight("table", (1 + count, register.width))
+        out_name = self.write(*register)
 
         def run(tokens: Tokens, registers: Registers) -> None:
-            rows = table[:1] if tokens.types is None else table[np.maximum(1 + tokens.types, 0)]
+            codes = tokens.types
+            if column is not None:
+                codes = None if tokens.profile is None else tokens.profile[:, column]
+            rows = table[:1] if codes is None else table[np.maximum(1 + codes, 0)]
             registers[out_name] = registers[source] + rows
 
         return run
+
+    def _profile_column(self) -> int:
+        column = self.field("column")
+        if not isinstance(column, int) or not 0 <= column < len(self.profile):
+            wanted = f"a place among the {len(self.profile)} columns of the profile"
+            raise ArtifactError(f"{self.where}: column: wanted {wanted}, got {column!r}")
+        return column
 
     def _gap_bucket(self, rows: int) -> Callable[[Int64s], Int64s]:
         boundaries = self.weight("boundaries", (rows - 1,))

@@ -37,6 +37,7 @@ class Unknown(NamedTuple):
 def one_request(
     model: Artifact,
     vocabulary: Vocabulary,
+    profile: Int32s | None,
     history: Sequence[Hashable],
     times: Sequence[When] | None,
     sessions: Sequence[Hashable] | None,
@@ -60,11 +61,11 @@ def one_request(
             raise ValueError("times: wanted the oldest event first, got times that fall")
     if at is not None:
         request = np.array([parse_time(at, "at")], np.int64)
-    return _batch(model, found, offsets, time, session, types, request)
+    return _batch(model, found, offsets, time, session, types, request, profile)
 
 
 def table_of_requests(
-    model: Artifact, vocabulary: Vocabulary, table: pa.Table
+    model: Artifact, vocabulary: Vocabulary, table: pa.Table, profile: Int32s | None
 ) -> tuple[HistoryBatch, Unknown]:
     """A batch of a table's requests, and what is unknown of each; columns as in ``recommend_batch``."""
     if "items" not in table.column_names:
@@ -86,7 +87,7 @@ def table_of_requests(
             )
     if "at" in table.column_names:
         at = _read_times(plain(table.column("at").combine_chunks()), "at", np.arange(len(lengths)))
-    return _batch(model, vocabulary.codes_of_array(items), offsets, time, session, types, at)
+    return _batch(model, vocabulary.codes_of_array(items), offsets, time, session, types, at, profile)
 
 
 def _batch(
@@ -97,6 +98,7 @@ def _batch(
     session: Int64s | None,
     types: Int32s | None,
     at: Int64s | None,
+    profile: Int32s | None,
 ) -> tuple[HistoryBatch, Unknown]:
     """Leaves out events that are not before the request, then events of unknown items, which are counted."""
     if at is None and model.needs_time:
@@ -116,6 +118,7 @@ def _batch(
         time=None if time is None else time[kept],
         columns={name: column[kept] for name, column in columns.items() if column is not None},
         at=at,
+        profile=profile,
     )
     nameless = np.zeros(len(kept), np.bool_)
     if columns["event_type"] is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import threading
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,9 +13,10 @@ import pyarrow as pa
 from chronorec.atomic import new_file
 from chronorec.data.jagged import Int64s
 from chronorec.data.out_of_core import parse_bytes
-from chronorec.engine.engine import Engine, Recommendations
+from chronorec.engine.engine import Engine
 from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds, seconds
+from chronorec.engine.recommendations import Recommendations
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
 
@@ -118,6 +119,7 @@ class Sessions:
         user: User,
         *,
         at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude_seen: bool | None = None,
         candidates: Iterable[Hashable] | None = None,
@@ -129,15 +131,21 @@ class Sessions:
         Args:
             at: when the answer is asked for, by default now; with a time given, events at or after it are
                 as if they were not there.
-            k, exclude_seen, candidates, exclude, rules: see :meth:`Engine.recommend`.
+            profile, k, exclude_seen, candidates, exclude, rules: see :meth:`Engine.recommend`.
         """
-        return self._live.recommend(user, at, k, exclude_seen, candidates, exclude, rules)
+        return self._live.recommend(user, at, profile, k, exclude_seen, candidates, exclude, rules)
 
     def explain(
-        self, user: User, items: Sequence[Hashable], *, at: When | None = None, last: int = 50
+        self,
+        user: User,
+        items: Sequence[Hashable],
+        *,
+        at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
+        last: int = 50,
     ) -> list[Explanation]:
         """Why ``items`` score as they do for a user; see :meth:`Engine.explain`."""
-        return self._live.explain(user, items, at, last)
+        return self._live.explain(user, items, at, profile, last)
 
     # --- all of them ----------------------------------------------------------------------------------
 

@@ -9,17 +9,18 @@ import secrets
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from chronorec.data.jagged import Int64s
 from chronorec.data.out_of_core import parse_bytes
-from chronorec.engine.engine import Engine, Recommendations, checked_k
+from chronorec.engine.engine import Engine, checked_k
 from chronorec.engine.event_types import MISSING
 from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import LiveModel, User, idle_seconds, microseconds, seconds
+from chronorec.engine.recommendations import Recommendations
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
 
@@ -211,6 +212,7 @@ class SharedSessions:
         user: User,
         *,
         at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude_seen: bool | None = None,
         candidates: Iterable[Hashable] | None = None,
@@ -219,14 +221,20 @@ class SharedSessions:
     ) -> Recommendations:
         """The k best next items of a user; see :meth:`chronorec.engine.Sessions.recommend`."""
         with self._current(user) as model:
-            return model.recommend(user, at, k, exclude_seen, candidates, exclude, rules)
+            return model.recommend(user, at, profile, k, exclude_seen, candidates, exclude, rules)
 
     def explain(
-        self, user: User, items: Sequence[Hashable], *, at: When | None = None, last: int = 50
+        self,
+        user: User,
+        items: Sequence[Hashable],
+        *,
+        at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
+        last: int = 50,
     ) -> list[Explanation]:
         """Why ``items`` score as they do for a user; see :meth:`chronorec.engine.Engine.explain`."""
         with self._current(user) as model:
-            return model.explain(user, items, at, last)
+            return model.explain(user, items, at, profile, last)
 
     def __contains__(self, user: User) -> bool:
         with self._current(user) as model:

@@ -9,6 +9,7 @@ evaluation, serving) knows only the artifact.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,8 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chronorec.artifact import Artifact
-from chronorec.models._steps import Step, category_step, copy_adjustment, dense_step, time_steps
-from chronorec.nn import Candidates, Category, CopyHead, EventTime, RequestTime
+from chronorec.models._steps import (
+    Step,
+    category_step,
+    copy_adjustment,
+    dense_step,
+    profile_steps,
+    time_steps,
+)
+from chronorec.nn import Candidates, Category, CopyHead, EventTime, RequestTime, UserProfile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +51,7 @@ class Sequences(NamedTuple):
         times: int64 [N], microseconds, when each token happened, or None.
         asked: int64 [N], when the answer after each token is asked for, or None: the time of its target.
         types: int64 [N], code of the event type of each token, -1 where it is missing; or None.
+        profile: int64 [B, C], codes of the columns of the user table, -1 where missing; or None.
     """
 
     items: Tensor
@@ -51,6 +60,7 @@ class Sequences(NamedTuple):
     times: Tensor | None = None
     asked: Tensor | None = None
     types: Tensor | None = None
+    profile: Tensor | None = None
 
     def to(self, device: torch.device) -> Sequences:
         """The same on a device."""
@@ -87,6 +97,7 @@ class SequenceModel(nn.Module, ABC):
             see :class:`chronorec.nn.CopyHead`.
         timezone: whose hours and weekdays these are; None is UTC.
         event_types: how many types of events tokens are told apart by; 0: they are not.
+        profile: how many categories each column of the user table has that states know.
     """
 
     name: str
@@ -105,6 +116,7 @@ class SequenceModel(nn.Module, ABC):
         copy: bool = False,
         timezone: str | None = None,
         event_types: int = 0,
+        profile: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.max_length = max_length
@@ -113,6 +125,7 @@ class SequenceModel(nn.Module, ABC):
         self.item_bias = nn.Parameter(torch.zeros(num_items)) if item_bias else None
         self.event_time = EventTime(width, timezone) if time_features else None
         self.event_type = Category(event_types, width) if event_types else None
+        self.profile = UserProfile(profile, width) if profile else None
         self.request_time = RequestTime(width, timezone) if request_time else None
         self.copy = CopyHead(num_items, width, timed=request_time) if copy else None
         #: Whether the states depend on the times of tokens or of requests.
@@ -137,6 +150,10 @@ class SequenceModel(nn.Module, ABC):
     def forward(self, sequences: Sequences) -> Tensor:
         """States [N, D] after each token, which see no later token and no time after ``asked``."""
         states = self.encode(self.dropout(self.embed(sequences)), sequences)
+        if self.profile is not None:
+            if sequences.profile is None:
+                raise ValueError("profile: this model needs the profile of every user, got none")
+            states = self.profile(states, sequences.offsets, sequences.profile)
         if self.request_time is None:
             return states
         times, asked = known_times(sequences.times, "times"), known_times(sequences.asked, "asked")
@@ -208,6 +225,8 @@ class SequenceModel(nn.Module, ABC):
     def program(self) -> list[Step]:
         """The steps that do what :meth:`forward` does, for the engine; see :mod:`chronorec.artifact`."""
         steps = [*self.embed_steps(), *self.encoder_steps()]
+        if self.profile is not None:
+            steps += profile_steps("profile", len(self.profile.columns))
         if self.request_time is not None:
             steps += time_steps("request_time.tables", "x", "y", gap="wait", moment="request")
             steps.append(dense_step("request_time.expand", "y", "y", activation="silu"))

@@ -41,6 +41,8 @@ class BERT4Rec(SASRec):
         super().__init__(num_items, position=position, **common)
         if self.request_time is not None:
             raise ValueError("request_time: bert4rec's query has a time of its own; take time_features")
+        if self.profile is not None:
+            raise ValueError("profile: bert4rec has no state of a user; take another model")
         self.mask_share = mask_share
         self.mask = nn.Parameter(0.02 * torch.randn(self.item_embedding.shape[1]))
         self.max_length = max(self.max_length - 1, 1)  # the query is a token too

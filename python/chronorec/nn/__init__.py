@@ -10,6 +10,7 @@ from chronorec.nn.gru import GRU
 from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
 from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
+from chronorec.nn.profile import UserProfile
 from chronorec.nn.rnn import RNN
 from chronorec.nn.time_features import EventTime, RequestTime
 from chronorec.nn.time_gate import TimeGate
@@ -31,5 +32,6 @@ __all__ = [
     "SelfAttention",
     "TimeGate",
     "TransformerBlock",
+    "UserProfile",
     "mixed_cross_entropy",
 ]

@@ -13,6 +13,7 @@ Ids = Annotated[list[Id], Meta(max_length=10_000)]
 Column = Annotated[str, Meta(max_length=512)]
 Value = Id | bool
 Categories = Annotated[dict[Column, Annotated[list[Value], Meta(max_length=1000)]], Meta(max_length=16)]
+ProfileValues = Annotated[dict[Column, Value | float | None], Meta(max_length=1000)]
 Addend = Annotated[float, Meta(ge=-1e30, le=1e30)]
 
 
@@ -78,7 +79,8 @@ class Rules(Struct, forbid_unknown_fields=True):
 class Request(Struct, forbid_unknown_fields=True):
     """What to recommend: to a ``user``, from the events that were sent, or after a ``history`` given here.
 
-    ``times`` and ``events`` (types) are those of the history.
+    ``times`` and ``events`` (types) are those of the history; ``profile``: values of columns of the user
+    table, for models that read them.
     """
 
     user: Id | None = None
@@ -86,6 +88,7 @@ class Request(Struct, forbid_unknown_fields=True):
     times: Annotated[list[When], Meta(max_length=10_000)] | None = None
     events: Annotated[list[EventType | None], Meta(max_length=10_000)] | None = None
     at: When | None = None
+    profile: ProfileValues | None = None
     k: Annotated[int, Meta(ge=1, le=1000)] = 10
     exclude_seen: bool | None = None
     candidates: Ids | None = None
@@ -121,6 +124,7 @@ class Explain(Struct, forbid_unknown_fields=True):
     times: Annotated[list[When], Meta(max_length=1000)] | None = None
     events: Annotated[list[EventType | None], Meta(max_length=1000)] | None = None
     at: When | None = None
+    profile: ProfileValues | None = None
     last: Annotated[int, Meta(ge=1, le=100)] = 20
 
 

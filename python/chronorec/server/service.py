@@ -154,7 +154,7 @@ class Service:
     def explain(self, request: Explain) -> Reasons:
         """Why items score as they do, by the variant that answers the user; see :meth:`Engine.explain`."""
         name, variant = self._variant_for(request)
-        how: dict[str, Any] = {"at": request.at, "last": request.last}
+        how: dict[str, Any] = {"at": request.at, "profile": request.profile, "last": request.last}
         if request.history is not None:
             how |= {"times": request.times, "events": request.events}
             found = variant.engine.explain(request.history, request.items, **how)
@@ -172,6 +172,7 @@ class Service:
     def _answer(self, request: Request, variant: Variant) -> tuple[Recommendations, str, str]:
         how: dict[str, Any] = {
             "at": request.at,
+            "profile": request.profile,
             "k": request.k,
             "exclude_seen": request.exclude_seen,
             "candidates": request.candidates,

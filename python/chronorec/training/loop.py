@@ -256,6 +256,7 @@ def sequences_of(batch: Batch | BasketBatch) -> Sequences:
         times=None if batch.times is None else torch.from_numpy(batch.times),
         asked=None if batch.asked is None else torch.from_numpy(batch.asked),
         types=None if types is None else torch.from_numpy(types).long(),
+        profile=None if batch.profile is None else torch.from_numpy(batch.profile).long(),
     )
 
 

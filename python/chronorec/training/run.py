@@ -17,6 +17,7 @@ from chronorec.artifact import Artifact, check_target
 from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.counts import event_counts
 from chronorec.data.jagged import Int64s
+from chronorec.data.profile import Profile
 from chronorec.data.splits import Split
 from chronorec.engine import Engine
 from chronorec.evaluation.protocols import evaluate_split
@@ -179,6 +180,7 @@ def _fit(
         max_length=min(model.max_length, config.training.batch_tokens),
         batch_events=config.training.batch_tokens,
         seed=config.training.seed,
+        profile=_profile(config, histories).codes_of_table(histories.users),
     )
     loop = Loop(
         model,
@@ -210,9 +212,12 @@ def build_model(config: SequenceConfig, histories: Histories, *, basket: bool = 
 
     Raises:
         ConfigError: it needs times or event types that the histories have not.
+        DataError: or columns of the user table.
     """
     model: Any = _MODELS[type(config)]
     settings = dataclasses.asdict(config) | {"timezone": histories.timezone}
+    profile = Profile.of_users(histories.users, settings.pop("user_columns"))
+    settings["profile"] = [column.count for column in profile.columns]
     if settings.pop("type_features"):
         settings["event_types"] = _count_types(histories, basket)
     built: SequenceModel = model(histories.num_items, **settings)
@@ -222,6 +227,11 @@ def build_model(config: SequenceConfig, histories: Histories, *, basket: bool = 
             "not; switch its time options off, such as --set model.time_bias=false"
         )
     return built
+
+
+def _profile(config: Config, histories: Histories) -> Profile:
+    """The columns of the user table that the model reads."""
+    return Profile.of_users(histories.users, getattr(config.model, "user_columns", ()))
 
 
 def _count_types(histories: Histories, basket: bool) -> int:
@@ -254,6 +264,7 @@ def _export(
     return model.export(
         histories.items,
         event_types=list(histories.event_types) if model.event_type is not None else [],
+        profile=_profile(config, histories).to_plain(),
         basket=split.basket,
         exclude_seen=split.exclude_seen,
         config=to_toml(config),
