@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="cpu",
         help="cuda: tests/gpu, tests/simt and tests/triton on a GPU, instead of layers that stand for one",
     )
-    parser.addoption("--build-dir", type=Path, help="CMake folder whose objects test_structure.py inspects")
+    parser.addoption("--build-dir", type=Path, help="CMake folder whose objects and programs are looked at")
 
 
 @pytest.fixture(autouse=True)

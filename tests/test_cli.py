@@ -43,6 +43,14 @@ def test_from_log_to_recommendation(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "1 of 2 events skipped" in capsys.readouterr().out
     assert main(["recommend", model, "--data", histories, "--user", "5", "--json", "-k", "4"]) == 0
     assert len(json.loads(capsys.readouterr().out)["items"]) == 4
+    assert main(["recommend", model, "--history", "item 3", "--steps", "3", "-k", "2"]) == 0
+    ways = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [way.count(">") for way in ways] == [2, 2]
+    assert float(ways[0][0][:-1]) >= float(ways[1][0][:-1])
+    assert main(["recommend", model, "--history", "item 3", "--steps", "3", "-k", "2", "--json"]) == 0
+    assert [len(way["items"]) for way in json.loads(capsys.readouterr().out)] == [3, 3]
+    assert main(["recommend", model, "--history", "item 3", "--behaviour", "buy"]) == 1
+    assert "train with heads.behaviour above 0" in capsys.readouterr().err
     assert main(["recommend", model, "--data", histories, "--user", "nobody"]) == 1
     assert "whole numbers" in capsys.readouterr().err
     assert main(["recommend", model, "--data", histories, "--user", "500"]) == 1

@@ -18,7 +18,7 @@ from chronorec.data.jagged import offsets_of, ranges
 from chronorec.data.profile import Profile, ProfileColumn
 from chronorec.engine import Engine
 from chronorec.engine.history import HistoryBatch, Tokens, cut_tokens
-from chronorec.models import HSTU, BERT4Rec, GRU4Rec, SASRec, SequenceModel, Sequences
+from chronorec.models import HSTU, BERT4Rec, GRU4Rec, LogBilinear, SASRec, SequenceModel, Sequences
 from tests.support.budget import assert_within_budget
 from tests.support.logs import DAY, basket_log, cycle_log, histories_of
 
@@ -55,6 +55,12 @@ MODELS: dict[str, tuple[type[SequenceModel], Settings]] = {
     "bert4rec with types": (BERT4Rec, {"event_types": 3, "time_features": True}),
     "gru with a profile": (GRU4Rec, {"profile": [2, 3]}),
     "sasrec with a profile": (SASRec, {"profile": [2, 3], "time_bias": True, "request_time": True}),
+    "log-bilinear": (LogBilinear, {}),
+    "log-bilinear sliding with times": (
+        LogBilinear,
+        {"tied": False, "time_features": True, "request_time": True},
+    ),
+    "log-bilinear with copies": (LogBilinear, {"copy": True, "max_length": 5}),
     "gru with the request": (GRU4Rec, {"request_time": True, "timezone": "America/New_York"}),
 }
 

@@ -154,7 +154,7 @@ def answers(engine: Engine, history: list[str], rules: Rules, k: int, **how: Any
     yield engine.recommend(history, times=times, at=NOW, k=k, rules=rules, **how)
     table = {"items": [[], history, history], "times": [[], times, times], "at": [2, NOW, 99]}
     row = engine.recommend_batch(pa.table(table), k=k, rules=rules, **how).to_pylist()[1]
-    yield Recommendations(row["items"], np.array(row["scores"], np.float32), 0)
+    yield Recommendations(**row | {"scores": np.array(row["scores"], np.float32)})
     sessions = Sessions(engine)
     for item, at in zip(history, times, strict=True):
         sessions.append("user", item, at=at)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from chronorec.data.profile import Profile, ProfileColumn
 from chronorec.engine import Engine, Rules, Sessions
-from chronorec.models import HSTU, GRU4Rec, PersonalFrequency, SASRec, SequenceModel
+from chronorec.models import HSTU, GRU4Rec, LogBilinear, PersonalFrequency, SASRec, SequenceModel
 from tests.support.logs import cycle_log, histories_of
 
 ITEMS = 40
@@ -42,6 +42,7 @@ STREAMING: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
     "gru with a profile": (GRU4Rec, {"profile": [2, 3], "request_time": True}),
     "hstu": (HSTU, {"max_length": 5, "time_bias": False}),
     "hstu with times": (HSTU, {"max_length": 3, "blocks": 3}),
+    "log-bilinear": (LogBilinear, {"time_features": True, "request_time": True}),
 }
 OTHERS: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
     "absolute": (SASRec, {"max_length": 5}),

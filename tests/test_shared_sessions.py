@@ -345,7 +345,7 @@ def test_two_http_servers(server: Server, tmp_path: Path) -> None:
         engine = Engine.load(models[answers[0]["variant"]])
         assert answers[0]["items"] == engine.recommend(history).items
         assert there.delete("/v1/users/number/5").json() == {"forgotten": True}
-        assert here.post("/v1/recommend", json={"user": 5}).json()["source"] == "popularity"
+        assert here.post("/v1/recommend", json={"user": 5}).json()["source"] == "model"
 
 
 def test_a_server_without_its_store_says_so(tmp_path: Path) -> None:

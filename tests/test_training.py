@@ -22,7 +22,7 @@ from chronorec.training.comparison import compare
 from chronorec.training.config import ConfigError
 from chronorec.training.loop import learning_rate_share
 from chronorec.training.negatives import NegativeSampler
-from tests.support.logs import basket_log, clock_log, cycle_log, gap_log, histories_of, type_log
+from tests.support.logs import DAY, basket_log, clock_log, cycle_log, gap_log, histories_of, type_log
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +55,7 @@ def same_weights(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
         *(("gru4rec", loss) for loss in ("full", "sampled")),
         *(("hstu", loss) for loss in ("full", "gbce", "bpr")),
         ("bert4rec", "full"),
+        *(("log-bilinear", loss) for loss in ("full", "sampled")),
     ],
 )
 def test_learns_the_cycle(kind: str, loss: str) -> None:
@@ -126,6 +127,26 @@ def test_types_need_a_log_of_typed_events() -> None:
     baskets = histories_of(log.append_column("kind", pa.array(["buy"] * log.num_rows)))
     with pytest.raises(ConfigError, match="leave it out or split by events"):
         train(config_of(*BASKETS, "model.type_features=true"), baskets, quiet=True)
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "hstu"])
+def test_learns_in_segments(kind: str) -> None:
+    """The next item is that of six events ago, and segments have seven."""
+    item = np.tile(np.random.default_rng(0).integers(0, 8, (200, 6)), 4)
+    log = pa.table(
+        {
+            "user_id": np.repeat(np.arange(200), 24),
+            "item_id": item.reshape(-1),
+            "timestamp": pa.array(np.tile(np.arange(24) * DAY, 200), pa.timestamp("us")),
+        }
+    )
+    settings = [
+        *(f"model.kind={kind}", "model.blocks=1", "model.max_length=7", "model.dropout=0"),
+        *("model.memory=true", "training.epochs=20", "training.learning_rate=0.01"),
+        *(["model.position=relative"] if kind == "sasrec" else []),
+    ]
+    run = train(config_of(*settings), histories_of(log), quiet=True)
+    assert run.validation > 0.95
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
@@ -215,17 +236,24 @@ print("finished")
 """
 
 
-@pytest.mark.parametrize("case", ["events", "baskets refit"])
+_SEGMENTS = ["model.kind=hstu", "model.memory=true", "model.max_length=3", "training.batch_tokens=128"]
+
+
+@pytest.mark.parametrize("case", ["events", "segments", "baskets refit"])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, case: str) -> None:
-    log = "cycle_log(users=200)" if case == "events" else "basket_log(users=150)"
-    more = [] if case == "events" else [*BASKETS, "model.kind=gru4rec", "training.refit=true"]
+    log = "basket_log(users=150)" if case == "baskets refit" else "cycle_log(users=200)"
+    more = {
+        "events": [],
+        "segments": _SEGMENTS,
+        "baskets refit": [*BASKETS, "model.kind=gru4rec", "training.refit=true"],
+    }[case]
     overrides = [*SMALL, "training.epochs=6", "training.checkpoint_seconds=0.05", *more]
     output, straight_output = tmp_path / "model", tmp_path / "straight"
     root = str(Path(__file__).parents[1])
     code = _KILLED.format(root=root, overrides=overrides, log=log, output=str(output))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    wanted = tmp_path / ("model.checkpoint" if case == "events" else "model.refit.checkpoint")
+    wanted = tmp_path / ("model.refit.checkpoint" if case == "baskets refit" else "model.checkpoint")
     while not wanted.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

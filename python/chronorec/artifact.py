@@ -51,6 +51,15 @@ program has no state: bias and adjustments speak. An adjustment is a sparse addi
   ``W_item_users``, ``W_item_similarities``).
 - ``copy``: exp(score) of every item among the tokens grows by the exp of a weight, made from the state and
   learned tables; :class:`chronorec.engine.copy.CopyHead` says how. The weights are ``W.gap`` and so on.
+
+A head says more of an item v after a state. Its output k is ``(state query_k^T + b_k) . table[v] +
+constant_k . state + c_k + item[v, k]``, with weights ``W.pair.query.weight`` [K D, D] and so on:
+
+- ``behaviour``: a softmax over outputs gives the probabilities of the event types ``classes``, given v.
+- ``value_class``: the same for the numbers ``classes`` as values of the event.
+- ``value``: the value of the event is output 0 times ``deviation`` plus ``mean``.
+- ``steps``: without outputs. State j ahead, of 2 to ``steps``, is state + (state W_j^T + b_j), of weights
+  ``W.ahead.weight`` [(steps - 1) D, D] and ``W.ahead.bias``; scores are state . table + bias[item].
 """
 
 from __future__ import annotations
@@ -102,6 +111,9 @@ class Artifact:
         needs_time: whether events and requests must carry times.
         event_types: names of the event types that the program reads, by code; none where it reads none.
         profile: columns of the user table that the program reads; see :mod:`chronorec.data.profile`.
+        fallback: who speaks where nothing is known of a user, in order: ``source``, the fp32 [V] weight
+            ``counts``, and of the recent past ``days`` and ``until``; see :mod:`chronorec.engine.fallback`.
+        heads: what is predicted beside the next item; see the module's text.
         provenance: where the model comes from: data and split hashes, seed, validation result, versions.
         config: text of the resolved TOML configuration, or "".
         folder: where the model was loaded from, or saved by training; None where it is in no folder.
@@ -120,6 +132,8 @@ class Artifact:
     needs_time: bool = False
     event_types: list[str] = field(default_factory=list)
     profile: list[dict[str, Any]] = field(default_factory=list)
+    fallback: list[dict[str, Any]] = field(default_factory=list)
+    heads: list[dict[str, Any]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     config: str = ""
     folder: Path | None = None
@@ -132,6 +146,7 @@ class Artifact:
     def identity(self) -> str:
         """SHA-256 over weights and program: what makes two models answer alike, wherever they come from."""
         named = {name: vars(self)[name] for name in _HEADER_FIELDS if name != "provenance"}
+        named |= {name: vars(self)[name] for name in _PARTS if vars(self)[name]}
         digest = hashlib.sha256(_digest(named | {"num_items": self.num_items}).encode())
         for name, value in sorted(self.weights.items()):
             digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
@@ -177,8 +192,7 @@ class Artifact:
             "max_length": self.max_length,
             "exclude_seen": self.exclude_seen,
             "needs_time": self.needs_time,
-            "event_types": self.event_types,
-            "profile": self.profile,
+            **{name: vars(self)[name] for name in _PARTS if vars(self)[name]},
             "provenance": self.provenance,
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         }
@@ -201,7 +215,8 @@ class Artifact:
                 weights=weights,
                 config=content["config.toml"].decode(),
                 folder=path,
-                **{name: header[name] for name in _HEADER_FIELDS if name in header or name not in _LATER},
+                **{name: header.get(name, []) for name in _PARTS},
+                **{name: header[name] for name in _HEADER_FIELDS},
             )
         except (KeyError, SafetensorError, pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise ArtifactError(f"{path}: damaged model folder: {error}") from error
@@ -234,12 +249,10 @@ _HEADER_FIELDS = (
     "max_length",
     "exclude_seen",
     "needs_time",
-    "event_types",
-    "profile",
     "provenance",
 )
-#: What older folders of this format do without.
-_LATER = ("event_types", "profile")
+#: Lists that a model may do without, and that older folders lack.
+_PARTS = ("event_types", "profile", "fallback", "heads")
 
 
 def _read_header(path: Path) -> dict[str, Any]:

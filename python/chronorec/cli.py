@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import chronorec
+from chronorec.recommend_command import RECOMMEND_EXAMPLES, add_recommend_arguments, recommend
 from chronorec.serve_options import SERVE_EXAMPLES, add_serve_arguments, parse_shares
 
 
@@ -127,7 +126,9 @@ def _add_train(commands: Any, name: str) -> None:
         "Train a model on histories; validation chooses the number of epochs. Goes on after a kill.",
         "  chronorec train histories -o model --set model.kind=sasrec --set training.epochs=50\n"
         "  chronorec train histories -o model --config model.toml --set split.protocol=temporal-event \\\n"
-        "      --set split.cut=2017-12-01 --set split.validation_cut=2017-11-01",
+        "      --set split.cut=2017-12-01 --set split.validation_cut=2017-11-01\n"
+        "  chronorec train histories -o model2 --from model --set split.validation_cut=2018-01-01 \\\n"
+        "      --set split.cut=2018-02-01 --set training.epochs=3",
     )
     parser.add_argument("data", metavar="HISTORIES", help="folder written by `chronorec prepare`")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="model folder to write")
@@ -137,22 +138,30 @@ def _add_train(commands: Any, name: str) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override, such as training.epochs=3"
     )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="go on from this model, by default with its configuration, after `chronorec prepare --append`",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.set_defaults(run=_run_train)
 
 
 def _run_train(arguments: argparse.Namespace) -> None:
+    from chronorec.artifact import Artifact
     from chronorec.data import Histories
     from chronorec.training import load_config, train
     from chronorec.training.splitting import make_split
 
-    config = load_config(arguments.config, arguments.set)
+    start = None if arguments.start is None else Artifact.load(arguments.start)
+    config = load_config(arguments.config, arguments.set, text="" if start is None else start.config)
     histories = Histories.open(arguments.data)
     split = make_split(config.split, histories)
     print(split.describe())
     output = Path(arguments.output)
     try:
-        run = train(config, histories, split=split, output=output, quiet=arguments.quiet)
+        run = train(config, histories, split=split, start=start, output=output, quiet=arguments.quiet)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         raise
@@ -250,95 +259,9 @@ def _evaluate_folds(
 
 
 def _add_recommend(commands: Any, name: str) -> None:
-    parser = _add(
-        commands,
-        name,
-        "Recommend items after a history. Needs no torch.",
-        "  chronorec recommend model --data histories --user 42\n"
-        "  chronorec recommend model --history 1193 661 914 -k 5 --exclude-seen",
-    )
-    parser.add_argument("model", metavar="MODEL", help="model folder")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--history", nargs="+", metavar="ITEM", help="item ids, oldest first")
-    source.add_argument("--user", help="user id in the histories given by --data")
-    parser.add_argument("--data", metavar="HISTORIES", help="histories that hold the user")
-    parser.add_argument("--at", help="time of the request, ISO; by default now")
-    parser.add_argument("-k", type=int, default=10)
-    parser.add_argument("--exclude-seen", action=argparse.BooleanOptionalAction, default=None)
-    parser.add_argument("--explain", action="store_true", help="say which events carried each item")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.set_defaults(run=_run_recommend)
-
-
-def _run_recommend(arguments: argparse.Namespace) -> None:
-    from chronorec.engine import Engine
-    from chronorec.engine.describe import explanation_lines, item_lines
-
-    engine = Engine.load(arguments.model)
-    history, times, sessions = _read_history(arguments, engine)
-    answer = engine.recommend(
-        history,
-        times=times,
-        sessions=sessions,
-        at=arguments.at,
-        k=arguments.k,
-        exclude_seen=arguments.exclude_seen,
-    )
-    context: dict[str, Any] = {"times": times, "sessions": sessions, "at": arguments.at}
-    reasons = engine.explain(history, answer.items, **context) if arguments.explain else []
-    if arguments.json:
-        said = dataclasses.asdict(answer) | {"scores": answer.scores.tolist()}
-        why = {"explanations": [dataclasses.asdict(one) for one in reasons]} if arguments.explain else {}
-        print(json.dumps(said | why))
-        return
-    if answer.unknown_items:
-        print(f"{answer.unknown_items} of {len(history)} events skipped: the model does not know the item")
-    print(item_lines(engine.artifact.items, answer.items, answer.scores))
-    for reason in reasons:
-        print(explanation_lines(reason))
-
-
-def _read_history(
-    arguments: argparse.Namespace, engine: Any
-) -> tuple[list[Any], list[int] | None, list[int] | None]:
-    if arguments.user is None:
-        return (
-            [parse_id(text, engine.artifact.items.column("item").type) for text in arguments.history],
-            None,
-            None,
-        )
-    if arguments.data is None:
-        raise ValueError("--user needs --data, the histories that hold the user's events")
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from chronorec.data import Histories
-
-    histories = Histories.open(arguments.data)
-    ids = histories.users.column("user")
-    code = pc.index(ids, pa.scalar(parse_id(arguments.user, ids.type), ids.type)).as_py()
-    if code < 0:
-        raise ValueError(f"--user: {arguments.user!r} is not among the {histories.num_users} users")
-    begin, end = (int(x) for x in histories.offsets[code : code + 2])
-    items = histories.items.column("item").take(histories.item[begin:end]).to_pylist()
-    session = histories.columns.get("session")
-    return (
-        items,
-        None if histories.time is None else histories.time[begin:end].tolist(),
-        None if session is None else session[begin:end].tolist(),
-    )
-
-
-def parse_id(text: str, arrow_type: Any) -> Any:
-    """An id typed on the command line as the type it has in the log."""
-    import pyarrow as pa
-
-    if pa.types.is_integer(arrow_type):
-        try:
-            return int(text)
-        except ValueError:
-            raise ValueError(f"{text!r}: ids in this model are whole numbers") from None
-    return text
+    parser = _add(commands, name, "Recommend items after a history. Needs no torch.", RECOMMEND_EXAMPLES)
+    add_recommend_arguments(parser)
+    parser.set_defaults(run=recommend)
 
 
 # --- serve, experiment ------------------------------------------------------------------------------

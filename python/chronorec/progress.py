@@ -14,13 +14,13 @@ class Progress:
 
     Args:
         label: what is being done.
-        total: how many units there are in all.
+        total: how many units there are in all; None if nobody knows.
         unit: plural name of a unit, such as ``"events"``.
         shown: whether to print at all.
     """
 
     def __init__(
-        self, label: str, total: int, unit: str, *, shown: bool = True, stream: TextIO | None = None
+        self, label: str, total: int | None, unit: str, *, shown: bool = True, stream: TextIO | None = None
     ) -> None:
         self.label, self.total, self.unit, self.shown = label, total, unit, shown
         self.stream = stream or sys.stderr
@@ -41,9 +41,13 @@ class Progress:
         """The text of the progress line."""
         elapsed = max(time.monotonic() - self.started, 1e-9)
         rate = self.done / elapsed
-        left = (self.total - self.done) / rate if rate > 0 else 0
-        share = 100 * self.done / self.total if self.total else 100
-        parts = [self.label, f"{share:3.0f} %", f"{scaled(rate)} {self.unit}/s", f"{clock(left)} left"]
+        parts = [self.label, f"{scaled(rate)} {self.unit}/s"]
+        if self.total is None:
+            parts.insert(1, f"{scaled(self.done)} {self.unit}")
+        else:
+            left = (self.total - self.done) / rate if rate > 0 else 0
+            share = 100 * self.done / self.total if self.total else 100
+            parts = [parts[0], f"{share:3.0f} %", parts[1], f"{clock(left)} left"]
         return "  ".join([*parts, note] if note else parts)
 
     def close(self, note: str = "") -> None:

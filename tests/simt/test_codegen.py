@@ -1,16 +1,17 @@
 """Registers, spills and shared memory of every CUDA kernel, as ptxas says, against a written budget.
 
-After a wanted change: ``python -m tests.simt.test_codegen`` writes the budget anew.
+    cmake -S . -B build -G Ninja -DCHRONOREC_CUDA=ON "-DCMAKE_CUDA_FLAGS=-Xptxas=-v -keep" ...
+    ninja -C build _cuda > build/ptxas.log
+    python -m pytest tests/simt/test_codegen.py --build-dir build
+
+After a wanted change ``python -m tests.simt.test_codegen build`` writes the budget anew.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import tempfile
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,44 +19,31 @@ import pytest
 from tests.simt.build import FOLDER, ROOT
 
 BUDGET = FOLDER / "budget.json"
-TARGETS = ["sm_80", "sm_90"]
-SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))
-TENSOR_CORES = [ROOT / "csrc/cuda" / f"{op}.cu" for op in ("gru", "lstm", "rnn")]
+TARGETS = ["sm_80", "sm_90", "sm_100", "sm_120"]
+SOURCES = sorted(path.stem for path in (ROOT / "csrc/cuda").glob("*.cu"))
+WHAT = ("registers", "bytes of shared memory", "bytes spilled")
+TENSOR_CORES = ["gru", "lstm", "rnn"]
+_SOURCE = re.compile(r"Building CUDA object \S*?(\w+)\.cu\.o\n")
 _ENTRY = re.compile(
-    r"Compiling entry function '(?P<kernel>\w+)' for .*?"
+    r"Compiling entry function '(?P<kernel>\w+)' for '(?P<target>\w+)'.*?"
     r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?Used (?P<used>[^\n]*)",
     re.DOTALL,
 )
+# source -> kernel -> target -> one number for each of WHAT
+Usage = dict[str, dict[str, dict[str, list[int]]]]
 
 
-def nvcc_release(nvcc: str) -> str:
-    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    return re.findall(r"release (\S+),", text)[0]
-
-
-def _clean() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # a sanitizer's
-
-
-def compile_for(nvcc: str, source: Path, target: str, folder: Path, kind: str = "-cubin") -> str:
-    """Writes the code to `out` in the folder; what ptxas says."""
-    command = [nvcc, "-std=c++17", f"-arch={target}", kind, "-Xptxas", "-v", f"-I{ROOT / 'csrc'}"]
-    command += [str(source), "-o", str(folder / "out")]
-    done = subprocess.run(command, env=_clean(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stderr
-
-
-def usage(nvcc: str, source: Path, target: str, folder: Path) -> dict[str, list[int]]:
-    """(registers, bytes of static shared memory, bytes spilled) of each kernel, by its readable name."""
-    said = compile_for(nvcc, source, target, folder)
-    found = {}
-    for entry in _ENTRY.finditer(said):
-        registers = int(re.findall(r"(\d+) registers", entry["used"])[0])
-        shared = sum(map(int, re.findall(r"(\d+) bytes smem", entry["used"])))
-        found[entry["kernel"]] = [registers, shared, int(entry["stores"]) + int(entry["loads"])]
-    assert found, said
-    return {_readable(name): numbers for name, numbers in sorted(found.items())}
+def usage(build: Path) -> Usage:
+    """What ptxas said of each kernel, by its readable name."""
+    _, *parts = _SOURCE.split((build / "ptxas.log").read_text())
+    found: Usage = {source: {} for source in sorted(parts[::2])}
+    for source, said in zip(parts[::2], parts[1::2], strict=True):
+        for entry in _ENTRY.finditer(said):
+            registers = int(re.findall(r"(\d+) registers", entry["used"])[0])
+            shared = sum(map(int, re.findall(r"(\d+) bytes smem", entry["used"])))
+            numbers = [registers, shared, int(entry["stores"]) + int(entry["loads"])]
+            found[source].setdefault(_readable(entry["kernel"]), {})[entry["target"]] = numbers
+    return found
 
 
 def _readable(name: str) -> str:
@@ -64,55 +52,65 @@ def _readable(name: str) -> str:
     return name if space is None else name[space.end() + int(space[1]) :]
 
 
-def read_budget() -> dict[str, dict[str, dict[str, list[int]]]]:
-    budget: dict[str, dict[str, dict[str, list[int]]]] = json.loads(BUDGET.read_text())["kernels"]
-    return budget
+def release(build: Path) -> str:
+    """The release of nvcc that made a build, such as "13.0"."""
+    cache = "".join(path.read_text() for path in build.glob("CMakeFiles/*/CMakeCUDACompiler.cmake"))
+    return re.findall(r'CMAKE_CUDA_COMPILER_VERSION "(\d+\.\d+)', cache)[0]
+
+
+@pytest.fixture(scope="module")
+def build(pytestconfig: pytest.Config) -> Path:
+    """The CMake folder with the code."""
+    folder: Path | None = pytestconfig.getoption("--build-dir")
+    if folder is None or not (folder / "ptxas.log").exists():
+        pytest.skip("needs --build-dir of a build with CUDA whose output is in ptxas.log")
+    return folder
+
+
+def test_budget_has_no_spills() -> None:
+    kernels: Usage = json.loads(BUDGET.read_text())["kernels"]
+    assert list(kernels) == SOURCES
+    for source, found in kernels.items():
+        assert found
+        for kernel, targets in found.items():
+            assert list(targets) == TARGETS
+            for target, (_, _, spilled) in targets.items():
+                assert spilled == 0, f"{source} {kernel} spills {spilled} bytes on {target}"
+
+
+def test_within_budget(build: Path) -> None:
+    budget = json.loads(BUDGET.read_text())
+    if release(build) != budget["nvcc"]:
+        pytest.skip(f"the budget is that of nvcc {budget['nvcc']}")
+    actual = usage(build)
+    assert list(actual) == SOURCES
+    for source, kernels in actual.items():
+        assert kernels.keys() == budget["kernels"][source].keys()
+        for kernel, targets in kernels.items():
+            allowed = budget["kernels"][source][kernel]
+            assert targets.keys() == allowed.keys()
+            for target, numbers in targets.items():
+                for what, number, most in zip(WHAT, numbers, allowed[target], strict=True):
+                    assert number <= most, f"{source} {kernel} on {target}: {number} {what}, budget {most}"
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_within_budget(source: Path, target: str, tmp_path: Path) -> None:
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.skip("needs nvcc")
-    wanted = json.loads(BUDGET.read_text())["nvcc"]
-    if nvcc_release(nvcc) != wanted:
-        pytest.skip(f"the budget is that of nvcc {wanted}")
-    budget = read_budget()[source.stem][target]
-    actual = usage(nvcc, source, target, tmp_path)
-    assert actual.keys() == budget.keys()
-    for kernel, (registers, shared, spilled) in actual.items():
-        assert spilled == 0, f"{kernel} spills {spilled} bytes"
-        assert registers <= budget[kernel][0], f"{kernel}: {registers} registers, budget {budget[kernel][0]}"
-        assert shared <= budget[kernel][1], f"{kernel}: {shared} bytes shared, budget {budget[kernel][1]}"
-
-
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("source", TENSOR_CORES, ids=lambda path: path.stem)
-def test_products_are_on_tensor_cores(source: Path, target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", TENSOR_CORES)
+def test_products_are_on_tensor_cores(build: Path, source: str, target: str) -> None:
     """Every kernel that multiplies holds the instruction, with float sums."""
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.skip("needs nvcc")
-    compile_for(nvcc, source, target, tmp_path, "-ptx")
-    kernels = (tmp_path / "out").read_text().split(".entry ")[1:]
+    [code] = build.rglob(f"{source}.compute_{target.removeprefix('sm_')}.ptx")
+    kernels = code.read_text().split(".entry ")[1:]
     sweeps = [kernel for kernel in kernels if "sweep" in kernel.split("(", 1)[0]]
     assert sweeps
     for kernel in sweeps:
         assert re.search(r"wmma\.mma\.sync\.aligned\.\w+\.\w+\.m16n16k16\.f32\.bf16\.bf16\.f32", kernel)
 
 
-def write_budget() -> None:
-    nvcc = shutil.which("nvcc")
-    assert nvcc is not None, "needs nvcc"
-    with tempfile.TemporaryDirectory() as folder:
-        kernels = {
-            source.stem: {target: usage(nvcc, source, target, Path(folder)) for target in TARGETS}
-            for source in SOURCES
-        }
-    text = json.dumps({"nvcc": nvcc_release(nvcc), "kernels": kernels}, indent=1)
-    BUDGET.write_text(re.sub(r"\[\s+(\d+),\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2, \3]", text) + "\n")
+def write_budget(build: Path) -> None:
+    text = json.dumps({"nvcc": release(build), "kernels": usage(build)}, indent=1)
+    of_kernel = r'{\s+"sm_[^}]*}'  # a line for each kernel
+    BUDGET.write_text(re.sub(of_kernel, lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 if __name__ == "__main__":
-    write_budget()
+    write_budget(Path(sys.argv[1]))

@@ -7,12 +7,13 @@ The draws come from numpy's ``default_rng``, whose streams numpy keeps stable wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from chronorec.data.jagged import Int32s, Int64s, offsets_of, ranges
 
@@ -32,6 +33,8 @@ class Batch:
         types: int32 [n], code of the event type of each input, -1 where it is missing; None where the log has
             no types.
         profile: int32 [S, C], codes of the user of each window; or None.
+        labels: further columns of the targets, by name, each [n].
+        previous: int64 [S], the row of the batch before that each segment goes on, or -1; None: windows.
     """
 
     offsets: Int64s
@@ -41,6 +44,8 @@ class Batch:
     asked: Int64s | None = None
     types: Int32s | None = None
     profile: Int32s | None = None
+    labels: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    previous: Int64s | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -59,6 +64,7 @@ class BasketBatch:
         times: int64 [T], microseconds, when each input basket began; None where the log has no times.
         asked: int64 [T], when the target basket began, which is when the answer is asked for; or None.
         profile: int32 [S, C], codes of the user of each window; or None.
+        previous: int64 [S], the row of the batch before that each segment goes on, or -1; None: windows.
     """
 
     offsets: Int64s
@@ -69,6 +75,7 @@ class BasketBatch:
     times: Int64s | None = None
     asked: Int64s | None = None
     profile: Int32s | None = None
+    previous: Int64s | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -78,7 +85,7 @@ BatchType = TypeVar("BatchType", Batch, BasketBatch)
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
+class Plan:
     """The shuffled windows of an epoch and the first window of every batch."""
 
     begin: Int64s
@@ -86,7 +93,7 @@ class _Plan:
     batches: Int64s
 
 
-class _Batches(Generic[BatchType]):
+class Windows(Generic[BatchType]):
     """Windows over token ranges, whatever a token is; subclasses gather the tokens."""
 
     def __init__(
@@ -113,7 +120,7 @@ class _Batches(Generic[BatchType]):
         self._batch_events = batch_events
         self._seed = seed
         self._offsets, self._profile = offsets, profile
-        self._planned: tuple[int, _Plan] | None = None
+        self._planned: tuple[int, Plan] | None = None
         if len(users) == 0:
             raise ValueError("begin, end: wanted a user with at least two tokens to train on, got none")
 
@@ -144,14 +151,14 @@ class _Batches(Generic[BatchType]):
             return None
         return self._profile[np.searchsorted(self._offsets, begin, side="right") - 1]
 
-    def _plan(self, epoch: int) -> _Plan:
+    def _plan(self, epoch: int) -> Plan:
         if epoch < 0:
             raise ValueError(f"epoch: wanted 0 or more, got {epoch}")
         if self._planned is None or self._planned[0] != epoch:
             self._planned = epoch, self._make_plan(epoch)
         return self._planned[1]
 
-    def _make_plan(self, epoch: int) -> _Plan:
+    def _make_plan(self, epoch: int) -> Plan:
         generator = np.random.default_rng([self._seed, epoch])
         # A long user's first window gets 1 .. max_length targets and every later one max_length, so that over
         # the epochs every event is seen with every length of context.
@@ -165,7 +172,7 @@ class _Batches(Generic[BatchType]):
         order = generator.permutation(len(row))
         row, begin, end = row[order], begin[order], end[order]
         origin = self._begin[row]
-        return _Plan(origin + begin, origin + end, self._pack(end - begin))
+        return Plan(origin + begin, origin + end, self._pack(end - begin))
 
     def _pack(self, lengths: Int64s) -> Int64s:
         """Where the batches begin, over windows of ``lengths``: as many whole windows as fit, in order."""
@@ -176,7 +183,7 @@ class _Batches(Generic[BatchType]):
         return np.array(first, np.int64)
 
 
-class EventBatches(_Batches[Batch]):
+class EventBatches(Windows[Batch]):
     """Batches of windows of events; every training event but a user's first is a target once an epoch.
 
     A window holds at most ``max_length`` targets. Windows of a user overlap by one event: the last target of
@@ -188,6 +195,7 @@ class EventBatches(_Batches[Batch]):
         max_length: the most targets of a window.
         batch_events: the most targets of a batch (its token budget), at least ``max_length``.
         profile: int32 [B, C], codes of the user table's columns that the model reads, or None.
+        labels: event columns whose entries at the targets belong to the batches.
     """
 
     def __init__(
@@ -200,10 +208,12 @@ class EventBatches(_Batches[Batch]):
         batch_events: int,
         seed: int = 0,
         profile: Int32s | None = None,
+        labels: Sequence[str] = (),
     ) -> None:
         sizes = {"max_length": max_length, "batch_events": batch_events}
         super().__init__(begin, end, **sizes, seed=seed, offsets=histories.offsets, profile=profile)
         self._histories = histories
+        self._labels = {name: histories.columns[name] for name in labels}
 
     def _gather(self, begin: Int64s, end: Int64s) -> Batch:
         inputs = ranges(begin, end - begin)
@@ -217,10 +227,11 @@ class EventBatches(_Batches[Batch]):
             asked=None if time is None else time[inputs + 1],
             types=None if kind is None else kind[inputs],
             profile=self._profiles(begin),
+            labels={name: column[inputs + 1] for name, column in self._labels.items()},
         )
 
 
-class BasketBatches(_Batches[BasketBatch]):
+class BasketBatches(Windows[BasketBatch]):
     """Batches of windows of baskets; every basket but a user's first is a target once an epoch.
 
     The arguments are those of :class:`EventBatches`, except that ``max_length`` and ``batch_events`` count

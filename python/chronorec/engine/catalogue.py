@@ -83,7 +83,7 @@ class _Values(NamedTuple):
 
 
 def _values(table: pa.Table, column: str) -> _Values:
-    values, items = plain(_column(table, column, "category")), np.arange(table.num_rows)
+    values, items = plain(column_of(table, column, "category")), np.arange(table.num_rows)
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
         items, values = row_of_values(offsets_of(lengths.astype(np.int64))), plain(values.flatten())
@@ -169,7 +169,7 @@ def _points(latitude: Any, longitude: Any) -> npt.NDArray[np.float64]:
 
 
 def _degrees(table: pa.Table, name: str, most: float) -> npt.NDArray[np.float64]:
-    column = _column(table, name, "near")
+    column = column_of(table, name, "near")
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise ValueError(f"near: wanted numbers in column {name!r} of the item table, got {column.type}")
     values: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
@@ -183,7 +183,7 @@ def _degrees(table: pa.Table, name: str, most: float) -> npt.NDArray[np.float64]
 def _times(table: pa.Table, name: str, where_null: int) -> Int64s:
     if name not in table.column_names:
         return np.full(table.num_rows, where_null, np.int64)
-    column = _column(table, name, "available")
+    column = column_of(table, name, "available")
     unit = "us" if pa.types.is_integer(column.type) else None
     times, bad = TimeReader(column.type, unit, name).read(column)
     null = bad.pop(NULL, np.zeros(len(times), np.bool_))
@@ -193,7 +193,8 @@ def _times(table: pa.Table, name: str, where_null: int) -> Int64s:
     return np.where(null, where_null, times)
 
 
-def _column(table: pa.Table, name: str, why: str) -> pa.Array:
+def column_of(table: pa.Table, name: str, why: str) -> pa.Array:
+    """A column of an item table in one piece; a ValueError says who wanted it (``why``) if it is missing."""
     if name not in table.column_names:
         raise ValueError(
             f"{why}: wanted a column {name!r} in the item table, got {', '.join(table.column_names)}"

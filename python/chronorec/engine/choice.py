@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from collections.abc import Hashable, Iterable, Iterator
@@ -12,12 +13,14 @@ from chronorec.artifact import Artifact
 from chronorec.data.jagged import Int32s, Int64s
 from chronorec.engine.adjust import Adjustment
 from chronorec.engine.catalogue import Catalogue, Mask
+from chronorec.engine.heads import Heads
 from chronorec.engine.item_table import ItemTable, score_lists, topk
 from chronorec.engine.program import Floats
 from chronorec.engine.rules import Rules
 from chronorec.engine.vocabulary import Vocabulary, known
 
 _NO_RULES = Rules()
+_MOST_SCORES = 1 << 20  # held at a time where every item has a score
 
 
 class Choice:
@@ -39,6 +42,7 @@ class Choice:
         catalogue: Catalogue,
         table: ItemTable,
         bias: Floats | None,
+        heads: Heads,
         k: int,
         exclude: Iterable[Hashable],
         candidates: Iterable[Hashable] | None,
@@ -46,6 +50,7 @@ class Choice:
     ) -> None:
         self._artifact, self._vocabulary, self._catalogue = artifact, vocabulary, catalogue
         self._table, self._rules = table, rules or _NO_RULES
+        self._ranking = heads.ranking_by(self._rules.behaviour)
         blocked = known(vocabulary.codes_of(exclude, "exclude"))
         self._chosen: Int32s | None = None
         if candidates is not None:
@@ -64,6 +69,12 @@ class Choice:
             reach = self._pool + len(self._pins)  # which are not of the pool
         self.depth = most if self._chosen is not None else min(reach, most)
 
+    def scored_by(self, table: ItemTable, bias: Floats) -> Choice:
+        """The same choice among scores ``state . table + bias``."""
+        other = copy.copy(self)
+        other._table, other._bias = table, other._boosted(bias)
+        return other
+
     def best(self, states: Floats, adjustment: Adjustment | None, at: Int64s | None) -> tuple[Int32s, Floats]:
         """Codes and scores [B, k]; the score is -inf where candidates ran out.
 
@@ -78,6 +89,8 @@ class Choice:
             return codes, scores
         for rows, allow in self._parts(len(states), at):
             own = None if adjustment is None else adjustment.rows(rows.start, rows.stop)
+            if self._ranking is not None:
+                own = self._ranking(states[rows], own)
             codes[rows], scores[rows] = self._best(states[rows], own, allow)
         return codes, scores
 
@@ -124,7 +137,15 @@ class Choice:
     # --- the best -------------------------------------------------------------------------------------
 
     def _parts(self, num_requests: int, at: Int64s | None) -> Iterator[tuple[slice, Mask | None]]:
-        """Runs of requests to which the same items are left."""
+        """Runs of requests to which the same items are left; short ones where each has a score per item."""
+        most = num_requests
+        if self._ranking is not None:
+            most = max(1, _MOST_SCORES // self._table.num_items)
+        for rows, mask in self._runs(num_requests, at):
+            for first in range(rows.start, rows.stop, max(most, 1)):
+                yield slice(first, min(first + most, rows.stop)), mask
+
+    def _runs(self, num_requests: int, at: Int64s | None) -> Iterator[tuple[slice, Mask | None]]:
         if self._windows is None:
             yield slice(0, num_requests), self._allow
             return

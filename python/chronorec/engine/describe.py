@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chronorec.engine.explain import Explanation
+from chronorec.engine.forecast import Forecast
 
 
 def item_lines(
@@ -46,6 +48,13 @@ def explanation_lines(explanation: Explanation, most: int = 3) -> str:
         when = "" if event.time is None else f" ({np.datetime64(event.time, 'us')})"
         lines.append(f"  {event.difference:+.3f}  {event.item}{when}")
     return "\n".join(lines)
+
+
+def forecast_lines(ways: Sequence[Forecast]) -> str:
+    """Ways in which the next events may go, with their probabilities, as text."""
+    return "\n".join(
+        f"{math.exp(way.log_probability):8.2%}  {' > '.join(str(item) for item in way.items)}" for way in ways
+    )
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -16,16 +16,18 @@ from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, offsets_of
 from chronorec.data.profile import Profile
 from chronorec.engine import adjust
+from chronorec.engine.answers import BY_HISTORY, BY_LIKENESS, Recommendations, Said, columns_of
 from chronorec.engine.catalogue import Catalogue
 from chronorec.engine.choice import Choice
 from chronorec.engine.copy import CopyHead
 from chronorec.engine.event_types import EventTypes
 from chronorec.engine.explain import Explanation, explanations, parts_of
+from chronorec.engine.fallback import Fallback
+from chronorec.engine.heads import Heads
 from chronorec.engine.history import HistoryBatch, cut_tokens
 from chronorec.engine.item_table import ItemTable, Precision, make_item_table, score_lists, topk
 from chronorec.engine.program import Floats, Program, scratch, weight_of
-from chronorec.engine.recommendations import Recommendations
-from chronorec.engine.requests import Unknown, When, one_request, table_of_requests
+from chronorec.engine.requests import Unknown, When, checked_k, one_request, table_of_requests
 from chronorec.engine.rules import Rules
 from chronorec.engine.vocabulary import Vocabulary
 
@@ -57,6 +59,7 @@ class Engine:
 
     def __init__(self, artifact: Artifact, precision: Precision = "float32") -> None:
         self.artifact = artifact
+        self.precision = precision
         self.num_items = artifact.num_items
         if artifact.max_length < 1:
             raise ArtifactError(f"{artifact.name}: max_length: wanted at least 1, got {artifact.max_length}")
@@ -74,7 +77,9 @@ class Engine:
         rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
         self.table = make_item_table(rows, precision)
         self.bias = None if artifact.bias is None else weight_of(artifact, artifact.bias, (self.num_items,))
+        self.heads = Heads(artifact, self.table)
         self._catalogue = Catalogue(artifact.items)
+        self.fallback = Fallback(artifact)
         self._most_entries = adjust.most_entries(artifact)
         self._unit_table: ItemTable | None = None
 
@@ -100,7 +105,7 @@ class Engine:
         exclude: Iterable[Hashable] = _NO_IDS,
         rules: Rules | None = None,
     ) -> Recommendations:
-        """The k best next items after a history.
+        """The k best next items after a history; the most popular ones where no item of it is known.
 
         Args:
             history: item ids as in the log, oldest first; may be empty.
@@ -120,9 +125,10 @@ class Engine:
             rules: what else the answer may hold, and in which order.
         """
         k = checked_k(k)
-        batch, unknown = self._request(profile, history, times, sessions, events, at)
-        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates, rules)
-        return self.recommendations(codes[0], scores[0], int(unknown.items[0]), int(unknown.types[0]))
+        batch, lost = self.request(profile, history, times, sessions, events, at)
+        codes, scores, said = self.answer(batch, lost.items > 0, k, exclude_seen, exclude, candidates, rules)
+        counts = (int(count[0]) for count in lost)
+        return self.recommendations(codes[0], scores[0], said.get(0, BY_HISTORY), *counts)
 
     def score(
         self,
@@ -139,10 +145,10 @@ class Engine:
 
         The other arguments are those of :meth:`recommend`.
         """
-        batch, _ = self._request(profile, history, times, sessions, events, at)
+        batch, _ = self.request(profile, history, times, sessions, events, at)
         found = self.vocabulary.codes_of(items, "items")
         scores = np.full(len(found), np.nan, np.float32)
-        scores[found >= 0] = self._score_codes(batch, found[found >= 0], False)[0]
+        scores[found >= 0] = self.score_codes(batch, found[found >= 0], False)[0]
         return scores
 
     def similar_items(self, item: Hashable, k: int = 10) -> Recommendations:
@@ -166,7 +172,7 @@ class Engine:
         itself = np.zeros(self.num_items, np.float32)
         itself[code] = -np.inf
         codes, scores = topk(query, self._unit_table, itself, None, k)
-        return self.recommendations(codes[0], scores[0])
+        return self.recommendations(codes[0], scores[0], BY_LIKENESS)
 
     def explain(
         self,
@@ -189,10 +195,10 @@ class Engine:
         Raises:
             KeyError: the model does not know an item.
         """
-        batch, _ = self._request(profile, history, times, sessions, events, at)
+        batch, _ = self.request(profile, history, times, sessions, events, at)
         return self.explain_batch(batch, items, last)
 
-    def _request(self, profile: Mapping[str, Any] | None, *given: Any) -> tuple[HistoryBatch, Unknown]:
+    def request(self, profile: Mapping[str, Any] | None, *given: Any) -> tuple[HistoryBatch, Unknown]:
         """A batch of one request, of what :func:`one_request` takes beside the profile."""
         return one_request(self.artifact, self.vocabulary, self.profile.codes_of(profile), *given)
 
@@ -221,21 +227,20 @@ class Engine:
 
         Returns:
             A table with ``items`` (list of ids), ``scores`` (list of float32), ``unknown_items`` and
-            ``unknown_types`` (int32).
+            ``unknown_types`` (int32), ``source`` and ``reason`` (dictionaries of texts).
         """
         k = checked_k(k)
-        table = pa.table(requests)
-        profile = self.profile.codes_of_table(table)
-        batch, unknown = table_of_requests(self.artifact, self.vocabulary, table, profile)
-        codes, scores = self.answer(batch, k, exclude_seen, exclude, candidates, rules)
+        batch, lost = table_of_requests(self.artifact, self.vocabulary, self.profile, pa.table(requests))
+        codes, scores, said = self.answer(batch, lost.items > 0, k, exclude_seen, exclude, candidates, rules)
         left = scores > -np.inf
         offsets = pa.array(offsets_of(left.sum(axis=1)).astype(np.int32))
         return pa.table(
             {
                 "items": pa.ListArray.from_arrays(offsets, self.vocabulary.take(codes[left])),
                 "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[left])),
-                "unknown_items": pa.array(unknown.items.astype(np.int32)),
-                "unknown_types": pa.array(unknown.types.astype(np.int32)),
+                "unknown_items": pa.array(lost.items.astype(np.int32)),
+                "unknown_types": pa.array(lost.types.astype(np.int32)),
+                **columns_of(said, len(codes)),
             }
         )
 
@@ -253,7 +258,7 @@ class Engine:
     def topk(self, histories: Histories, queries: Queries, k: int, exclude_seen: bool) -> Int32s:
         """Item codes int32 [Q, k] of the k best items per query; -1 where candidates ran out."""
         found = np.full((len(queries), checked_k(k)), -1, np.int32)
-        for rows, _, states, adjustment in self._chunks_of_queries(histories, queries, k, exclude_seen):
+        for rows, _, states, adjustment in self.chunks_of_queries(histories, queries, k, exclude_seen):
             self._fill_topk(states, adjustment, found[rows])
         return found
 
@@ -263,7 +268,7 @@ class Engine:
         """The answers of :meth:`rank` and :meth:`topk` for the price of one run of the program."""
         greater, equal = np.empty((2, len(queries.targets)), np.int64)
         found = np.full((len(queries), k), -1, np.int32)
-        for rows, part, states, adjustment in self._chunks_of_queries(histories, queries, k, exclude_seen):
+        for rows, part, states, adjustment in self.chunks_of_queries(histories, queries, k, exclude_seen):
             targets = slice(*queries.target_offsets[[rows.start, rows.stop]].tolist())
             offsets, items, values = adjustment or adjust.NO_ADJUSTMENT
             _core.item_rank(
@@ -291,43 +296,43 @@ class Engine:
         every = np.arange(self.num_items, dtype=np.int32)
         self.vocabulary.check_same(histories)
         for rows in self._chunks(queries.end - queries.begin, self.num_items):
-            batch = HistoryBatch.of_queries(
-                histories, queries.select(rows), None, self.event_types, self.profile
-            )
-            scores[rows] = self._score_codes(batch, every, exclude_seen)
+            batch = self.batch_of(histories, queries.select(rows))
+            scores[rows] = self.score_codes(batch, every, exclude_seen)
         return scores
 
     # --- inside -------------------------------------------------------------------------------------
 
     def recommendations(
-        self, codes: Int32s, scores: Floats, unknown_items: int = 0, unknown_types: int = 0
+        self, codes: Int32s, scores: Floats, said: Said, unknown_items: int = 0, unknown_types: int = 0
     ) -> Recommendations:
         """The answer in ids; what has the score -inf is not there."""
         left = int(np.count_nonzero(scores > -np.inf))  # the others come last
         names = self.vocabulary.names(codes[:left])
-        return Recommendations(names, scores[:left], unknown_items, unknown_types)
+        return Recommendations(names, scores[:left], unknown_items, *said, unknown_types)
 
     def answer(
         self,
         batch: HistoryBatch,
+        unknown: npt.NDArray[np.bool_],
         k: int,
         exclude_seen: bool | None,
         exclude: Iterable[Hashable],
         candidates: Iterable[Hashable] | None,
         rules: Rules | None,
-    ) -> tuple[Int32s, Floats]:
+    ) -> tuple[Int32s, Floats, dict[int, Said]]:
         """Codes and scores [B, at most k] of the best items; the score is -inf where candidates ran out.
 
-        The arguments are those of :meth:`recommend`, with histories in codes.
+        Where no event is known, it is also said who spoke. The arguments are those of :meth:`recommend`, with
+        histories in codes; ``unknown`` [B] says which of them had items that the model does not know.
         """
         choice = self.choice(k, exclude, candidates, rules)
         codes = np.empty((batch.num_users, choice.k), np.int32)
         scores = np.empty((batch.num_users, choice.k), np.float32)
         for rows in self._chunks(np.diff(batch.offsets), choice.depth):
             part = batch.rows(rows.start, rows.stop)
-            states, adjustment = self._states(part, self.leaves_seen(exclude_seen))
+            states, adjustment = self.states(part, self.leaves_seen(exclude_seen))
             codes[rows], scores[rows] = choice.best(states, adjustment, part.at)
-        return codes, scores
+        return codes, scores, self.fallback.fill(choice, batch, unknown, codes, scores)
 
     def explain_batch(self, batch: HistoryBatch, items: Sequence[Hashable], last: int) -> list[Explanation]:
         """:meth:`explain` for a batch of one request."""
@@ -344,7 +349,7 @@ class Engine:
         states, additions = self._run(batch)
         alone = score_lists(states, self.table, None, None, codes, np.array([0, len(codes)], np.int64))
         parts = parts_of(codes, alone, self.bias, additions)
-        score = functools.partial(self._score_codes, codes=codes, exclude_seen=False)
+        score = functools.partial(self.score_codes, codes=codes, exclude_seen=False)
         timed = self.artifact.needs_time
         return explanations(batch, codes, last, self.vocabulary, score, parts, timed)
 
@@ -362,6 +367,7 @@ class Engine:
             self._catalogue,
             self.table,
             self.bias,
+            self.heads,
             k,
             exclude,
             candidates,
@@ -385,7 +391,7 @@ class Engine:
             yield slice(first, last)
             first = last
 
-    def _chunks_of_queries(
+    def chunks_of_queries(
         self, histories: Histories, queries: Queries, k: int, exclude_seen: bool
     ) -> Iterator[tuple[slice, Queries, Floats, adjust.Adjustment | None]]:
         """Where the chunk lies, its queries, their states and what is added to their scores."""
@@ -394,14 +400,17 @@ class Engine:
         lengths = queries.end - queries.begin
         for rows in self._chunks(lengths if most is None else np.minimum(lengths, most), k):
             part = queries.select(rows)
-            batch = HistoryBatch.of_queries(histories, part, most, self.event_types, self.profile)
-            yield rows, part, *self._states(batch, exclude_seen)
+            yield rows, part, *self.states(self.batch_of(histories, part, most), exclude_seen)
+
+    def batch_of(self, histories: Histories, queries: Queries, most: int | None = None) -> HistoryBatch:
+        """The histories of queries as this model reads them: the last ``most``, or all, events."""
+        return HistoryBatch.of_queries(histories, queries, most, self.event_types, self.profile)
 
     def _reads_whole_history(self, exclude_seen: bool) -> bool:
         model = self.artifact
         return exclude_seen or model.basket or adjust.reads_whole_history(model)
 
-    def _states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
+    def states(self, batch: HistoryBatch, exclude_seen: bool) -> tuple[Floats, adjust.Adjustment | None]:
         """States [B, D] and what is added to the scores of each query."""
         states, named = self._run(batch)
         additions = [added for _, added in named]
@@ -432,17 +441,10 @@ class Engine:
         if k:
             found[:, :k], _ = topk(states, self.table, self.bias, adjustment, k)
 
-    def _score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
+    def score_codes(self, batch: HistoryBatch, codes: Int32s, exclude_seen: bool) -> Floats:
         """Scores [B, C] of the same items after every history."""
-        states, adjustment = self._states(batch, exclude_seen)
+        states, adjustment = self.states(batch, exclude_seen)
         offsets = np.arange(batch.num_users + 1, dtype=np.int64) * len(codes)
         listed = np.tile(codes, batch.num_users)
         scores = score_lists(states, self.table, self.bias, adjustment, listed, offsets)
         return scores.reshape(batch.num_users, len(codes))
-
-
-def checked_k(k: int, name: str = "k") -> int:
-    """k, if it is a whole number from 1; raises ValueError otherwise."""
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"{name}: wanted a whole number from 1, got {k!r}")
-    return int(k)

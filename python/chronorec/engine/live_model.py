@@ -14,13 +14,13 @@ from chronorec import _core
 from chronorec.data.jagged import Int32s, Int64s
 from chronorec.data.splits import parse_time
 from chronorec.engine.adjust import combine, exclude_history
+from chronorec.engine.answers import BY_SESSION, Recommendations
 from chronorec.engine.choice import Choice
-from chronorec.engine.engine import Engine, checked_k
+from chronorec.engine.engine import Engine
 from chronorec.engine.event_types import MISSING
 from chronorec.engine.explain import Explanation
 from chronorec.engine.history import HistoryBatch
-from chronorec.engine.recommendations import Recommendations
-from chronorec.engine.requests import When
+from chronorec.engine.requests import When, checked_k
 from chronorec.engine.rules import Rules
 from chronorec.engine.stream import stream_program
 from chronorec.engine.vocabulary import known
@@ -83,7 +83,7 @@ class LiveModel(NamedTuple):
     ) -> Recommendations:
         """See :meth:`Sessions.recommend`."""
         engine, k = self.engine, checked_k(k)
-        if not self.streams:
+        if not self.streams or self._is_unknown(user, at):
             return self._recompute(user, at, profile, k, exclude_seen, exclude, candidates, rules)
         if rules is not None:
             choice = engine.choice(k, exclude, candidates, rules)
@@ -108,7 +108,15 @@ class LiveModel(NamedTuple):
             scores,
             codes,
         )
-        return engine.recommendations(codes, scores)
+        return engine.recommendations(codes, scores, BY_SESSION)
+
+    def _is_unknown(self, user: User, at: When | None) -> bool:
+        """Whether nothing is known of what a user did, before ``at`` where it is given."""
+        known = self.store.contains(user)
+        if at is None or not known:
+            return not known
+        times = self.events(user)[1]
+        return len(times) == 0 or int(times[0]) >= microseconds(at)
 
     def _recompute(
         self,
@@ -122,8 +130,9 @@ class LiveModel(NamedTuple):
         rules: Rules | None,
     ) -> Recommendations:
         batch = self._history_batch(user, at, profile)
-        found, scores = self.engine.answer(batch, k, exclude_seen, exclude, candidates, rules)
-        return self.engine.recommendations(found[0], scores[0])
+        none = np.zeros(1, np.bool_)
+        found, scores, said = self.engine.answer(batch, none, k, exclude_seen, exclude, candidates, rules)
+        return self.engine.recommendations(found[0], scores[0], said.get(0, BY_SESSION))
 
     def explain(
         self,
@@ -174,7 +183,7 @@ class LiveModel(NamedTuple):
         additions = [exclude_history(batch)] if engine.leaves_seen(exclude_seen) else []
         adjustment = combine(additions, 1, engine.num_items)
         found, scores = choice.best(state, adjustment, np.array([now], np.int64))
-        return engine.recommendations(found[0], scores[0])
+        return engine.recommendations(found[0], scores[0], BY_SESSION)
 
     def history(self, user: User) -> tuple[list[Any], Int64s]:
         """Items and times of a user's events, oldest first."""

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from chronorec.artifact import Artifact
 from chronorec.data.jagged import Int32s, Int64s, count_in_rows, offsets_of, row_of_values
+from chronorec.data.profile import Profile
 from chronorec.data.splits import parse_time
 from chronorec.data.times import TimeReader
 from chronorec.engine.event_types import UNKNOWN, EventTypes
@@ -65,13 +66,13 @@ def one_request(
 
 
 def table_of_requests(
-    model: Artifact, vocabulary: Vocabulary, table: pa.Table, profile: Int32s | None
+    model: Artifact, vocabulary: Vocabulary, profile: Profile, table: pa.Table
 ) -> tuple[HistoryBatch, Unknown]:
     """A batch of a table's requests, and what is unknown of each; columns as in ``recommend_batch``."""
     if "items" not in table.column_names:
         raise ValueError(f"requests: wanted a column 'items', got {', '.join(table.column_names)}")
     items, lengths = _flatten(table, "items")
-    offsets = offsets_of(lengths)
+    offsets, own = offsets_of(lengths), profile.codes_of_table(table)
     session = time = types = at = None
     if "events" in table.column_names:
         types = _types_of_array(model, _flatten_like(table, "events", lengths))
@@ -79,15 +80,15 @@ def table_of_requests(
         session = _session_codes_of_array(_flatten_like(table, "sessions", lengths))
     if "times" in table.column_names:
         rows = row_of_values(offsets)
-        time = _read_times(_flatten_like(table, "times", lengths), "times", rows)
+        time = read_times(_flatten_like(table, "times", lengths), "times", rows)
         falls = np.flatnonzero((np.diff(time) < 0) & (rows[1:] == rows[:-1]))
         if len(falls):
             raise ValueError(
                 f"times: wanted the oldest event first, got times that fall in row {rows[falls[0]]}"
             )
     if "at" in table.column_names:
-        at = _read_times(plain(table.column("at").combine_chunks()), "at", np.arange(len(lengths)))
-    return _batch(model, vocabulary.codes_of_array(items), offsets, time, session, types, at, profile)
+        at = read_times(plain(table.column("at").combine_chunks()), "at", np.arange(len(lengths)))
+    return _batch(model, vocabulary.codes_of_array(items), offsets, time, session, types, at, own)
 
 
 def _batch(
@@ -157,7 +158,7 @@ def _types_of_array(model: Artifact, events: pa.Array) -> Int32s:
     return found
 
 
-def _read_times(values: pa.Array, name: str, rows: Int64s) -> Int64s:
+def read_times(values: pa.Array, name: str, rows: Int64s) -> Int64s:
     """Microseconds int64 of timestamps, dates, ISO texts or whole numbers of microseconds."""
     if pa.types.is_floating(values.type):
         raise TypeError(f"{name}: wanted timestamps, ISO texts or whole microseconds, got {values.type}")
@@ -195,3 +196,10 @@ def plain(values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         return plain(values.dictionary).take(values.indices)
     return pc.cast(values, pa.large_string()) if pa.types.is_string_view(values.type) else values
+
+
+def checked_k(k: int, name: str = "k") -> int:
+    """k, if it is a whole number from 1; raises ValueError otherwise."""
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"{name}: wanted a whole number from 1, got {k!r}")
+    return int(k)

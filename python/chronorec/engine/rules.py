@@ -41,6 +41,8 @@ class Rules:
             vectors) counts against its score (put between 0 and 1 over the pool): maximal marginal relevance
             with lambda = 1 - diversity.
         pool: how many of the best items, or k if that is more, ``diversity`` chooses from.
+        behaviour: the items that are likely to come next by this behaviour, such as "buy": the logarithm of
+            its probability, given the item, is added to the scores. Of models with a head of behaviours.
     """
 
     min_score: float | None = None
@@ -53,6 +55,7 @@ class Rules:
     pin: Sequence[tuple[int, Hashable]] = ()
     diversity: float = 0.0
     pool: int = 100
+    behaviour: str | None = None
 
     def __post_init__(self) -> None:
         if self.min_score is not None:

@@ -13,12 +13,13 @@ import pyarrow as pa
 from chronorec.atomic import new_file
 from chronorec.data.jagged import Int64s
 from chronorec.data.out_of_core import parse_bytes
+from chronorec.engine.answers import Recommendations
 from chronorec.engine.engine import Engine
 from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds, seconds
-from chronorec.engine.recommendations import Recommendations
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
+from chronorec.engine.update import Updated, read_events, updated
 
 
 class Sessions:
@@ -50,6 +51,7 @@ class Sessions:
         self._next: LiveModel | None = None  # while a reload is under way
         self._unknown_types = 0
         self._gate = threading.Lock()  # between events and the two moments of a reload
+        self._changes = threading.RLock()  # one reload or update at a time
 
     def _model(self, engine: Engine) -> LiveModel:
         return LiveModel.make(engine, self._memory, self._idle_seconds)
@@ -194,12 +196,37 @@ class Sessions:
     def reload(self, engine: Engine) -> None:
         """Goes over to another model: events stay, as far as it knows their items; states are made anew.
 
-        Calls that run meanwhile are answered by the model before; one reload at a time.
+        Calls that run meanwhile are answered by the model before; what :meth:`update` taught it is gone.
         """
-        coming = self._model(engine)
-        with self._gate:  # from here on it hears of every event
-            live, self._next = self._live, coming
-        for batch in live.batches():
-            coming.restore(batch)
-        with self._gate:
-            self._live, self._next = coming, None
+        with self._changes:
+            coming = self._model(engine)
+            with self._gate:  # from here on it hears of every event
+                live, self._next = self._live, coming
+            for batch in live.batches():
+                coming.restore(batch)
+            with self._gate:
+                self._live, self._next = coming, None
+
+    def update(self, events: Any = None, items: Any = None) -> Updated:
+        """Takes in what happened: popularity, vectors of new items and the sessions; see :func:`updated`.
+
+        The next answer knows of it. Where there are vectors to make, item table and states are made anew, at
+        the price of a reload: tell many events at a time. ``sessions.engine.artifact.save(folder)`` keeps it.
+
+        Args:
+            events: a table of ``user``, ``item`` and ``time``. Those that were appended before are not
+                repeated in the sessions, and are counted in the popularity now.
+            items: a table of new items: ``item``, and features as in the item table of the model.
+        """
+        told = read_events(events)
+        with self._changes:
+            live = self._live
+            engine, found = updated(live.engine, told, items, history_of=lambda user: live.events(user)[:2])
+            if engine.table is live.engine.table:
+                with self._gate:
+                    self._live = live._replace(engine=engine)
+            else:
+                self.reload(engine)
+            for user, item, at in zip(told.users, told.items, told.times.tolist(), strict=True):
+                self.append(user, item, at=at)
+        return found

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chronorec.data.jagged import Int64s
+from chronorec.data.jagged import Int32s, Int64s
 from chronorec.data.out_of_core import parse_bytes
-from chronorec.engine.engine import Engine, checked_k
+from chronorec.engine.answers import Recommendations
+from chronorec.engine.engine import Engine
 from chronorec.engine.event_types import MISSING
 from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import LiveModel, User, idle_seconds, microseconds, seconds
-from chronorec.engine.recommendations import Recommendations
-from chronorec.engine.requests import When
+from chronorec.engine.requests import When, checked_k
 from chronorec.engine.rules import Rules
+from chronorec.engine.update import Updated, read_events, updated
 
 if TYPE_CHECKING:
     import redis
@@ -248,6 +249,18 @@ class SharedSessions:
         """Goes over to another model; its states are made anew from the events."""
         self._cache = _Cache(engine)
 
+    def update(self, events: Any = None, items: Any = None) -> Updated:
+        """Takes in what happened, see :meth:`chronorec.engine.Sessions.update`.
+
+        All processes share the events; popularity and new items are those of the process that was told.
+        """
+        told = read_events(events)
+        engine, found = updated(self.engine, told, items, history_of=self._events)
+        events = zip(told.users, told.items, told.times.tolist(), strict=True)
+        self.tell((user, item, at, None) for user, item, at in events)
+        self.reload(engine)
+        return found
+
     def close(self) -> None:
         """Ends the connections."""
         self._client.close()
@@ -295,6 +308,10 @@ class SharedSessions:
                 pipe.expire(key, self._idle_seconds)
             life, entries, *_ = pipe.execute()
         return life, entries
+
+    def _events(self, user: User) -> tuple[Int32s, Int64s]:
+        with self._current(user) as model:
+            return model.events(user)[:2]
 
     def _key(self, user: User) -> str:
         self._cache.model.store.contains(user)  # raises for what can be no user

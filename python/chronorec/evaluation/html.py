@@ -42,6 +42,8 @@ def html_report(report: Report, curves: Mapping[str, Curve] | None = None) -> st
             f"<h2>{html.escape(facts['primary'])} by {html.escape(name)}</h2>",
             _svg(_slices(facts, name)),
         ]
+    for title, cells in report.head_tables():
+        parts += [f"<h2>{html.escape(title)}</h2>", _table(cells, marked=False)]
     if report.calibrations:
         parts += ["<h2>Calibration</h2>", _svg(_calibrations(facts["calibrations"]))]
     if curves:
@@ -51,14 +53,14 @@ def html_report(report: Report, curves: Mapping[str, Curve] | None = None) -> st
     return "\n".join([*lines, *parts, "</body>", "</html>"]) + "\n"
 
 
-def _table(cells: Sequence[Sequence[str]]) -> str:
-    """A table of plain cells; the largest number of each column is marked."""
+def _table(cells: Sequence[Sequence[str]], *, marked: bool = True) -> str:
+    """A table of plain cells; ``marked``: the largest number of each column is."""
     header, *rows = cells
     lines = ["<table>", "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in header) + "</tr>"]
     best = [max(column, key=float) if index else "" for index, column in enumerate(zip(*rows, strict=True))]
     for row in rows:
         marks = [
-            ' class="best"' if index and cell == top and header[index] != "seconds" else ""
+            ' class="best"' if marked and index and cell == top and header[index] != "seconds" else ""
             for index, (cell, top) in enumerate(zip(row, best, strict=True))
         ]
         lines.append(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chronorec.evaluation.head_metrics import Calibration
+from chronorec.evaluation.heads import HeadTable
 from chronorec.evaluation.ledger import ReadCount
 from chronorec.evaluation.metrics import Floats
 from chronorec.evaluation.protocols import EvaluationResult
@@ -49,6 +50,7 @@ class Report:
         tested: name of a row to how often the test events were read for each of its models, None for a model
             that is in no folder.
         calibrations: label to how probable a model's best item is said to be, and how often it is right.
+        heads: label to what a model predicts beside the next item.
 
     Raises:
         ValueError: there are no results, they belong to different queries or differ in their metrics, or a
@@ -65,6 +67,7 @@ class Report:
         slicings: Sequence[Slicing] = (),
         tested: Mapping[str, Sequence[ReadCount | None]] | None = None,
         calibrations: Mapping[str, Calibration] | None = None,
+        heads: Mapping[str, Sequence[HeadTable]] | None = None,
     ) -> None:
         if not results:
             raise ValueError("results: wanted at least one evaluation result, got none")
@@ -90,6 +93,7 @@ class Report:
                 raise ValueError(f"metrics: wanted one of {sorted(first.metrics)}, got {name!r}")
         self.tested = dict(tested or {})
         self.calibrations = dict(calibrations or {})
+        self.heads = {label: list(tables) for label, tables in (heads or {}).items() if tables}
         self.slicings = list(slicings)
         for slicing in self.slicings:
             if len(slicing.part) != self.num_queries:
@@ -184,7 +188,17 @@ class Report:
         lines = [self.title(), *table, *(textwrap.fill(text, width) for text in paragraphs)]
         for slicing in self.slicings:
             lines += ["", f"{self.primary} by {slicing.name}", *_aligned(self._slice_cells(slicing))]
+        for title, cells in self.head_tables():
+            lines += ["", title, *_aligned(cells)]
         return "\n".join(lines) + "\n"
+
+    def head_tables(self) -> list[tuple[str, list[list[str]]]]:
+        """Title and cells of a table for each prediction beside the next item."""
+        return [
+            (f"{label} predicts the next event's {table.what}", table.cells())
+            for label, tables in self.heads.items()
+            for table in tables
+        ]
 
     def markdown(self) -> str:
         """The same as a Markdown table."""
@@ -234,6 +248,10 @@ class Report:
                 label: {name: values.tolist() for name, values in vars(found).items()}
                 | {"error": found.error}
                 for label, found in self.calibrations.items()
+            },
+            "heads": {
+                label: {table.what: {"events": table.events, "rows": table.rows} for table in tables}
+                for label, tables in self.heads.items()
             },
             "verdict": self.verdict(),
         }

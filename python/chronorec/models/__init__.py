@@ -5,6 +5,7 @@ from chronorec.models.bert4rec import BERT4Rec
 from chronorec.models.frequency import PersonalFrequency
 from chronorec.models.gru4rec import GRU4Rec
 from chronorec.models.hstu import HSTU
+from chronorec.models.log_bilinear import LogBilinear
 from chronorec.models.markov import Markov
 from chronorec.models.neighbours import UserNeighbours
 from chronorec.models.popularity import Popularity
@@ -15,6 +16,7 @@ __all__ = [
     "GRU4Rec",
     "HSTU",
     "CountingModel",
+    "LogBilinear",
     "Markov",
     "PersonalFrequency",
     "Popularity",

@@ -9,17 +9,31 @@ from torch import Tensor, nn
 
 from chronorec.models._steps import Step, norm_step
 from chronorec.models.base import SequenceModel, Sequences
+from chronorec.nn import SegmentMemory
 
 
 class BlockModel(SequenceModel):
-    """Embedding -> ``blocks``, each of which takes tokens [N, D], offsets and times -> ``norm``."""
+    """Embedding -> ``blocks``, each of which takes tokens [N, D], offsets and times -> ``norm``.
+
+    Attributes:
+        memory_window: how many tokens a token sees in a block, where training is on segments in order; None:
+            it is on shuffled windows.
+    """
 
     blocks: nn.ModuleList
     norm: nn.LayerNorm
+    memory_window: int | None = None
+
+    def segment_memory(self) -> SegmentMemory | None:
+        return None if self.memory_window is None else SegmentMemory(self.memory_window, len(self.blocks))
 
     def encode(self, tokens: Tensor, sequences: Sequences) -> Tensor:
-        for block in self.blocks:
-            tokens = block(tokens, sequences.offsets, sequences.times)
+        memory = sequences.memory
+        for layer, block in enumerate(self.blocks):
+            if memory is None:
+                tokens = block(tokens, sequences.offsets, sequences.times)
+            else:
+                tokens = block(memory.join(layer, tokens), memory.offsets, memory.times, memory.own)
         normed: Tensor = self.norm(tokens)
         return normed
 

@@ -25,7 +25,15 @@ from chronorec.models._steps import (
     profile_steps,
     time_steps,
 )
-from chronorec.nn import Candidates, Category, CopyHead, EventTime, RequestTime, UserProfile
+from chronorec.nn import (
+    Candidates,
+    Category,
+    CopyHead,
+    EventTime,
+    RequestTime,
+    SegmentMemory,
+    UserProfile,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +60,7 @@ class Sequences(NamedTuple):
         asked: int64 [N], when the answer after each token is asked for, or None: the time of its target.
         types: int64 [N], code of the event type of each token, -1 where it is missing; or None.
         profile: int64 [B, C], codes of the columns of the user table, -1 where missing; or None.
+        memory: what came before, where sequences are segments of histories; it has begun with them.
     """
 
     items: Tensor
@@ -61,10 +70,12 @@ class Sequences(NamedTuple):
     asked: Tensor | None = None
     types: Tensor | None = None
     profile: Tensor | None = None
+    memory: SegmentMemory | None = None
 
     def to(self, device: torch.device) -> Sequences:
-        """The same on a device."""
-        return Sequences(*(None if x is None else x.to(device) for x in self))  # type: ignore[arg-type]
+        """The same on a device, where a memory is already."""
+        moved = (x.to(device) if isinstance(x, Tensor) else x for x in self)
+        return Sequences(*moved)  # type: ignore[arg-type]
 
 
 class Predictions(NamedTuple):
@@ -131,6 +142,8 @@ class SequenceModel(nn.Module, ABC):
         #: Whether the states depend on the times of tokens or of requests.
         self.needs_time = time_features or request_time
         self.dropout = nn.Dropout(dropout)
+        #: What is predicted beside the next item, by name: :class:`chronorec.models.heads.Head`.
+        self.heads = nn.ModuleDict()
 
     @property
     def history_length(self) -> int:
@@ -159,6 +172,10 @@ class SequenceModel(nn.Module, ABC):
         times, asked = known_times(sequences.times, "times"), known_times(sequences.asked, "asked")
         asked_for: Tensor = self.request_time(states, times, asked)
         return asked_for
+
+    def segment_memory(self) -> SegmentMemory | None:
+        """A memory that knows nothing yet, for training on segments in order; None: on shuffled windows."""
+        return None
 
     def last_states(self, sequences: Sequences) -> Tensor:
         """States [B, D] after the last token of each sequence, none of which may be empty."""
@@ -215,7 +232,9 @@ class SequenceModel(nn.Module, ABC):
                 raise ValueError("types: this model needs the type of every token, got none")
             tokens = self.event_type(tokens, sequences.types)
         if self.event_time is not None:
-            tokens = self.event_time(tokens, sequences.offsets, known_times(sequences.times, "times"))
+            gaps = None if sequences.memory is None else sequences.memory.gaps
+            times = known_times(sequences.times, "times")
+            tokens = self.event_time(tokens, sequences.offsets, times, gaps)
         return tokens
 
     @abstractmethod
@@ -279,6 +298,7 @@ class SequenceModel(nn.Module, ABC):
             max_length=self.history_length,
             needs_time=self.needs_time,
             adjustments=[] if self.copy is None else [copy_adjustment("copy", self.copy)],
+            heads=[head.spec(f"heads.{name}") for name, head in self.heads.items()],  # type: ignore[operator]
             **fields,
         )
 

@@ -22,6 +22,7 @@ class HSTU(BlockModel):
         heads: attention heads of a block.
         max_length: how many tokens a token sees in a block.
         time_bias: whether attention knows the gaps of time; else those of position alone.
+        memory: whether training is on segments in order, which remember what came before; excludes ``copy``.
         common: what every :class:`SequenceModel` takes.
     """
 
@@ -36,11 +37,15 @@ class HSTU(BlockModel):
         heads: int = 2,
         max_length: int = 200,
         time_bias: bool = True,
+        memory: bool = False,
         **common: Any,
     ) -> None:
         longest = receptive_length(max_length, blocks, common)
         super().__init__(num_items, width=width, max_length=longest, **common)
         self.needs_time |= time_bias
+        if memory and self.copy is not None:
+            raise ValueError("memory: wanted a model without a copy head")
+        self.memory_window = max_length if memory else None
         self.blocks = nn.ModuleList(
             HSTUBlock(width, heads, window=max_length, time_bias=time_bias, dropout=self.dropout.p)
             for _ in range(blocks)

@@ -29,6 +29,8 @@ class SASRec(BlockModel):
             history, which is cut to ``max_length``; ``"relative"``: learned biases of attention by gap of
             position, so that what was computed for a token stays true when the history grows.
         time_bias: whether attention knows the gaps of time.
+        memory: whether training is on segments in order, which remember what came before; needs relative
+            positions and no ``copy``.
         common: what every :class:`SequenceModel` takes.
     """
 
@@ -47,12 +49,16 @@ class SASRec(BlockModel):
         block: Literal["sasrec", "swiglu", "ligr"] = "sasrec",
         position: Literal["absolute", "relative"] = "absolute",
         time_bias: bool = False,
+        memory: bool = False,
         **common: Any,
     ) -> None:
         absolute = position == "absolute"
         longest = max_length if absolute else receptive_length(max_length, blocks, common)
         super().__init__(num_items, width=width, max_length=longest, **common)
         self.needs_time |= time_bias
+        if memory and (absolute or not self.causal or self.copy is not None):
+            raise ValueError("memory: wanted a causal model with relative positions and no copy head")
+        self.memory_window = max_length if memory else None
         self.position = nn.Parameter(torch.empty(max_length, width)) if absolute else None
         if self.position is not None:
             nn.init.normal_(self.position, std=0.02)

@@ -10,8 +10,10 @@ from chronorec.nn.gru import GRU
 from chronorec.nn.hstu import HSTUBlock
 from chronorec.nn.lstm import LSTM
 from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
+from chronorec.nn.pair_head import PairHead
 from chronorec.nn.profile import UserProfile
 from chronorec.nn.rnn import RNN
+from chronorec.nn.segment_memory import SegmentMemory
 from chronorec.nn.time_features import EventTime, RequestTime
 from chronorec.nn.time_gate import TimeGate
 
@@ -27,8 +29,10 @@ __all__ = [
     "GraphAttention",
     "GraphConvolution",
     "HSTUBlock",
+    "PairHead",
     "RecurrentBase",
     "RequestTime",
+    "SegmentMemory",
     "SelfAttention",
     "TimeGate",
     "TransformerBlock",

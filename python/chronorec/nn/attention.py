@@ -97,9 +97,13 @@ class TransformerBlock(nn.Module):
         self.feed_gate = nn.Linear(width, width) if preset == "ligr" else None
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, offsets: Tensor, times: Tensor | None = None) -> Tensor:
-        """tokens [N, D], offsets int64 [B + 1], times int64 [N] or None -> [N, D]."""
+    def forward(
+        self, tokens: Tensor, offsets: Tensor, times: Tensor | None = None, own: Tensor | None = None
+    ) -> Tensor:
+        """tokens [N, D], offsets int64 [B + 1], times int64 [N] or None -> [N, D], or rows ``own``."""
         mixed: Tensor = self.attention(self.attention_norm(tokens), offsets, times)
+        if own is not None:
+            tokens, mixed = (x.index_select(0, own) for x in (tokens, mixed))
         tokens = tokens + self._gated(self.dropout(mixed), self.attention_gate, tokens)
         fed: Tensor = self.contract(self._inner(self.feed_norm(tokens)))
         return tokens + self._gated(self.dropout(fed), self.feed_gate, tokens)

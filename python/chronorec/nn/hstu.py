@@ -33,8 +33,10 @@ class HSTUBlock(nn.Module):
         self.output = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, offsets: Tensor, times: Tensor | None) -> Tensor:
-        """tokens [N, D], offsets int64 [B + 1], times int64 [N] or None -> [N, D]."""
+    def forward(
+        self, tokens: Tensor, offsets: Tensor, times: Tensor | None, own: Tensor | None = None
+    ) -> Tensor:
+        """tokens [N, D], offsets int64 [B + 1], times int64 [N] or None -> [N, D], or rows ``own``."""
         normed = self.norm(tokens)
         packed = F.silu(self.query_key_value(normed)).unflatten(-1, (3, self.heads, -1))
         mixed = jagged_attention(
@@ -47,6 +49,8 @@ class HSTUBlock(nn.Module):
             divisor=float(self.window),
             bias=self.bias(times),
         )
+        if own is not None:
+            tokens, normed, mixed = (x.index_select(0, own) for x in (tokens, normed, mixed))
         gated = F.silu(self.gate(normed)) * self.attention_norm(mixed.flatten(1))
         added: Tensor = tokens + self.output(self.dropout(gated))
         return added

@@ -48,10 +48,15 @@ class TimeTables(nn.Module):
         return values
 
 
-def times_between(offsets: Tensor, times: Tensor) -> Tensor:
-    """Time since the token before each of a sequence, int64 [N]; the largest int64 for the first."""
+def times_between(offsets: Tensor, times: Tensor, first_gaps: Tensor | None = None) -> Tensor:
+    """Time since the token before each of a sequence, int64 [N].
+
+    ``first_gaps``, int64 [B], says how long the first tokens came after one before; None: nothing came, which
+    counts as the largest int64.
+    """
     gaps = times.diff(prepend=times[:1])
-    gaps[offsets[:-1][offsets.diff() > 0]] = torch.iinfo(torch.int64).max
+    filled = offsets.diff() > 0
+    gaps[offsets[:-1][filled]] = torch.iinfo(torch.int64).max if first_gaps is None else first_gaps[filled]
     return gaps
 
 
@@ -62,9 +67,15 @@ class EventTime(nn.Module):
         super().__init__()
         self.tables = TimeTables(width, timezone)
 
-    def forward(self, tokens: Tensor, offsets: Tensor, times: Tensor) -> Tensor:
-        """tokens [N, D], offsets int64 [B + 1], times int64 [N] -> [N, D]."""
-        added: Tensor = self.tables(tokens, times_between(offsets, times), times)
+    def forward(
+        self, tokens: Tensor, offsets: Tensor, times: Tensor, first_gaps: Tensor | None = None
+    ) -> Tensor:
+        """tokens [N, D], offsets int64 [B + 1], times int64 [N] -> [N, D].
+
+        ``first_gaps``: see :func:`times_between`.
+        """
+        gaps = times_between(offsets, times, first_gaps)
+        added: Tensor = self.tables(tokens, gaps, times)
         return added
 
 

@@ -61,7 +61,8 @@ class Rules(Struct, forbid_unknown_fields=True):
     Filters: ``min_score``; ``available`` (the time of the request lies in ``available_from`` ..
     ``available_until``); ``allow`` and ``deny`` (column to values); ``near`` (columns ``latitude``,
     ``longitude``). Then ``boost`` [item, number added to its score], ``boost_category`` [column, value,
-    number], ``diversity`` (0 to 1, among the ``pool`` best) and ``pin`` [place from 1, item].
+    number], ``diversity`` (0 to 1, among the ``pool`` best) and ``pin`` [place from 1, item]. With
+    ``behaviour`` items are ranked by how likely they come next by it, such as "buy".
     """
 
     min_score: Addend | None = None
@@ -74,6 +75,7 @@ class Rules(Struct, forbid_unknown_fields=True):
     pin: Annotated[list[tuple[Annotated[int, Meta(ge=1, le=1000)], Id]], Meta(max_length=1000)] = []
     diversity: Annotated[float, Meta(ge=0, le=1)] = 0.0
     pool: Annotated[int, Meta(ge=1, le=1000)] = 100
+    behaviour: Annotated[str, Meta(max_length=1000)] | None = None
 
 
 class Request(Struct, forbid_unknown_fields=True):
@@ -99,13 +101,16 @@ class Request(Struct, forbid_unknown_fields=True):
 class Answer(Struct):
     """Items, best first, with their scores.
 
-    ``source`` says who spoke: ``session`` (the user's events), ``history`` (those of the request) or
-    ``popularity`` (nothing is known of the user). ``model`` and ``variant`` say which model it was.
+    ``source`` says who spoke: the model after known events, ``session`` (the user's) or ``history`` (those
+    of the request); where none is known ``recent popularity`` or ``popularity``, or ``model``, which has
+    neither; for items like one item ``item``. ``reason`` says why. ``model`` and ``variant`` say which model
+    it was.
     """
 
     items: list[str | int]
     scores: list[float]
     source: str
+    reason: str
     model: str
     variant: str
     unknown_items: int

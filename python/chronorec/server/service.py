@@ -16,6 +16,7 @@ import msgspec
 from chronorec.data.splits import parse_time
 from chronorec.engine import Engine, Near, Recommendations, Rules, Sessions, SharedSessions
 from chronorec.engine.experiment import Experiment, ExposureLog
+from chronorec.engine.fallback import EVER
 from chronorec.engine.item_table import Precision
 from chronorec.server import schemas
 from chronorec.server.journal import Entry, Journal, replay
@@ -41,8 +42,8 @@ class Service:
         models: variant name to model folder; every event goes to the sessions of all.
         experiment: which variant answers whom, by default equal shares; a history without a user is answered
             by the first.
-        fallback: a model (such as popularity) that speaks where nothing is known of a user; without one the
-            variant itself answers for an empty history.
+        fallback: a model (such as popularity) that speaks where nothing is known of a user; by default the
+            popularity in the folder of the variant does.
         journal: where events are written before they are acknowledged, or None: they are lost at the end.
         shared: URL of a Redis or Valkey that keeps the events in place of a journal, for several servers.
         exposures: where it is noted who was answered by which variant.
@@ -135,11 +136,10 @@ class Service:
             ValueError: neither or both of user and history, or a time that is none.
         """
         name, variant = self._variant_for(request)
-        found, source, model = self._answer(request, variant)
+        found, model = self._answer(request, variant)
         if self._exposures is not None and request.user is not None and len(self.variants) > 1:
             self._exposures.add(self.experiment.name, request.user, name, time.time_ns() // 1000)
-        unknown = found.unknown_items, found.unknown_types
-        return Answer(found.items, found.scores.tolist(), source, model, name, *unknown)
+        return _as_answer(found, model, name)
 
     def _variant_for(self, request: Request | Explain) -> tuple[str, Variant]:
         """Who answers."""
@@ -169,7 +169,7 @@ class Service:
         ]
         return Reasons(reasons, variant.engine.artifact.name, name)
 
-    def _answer(self, request: Request, variant: Variant) -> tuple[Recommendations, str, str]:
+    def _answer(self, request: Request, variant: Variant) -> tuple[Recommendations, str]:
         how: dict[str, Any] = {
             "at": request.at,
             "profile": request.profile,
@@ -182,28 +182,30 @@ class Service:
         sessions, engine = variant.sessions, variant.engine
         if request.history is not None:
             found = engine.recommend(request.history, times=request.times, events=request.events, **how)
-            nothing, source = found.unknown_items == len(request.history), "history"
+            nothing = found.unknown_items == len(request.history)
         else:
             assert request.user is not None
-            nothing, source = request.user not in sessions, "session"
+            nothing = request.user not in sessions
         if nothing and self._fallback is not None:
-            return self._popular(how), "popularity", self._fallback.artifact.name
+            return self._popular(how), self._fallback.artifact.name
         if request.user is not None:
             found = sessions.recommend(request.user, **how)
-        return found, "popularity" if nothing else source, engine.artifact.name
+        return found, engine.artifact.name
 
     def _popular(self, how: dict[str, Any]) -> Recommendations:
-        """The answer of the fallback; one that has no item vectors does without diversity."""
+        """The answer of the fallback; one that has no item vectors does without diversity and behaviours."""
         assert self._fallback is not None
         if how["rules"] is not None and self._fallback.artifact.table is None:
-            how = how | {"rules": dataclasses.replace(how["rules"], diversity=0.0)}
-        return self._fallback.recommend([], **how)
+            how = how | {"rules": dataclasses.replace(how["rules"], diversity=0.0, behaviour=None)}
+        found = self._fallback.recommend([], **how)
+        reason = "no event is known; the server was given a model for that"
+        return dataclasses.replace(found, source=EVER, reason=reason)
 
     def similar(self, item: str | int, k: int) -> Answer:
         """Items like one item, by the first variant."""
         name, variant = next(iter(self.variants.items()))
         found = variant.engine.similar_items(item, k)
-        return Answer(found.items, found.scores.tolist(), "item", variant.engine.artifact.name, name, 0)
+        return _as_answer(found, variant.engine.artifact.name, name)
 
     def forget(self, user: str | int) -> bool:
         """Erases a user everywhere, and writes that down."""
@@ -242,6 +244,12 @@ class Service:
             self._journal.close()
         for sessions in self._shared_sessions():
             sessions.close()
+
+
+def _as_answer(found: Recommendations, model: str, variant: str) -> Answer:
+    scores = found.scores.tolist()
+    unknown = found.unknown_items, found.unknown_types
+    return Answer(found.items, scores, found.source, found.reason, model, variant, *unknown)
 
 
 def _rules(asked: schemas.Rules) -> Rules:

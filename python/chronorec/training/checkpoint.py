@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from chronorec.atomic import new_file
+from chronorec.nn import SegmentMemory
 
 FORMAT = "chronorec.checkpoint.1"
 
@@ -26,13 +27,17 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
     state: dict[str, Any],
+    memory: SegmentMemory | None = None,
 ) -> None:
     """Writes weights, optimiser moments, the best weights so far, torch's generators and ``state`` (JSON).
 
+    Where training is on segments in order, what they remember is written too.
     A kill at any moment leaves either the old or the new file.
     """
     tensors = {f"model.{name}": value.detach() for name, value in model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
+    if memory is not None:
+        tensors |= {f"memory.{name}": value for name, value in memory.state_dict().items()}
     tensors["generator"] = torch.get_rng_state()
     if next(model.parameters()).is_cuda:
         tensors["gpu_generator"] = torch.cuda.get_rng_state()
@@ -48,9 +53,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    memory: SegmentMemory | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Restores model, optimiser and generator in place; returns the best weights and the state.
+    """Restores model, optimiser, generator and memory in place; returns the best weights and the state.
 
     Raises:
         CheckpointError: the file is damaged or belongs to another model.
@@ -65,7 +73,9 @@ def load_checkpoint(
         raise CheckpointError(f"{path}: not a checkpoint of this version; delete it to start again")
     try:
         model.load_state_dict(_group(tensors, "model."))
-    except RuntimeError as error:
+        if memory is not None:
+            memory.load_state_dict(_group(tensors, "memory."), next(model.parameters()).device)
+    except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{path}: belongs to another model; delete it to start again") from error
     for name, parameter in model.named_parameters():
         for key in ("step", "exp_avg", "exp_avg_sq"):

@@ -12,6 +12,7 @@ from chronorec.data.splits import Split
 from chronorec.engine import Engine
 from chronorec.evaluation.confidence import best_item_calibration
 from chronorec.evaluation.head_metrics import Calibration
+from chronorec.evaluation.heads import HeadTable, evaluate_heads
 from chronorec.evaluation.ledger import ReadCount, check_untested, count_tests, record
 from chronorec.evaluation.protocols import EvaluationResult, evaluate_split
 from chronorec.evaluation.report import Report
@@ -71,9 +72,10 @@ def compare(
             evaluate_split(Engine(model), histories, split, name=names[label], part=part, ks=ks, seed=seed)
         )
     calibrations = _calibrations(models, histories, split, part) if calibrated else {}
-    tested = _record(models, names, results)
     taken = set(names.values())
     baselines = [b for b in fit_baselines(histories, split, part=part) if b.name not in taken]
+    heads = {label: _heads(model, histories, split, part, baselines) for label, model in models.items()}
+    tested = _record(models, names, results, heads)
     for baseline in baselines:
         results.append(
             evaluate_split(Engine(baseline), histories, split, name=baseline.name, part=part, ks=ks)
@@ -85,6 +87,26 @@ def compare(
         slicings=slicings,
         tested=tested,
         calibrations=calibrations,
+        heads=heads,
+    )
+
+
+def _heads(
+    model: Artifact, histories: Histories, split: Split, part: str, baselines: Sequence[Artifact]
+) -> list[HeadTable]:
+    """What the model predicts beside the next item. Baselines of types and values are counted on what it was
+    trained on; ``baselines`` are of items.
+    """
+    if not model.heads:
+        return []
+    return evaluate_heads(
+        Engine(model),
+        histories,
+        split.test if part == "test" else split.validation,
+        split.refit_end if model.provenance.get("trained_on") == REFIT_EVENTS else split.train_end,
+        name=model.name,
+        exclude_seen=split.exclude_seen,
+        beside={baseline.name: Engine(baseline) for baseline in baselines},
     )
 
 
@@ -103,12 +125,16 @@ def _calibrations(
 
 
 def _record(
-    models: Mapping[str, Artifact], names: Mapping[str, str], results: Sequence[EvaluationResult]
+    models: Mapping[str, Artifact],
+    names: Mapping[str, str],
+    results: Sequence[EvaluationResult],
+    heads: Mapping[str, Sequence[HeadTable]],
 ) -> dict[str, list[ReadCount | None]]:
     """Writes the results of the models down; how often each row's models were tested by now."""
     tested: dict[str, list[ReadCount | None]] = {}
     for (label, model), result in zip(models.items(), results, strict=True):
-        record(model, result)
+        more = {name: value for table in heads[label] for name, value in table.metrics().items()}
+        record(model, dataclasses.replace(result, metrics=result.metrics | more))
         tested.setdefault(names[label], []).append(count_tests(model))
     return tested
 

@@ -92,6 +92,12 @@ class SASRecConfig(_SequenceConfig):
     block: Literal["sasrec", "swiglu", "ligr"] = "sasrec"
     position: Literal["absolute", "relative"] = "absolute"
     time_bias: bool = False
+    memory: bool = False
+
+    def __post_init__(self) -> None:
+        _check_memory(self)
+        if self.memory and self.position == "absolute":
+            raise ConfigError("model.memory: wanted model.position = 'relative' beside it, got 'absolute'")
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,8 @@ class BERT4RecConfig(SASRecConfig):
             raise ConfigError("model.user_columns: bert4rec has no state of a user; take another model.kind")
         if self.copy:
             raise ConfigError("model.copy: bert4rec has none, since it sees the history as a whole")
+        if self.memory:
+            raise ConfigError("model.memory: bert4rec has none, since it sees the history as a whole")
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,23 @@ class HSTUConfig(_SequenceConfig):
     blocks: int = _limited(2, 1)
     heads: int = _limited(2, 1)
     time_bias: bool = True
+    memory: bool = False
+
+    def __post_init__(self) -> None:
+        _check_memory(self)
+
+
+def _check_memory(model: SASRecConfig | HSTUConfig) -> None:
+    if model.memory and model.copy:
+        raise ConfigError("model.memory: wanted without model.copy, which reads the history as a whole")
+
+
+@dataclass(frozen=True)
+class LogBilinearConfig(_SequenceConfig):
+    """See :class:`chronorec.models.LogBilinear`."""
+
+    kind: ClassVar[str] = "log-bilinear"
+    item_bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -169,7 +194,7 @@ class UserNeighboursConfig:
     share: float = _limited(0.5, 0, 1)
 
 
-SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig
+SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig | LogBilinearConfig
 CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig | UserNeighboursConfig
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}
@@ -194,6 +219,31 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class HeadsConfig:
+    """What sequence models of next events predict beside the next item; see :mod:`chronorec.models.heads`.
+
+    Attributes:
+        behaviour: weight of the loss of the next event's type (the log's column of event types) beside that
+            of the items; 0: it is not predicted. With 1 both together are the likelihood of item and type.
+        value: the same for its value (the log's column of values).
+        steps: how many events ahead are predicted, each by a head of its own; 1: only the next.
+        steps_weight: of the mean loss of the steps after the first.
+        value_as: whether a value is a "number" or a "class", one of a few numbers such as ratings.
+    """
+
+    behaviour: float = _limited(0.0, 0, 1e6)
+    value: float = _limited(0.0, 0, 1e6)
+    value_as: Literal["number", "class"] = "number"
+    steps: int = _limited(1, 1, 100)
+    steps_weight: float = _limited(0.5, 0, 1e6)
+
+    @property
+    def any(self) -> bool:
+        """Whether there are heads at all."""
+        return self.behaviour > 0 or self.value > 0 or self.steps > 1
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """The gradient loop.
 
@@ -208,8 +258,12 @@ class TrainingConfig:
         patience: stop after so many validations without a better ndcg@10.
         validate_every: epochs between validations.
         seed: of initialisation, batches, dropout and negatives.
+        item2vec: start from item vectors of gensim's Word2Vec; see
+            :func:`chronorec.training.item2vec.item2vec`.
         device: "cpu", or "cuda" for torch's current GPU; validation runs on the CPU all the same.
         precision: "fp32", or "bf16" for products and kernels with fp32 weights and states.
+        recent_days: time constant of the recent past, whose popularity is what users of whom nothing is known
+            are answered with: an event of so many days ago weighs 1/e.
         refit: when validation has chosen the epochs, train again on training and validation events.
         checkpoint_seconds: time between checkpoints.
         tensorboard: folder for TensorBoard scalars, or "".
@@ -225,8 +279,10 @@ class TrainingConfig:
     patience: int = _limited(5, 1)
     validate_every: int = _limited(1, 1)
     seed: int = _limited(0, 0, 2**63 - 1)
+    item2vec: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
+    recent_days: float = _limited(30.0, 1e-3)
     refit: bool = False
     checkpoint_seconds: float = _limited(60.0, 0)
     tensorboard: str = ""
@@ -239,11 +295,13 @@ class Config:
     split: SplitConfig = field(default_factory=SplitConfig)
     model: ModelConfig = field(default_factory=SASRecConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
         if getattr(self.model, "copy", False) and self.loss.kind != "full":
             raise ConfigError(f"loss.kind: wanted 'full' beside model.copy, got {self.loss.kind!r}")
+        self._check_heads()
         longest = getattr(self.model, "max_length", 1)
         if self.training.batch_tokens < longest:
             raise ConfigError(
@@ -251,14 +309,27 @@ class Config:
                 f"got {self.training.batch_tokens}"
             )
 
+    def _check_heads(self) -> None:
+        if not self.heads.any:
+            return
+        if isinstance(self.model, BERT4RecConfig) or not isinstance(self.model, SequenceConfig):
+            raise ConfigError(f"heads: {self.model.kind} has none; leave [heads] out")
+        if self.split.protocol.endswith("basket"):
+            raise ConfigError("heads: they are of next events; take another split.protocol or no heads")
+        if self.heads.behaviour > 0 and self.loss.kind not in ("full", "sampled"):
+            raise ConfigError(
+                "loss.kind: wanted 'full' or 'sampled' beside heads.behaviour, whose items need "
+                f"probabilities, got {self.loss.kind!r}"
+            )
 
-def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Reads a TOML file (or the defaults) and applies ``section.key=value`` overrides.
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = (), *, text: str = "") -> Config:
+    """Reads a TOML file (or ``text``, or the defaults) and applies ``section.key=value`` overrides.
 
     Raises:
         ConfigError: unknown section or key (names the nearest), or a value of the wrong type or range.
     """
-    values: dict[str, Any] = {}
+    values = _parse_toml(text, "the configuration")
     if path is not None:
         try:
             values = _parse_toml(Path(path).read_text(encoding="utf-8"), str(path))
@@ -298,6 +369,7 @@ def config_from(values: dict[str, Any]) -> Config:
         split=_build(SplitConfig, values.get("split", {}), "split"),
         model=_build(MODEL_CONFIGS[kind], model, "model"),
         loss=_build(LossConfig, values.get("loss", {}), "loss"),
+        heads=_build(HeadsConfig, values.get("heads", {}), "heads"),
         training=_build(TrainingConfig, values.get("training", {}), "training"),
     )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chronorec.data.batches import BasketBatch, Batch
 from chronorec.models import SequenceModel, Sequences
+from chronorec.models.heads import Examples, heads_of
 from chronorec.nn import RecurrentBase, mixed_cross_entropy
 from chronorec.ops.item_cross_entropy import item_cross_entropy
 from chronorec.progress import Progress, scaled
@@ -99,6 +100,7 @@ class Loop:
             _parameter_groups(model, training.weight_decay), lr=training.learning_rate, fused=True
         )
         self.best: dict[str, Tensor] = {}
+        self.memory = model.segment_memory()
         self.state = LoopState(fingerprint)
         self.saved_at = time.monotonic()
         self.writer = _tensorboard(training.tensorboard, label)
@@ -122,6 +124,8 @@ class Loop:
         label = f"{self.label}  epoch {state.epoch + 1}/{self.epochs}"
         progress = Progress(label, self.batches.num_targets, self.unit, shown=not self.quiet)
         steps_per_epoch = self.batches.num_batches(state.epoch)
+        if state.batch == 0:
+            self.memory = self.model.segment_memory()
         self.model.train()
         started = time.monotonic()
         for batch in self.batches.epoch(state.epoch, state.batch):
@@ -153,14 +157,25 @@ class Loop:
         if isinstance(batch, BasketBatch):
             target_offsets = torch.from_numpy(batch.target_offsets).to(self.device)
         sequences = sequences_of(batch).to(self.device)
+        if self.memory is not None and batch.previous is not None:
+            self.memory.begin(batch.previous, batch.offsets, batch.times, self.device)
+            sequences = sequences._replace(memory=self.memory)
         wanted = torch.from_numpy(batch.targets).to(self.device).long()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             hidden, targets, target_offsets = self.model.predictions(sequences, wanted, target_offsets)
         table = self.model.output_table
         bias: Tensor | None = self.model.item_bias
         candidates = self.model.candidates(sequences, hidden)
+        heads = self._head_loss(batch, hidden.float(), sequences.offsets, targets)
         if candidates is not None:
-            return mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
+            loss = mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
+            return heads + loss
+        return heads + self._item_loss(hidden, targets, target_offsets)
+
+    def _item_loss(self, hidden: Tensor, targets: Tensor, target_offsets: Tensor | None = None) -> Tensor:
+        """Of states and the items that came after them, in the configured precision."""
+        table = self.model.output_table
+        bias: Tensor | None = self.model.item_bias
         if self.config.precision == "bf16":
             hidden, table = hidden.bfloat16(), table.bfloat16()
             bias = None if bias is None else bias.bfloat16()
@@ -172,6 +187,17 @@ class Loop:
             bias=bias,
             **self._against(),
         )
+
+    def _head_loss(
+        self, batch: Batch | BasketBatch, states: Tensor, offsets: Tensor, targets: Tensor
+    ) -> Tensor | float:
+        """The weighted losses of what the model predicts beside the next item."""
+        if isinstance(batch, BasketBatch) or not self.model.heads:
+            return 0.0
+        labels = {name: torch.from_numpy(column).to(self.device) for name, column in batch.labels.items()}
+        examples = Examples(states, offsets, targets, labels, self.model.output_table, self._item_loss)
+        losses = [head.weight * head.loss(examples) for head in heads_of(self.model)]
+        return torch.stack(losses).sum()
 
     def _against(self) -> dict[str, Any]:
         """The loss, and the negatives of this step where it has some."""
@@ -230,11 +256,12 @@ class Loop:
 
     def _save(self) -> None:
         if self.checkpoint is not None:
-            save_checkpoint(self.checkpoint, self.model, self.optimizer, self.best, asdict(self.state))
+            state = asdict(self.state)
+            save_checkpoint(self.checkpoint, self.model, self.optimizer, self.best, state, self.memory)
         self.saved_at = time.monotonic()
 
     def _resume(self, path: Path) -> None:
-        self.best, values = load_checkpoint(path, self.model, self.optimizer)
+        self.best, values = load_checkpoint(path, self.model, self.optimizer, self.memory)
         if values.get("fingerprint") != self.state.fingerprint:
             raise CheckpointError(
                 f"{path}: belongs to a run with another configuration or other data; delete it to start again"

@@ -16,16 +16,19 @@ from chronorec import _core
 from chronorec.artifact import Artifact, check_target
 from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.counts import event_counts
-from chronorec.data.jagged import Int64s
+from chronorec.data.jagged import Int64s, ranges
 from chronorec.data.profile import Profile
+from chronorec.data.segments import BasketSegments, EventSegments
 from chronorec.data.splits import Split
 from chronorec.engine import Engine
+from chronorec.engine.fallback import with_popularity
 from chronorec.evaluation.protocols import evaluate_split
 from chronorec.models import (
     HSTU,
     BERT4Rec,
     CountingModel,
     GRU4Rec,
+    LogBilinear,
     Markov,
     PersonalFrequency,
     Popularity,
@@ -33,6 +36,7 @@ from chronorec.models import (
     SequenceModel,
     UserNeighbours,
 )
+from chronorec.models.heads import heads_of
 from chronorec.training.config import (
     BERT4RecConfig,
     Config,
@@ -40,6 +44,7 @@ from chronorec.training.config import (
     CountingConfig,
     GRU4RecConfig,
     HSTUConfig,
+    LogBilinearConfig,
     MarkovConfig,
     PopularityConfig,
     SASRecConfig,
@@ -47,6 +52,9 @@ from chronorec.training.config import (
     UserNeighboursConfig,
     to_toml,
 )
+from chronorec.training.continuing import check_start, start_from, trained_until
+from chronorec.training.heads import add_heads
+from chronorec.training.item2vec import start_from_item2vec
 from chronorec.training.loop import Loop, LoopState
 from chronorec.training.splitting import make_split
 
@@ -78,6 +86,7 @@ def train(
     histories: Histories,
     *,
     split: Split | None = None,
+    start: Artifact | None = None,
     output: Path | None = None,
     quiet: bool = False,
 ) -> TrainingRun:
@@ -87,6 +96,9 @@ def train(
         config: the run; with the same data, machine, level and threads it gives the same weights, bitwise.
         histories: the events.
         split: the split, if it was made before; by default the configured one.
+        start: a model whose weights training begins with, with a new optimiser; items that it does not know
+            begin as always. Its items must come first in the histories, and its training events lie before
+            those of validation.
         output: model folder to write. Checkpoints go beside it, are resumed from if they are there, and
             are deleted once the model is saved.
         quiet: print no progress.
@@ -94,8 +106,10 @@ def train(
     if output is not None:
         check_target(output).parent.mkdir(parents=True, exist_ok=True)
     split = split or make_split(config.split, histories)
+    if start is not None:
+        check_start(start, config, histories, split)
     if isinstance(config.model, SequenceConfig):
-        run = _train(config, config.model, histories, split, output, quiet)
+        run = _train(config, config.model, histories, split, start, output, quiet)
     else:
         run = _count(config, config.model, histories, split)
     if output is not None:
@@ -120,7 +134,9 @@ def _count(config: Config, model_config: CountingConfig, histories: Histories, s
     )
     score = result.metrics["ndcg@10"]
     provenance = _provenance(config, histories, split, score) | {"trained_on": REFIT_EVENTS}
-    return TrainingRun(fit(split.refit_end, provenance=provenance), 0, score, result.seconds, [])
+    counted = fit(split.refit_end, provenance=provenance)
+    artifact = with_popularity(counted, histories, split.begin, split.refit_end, config.training.recent_days)
+    return TrainingRun(artifact, 0, score, result.seconds, [])
 
 
 def _train(
@@ -128,20 +144,26 @@ def _train(
     model_config: SequenceConfig,
     histories: Histories,
     split: Split,
+    start: Artifact | None,
     output: Path | None,
     quiet: bool,
 ) -> TrainingRun:
-    chosen, model = _fit(config, model_config, histories, split, output, quiet)
+    chosen, model = _fit(config, model_config, histories, split, start, output, quiet)
     seconds = chosen.seconds
     if config.training.refit:
-        refit, model = _fit(config, model_config, histories, split, output, quiet, epochs=chosen.best_epoch)
+        refit, model = _fit(
+            config, model_config, histories, split, start, output, quiet, epochs=chosen.best_epoch
+        )
         seconds += refit.seconds
     provenance = _provenance(config, histories, split, chosen.best_score) | {
         "trained_on": REFIT_EVENTS if config.training.refit else "training events",
         "epochs": chosen.best_epoch,
         "curve": chosen.curve,
     }
-    artifact = _export(model, config, histories, split, provenance=provenance)
+    end = split.refit_end if config.training.refit else split.train_end
+    provenance |= _lineage(start, histories, split, end)
+    exported = _export(model, config, histories, split, provenance=provenance)
+    artifact = with_popularity(exported, histories, split.begin, end, config.training.recent_days)
     return TrainingRun(artifact, chosen.best_epoch, chosen.best_score, seconds, chosen.curve)
 
 
@@ -153,6 +175,7 @@ def _fit(
     model_config: SequenceConfig,
     histories: Histories,
     split: Split,
+    start: Artifact | None,
     output: Path | None,
     quiet: bool,
     *,
@@ -165,6 +188,12 @@ def _fit(
     model = build_model(model_config, histories, basket=split.basket)
     counts = event_counts(histories, split.begin, end)
     model.start_from_popularity(torch.from_numpy(counts))
+    if config.training.item2vec:
+        seed = config.training.seed
+        start_from_item2vec(model, histories, split.begin, end, seed=seed, quiet=quiet)
+    add_heads(model, config.heads, histories, split.begin, end)
+    if start is not None:
+        start_from(model, start)
 
     def validate(trained: SequenceModel) -> float:
         engine = Engine(_export(trained, config, histories, split))
@@ -173,25 +202,16 @@ def _fit(
         )
         return result.metrics["ndcg@10"]
 
-    batches = (BasketBatches if split.basket else EventBatches)(
-        histories,
-        split.begin,
-        end,
-        max_length=min(model.max_length, config.training.batch_tokens),
-        batch_events=config.training.batch_tokens,
-        seed=config.training.seed,
-        profile=_profile(config, histories).codes_of_table(histories.users),
-    )
     loop = Loop(
         model,
-        batches,
+        _batches(model, config, histories, split, end),
         counts,
         config.loss,
         config.training,
         validate=None if refit else validate,
         stop_after=epochs,
         checkpoint=None if output is None else _checkpoint(output, refit),
-        fingerprint=_fingerprint(config, split, refit),
+        fingerprint=_fingerprint(config, split, refit, start),
         label=f"{model.name} refit" if refit else model.name,
         unit="baskets" if split.basket else "events",
         quiet=quiet,
@@ -199,11 +219,30 @@ def _fit(
     return loop.run(), model
 
 
+def _batches(
+    model: SequenceModel, config: Config, histories: Histories, split: Split, end: Int64s
+) -> EventBatches | BasketBatches:
+    """Shuffled windows or, for a model with a memory, segments in order, of events or of baskets."""
+    windows: dict[str, Any] = {
+        "max_length": min(model.max_length, config.training.batch_tokens),
+        "batch_events": config.training.batch_tokens,
+        "seed": config.training.seed,
+        "profile": _profile(config, histories).codes_of_table(histories.users),
+    }
+    in_order = model.segment_memory() is not None
+    if split.basket:
+        return (BasketSegments if in_order else BasketBatches)(histories, split.begin, end, **windows)
+    labels = [head.column for head in heads_of(model) if head.column is not None]
+    kind = EventSegments if in_order else EventBatches
+    return kind(histories, split.begin, end, labels=labels, **windows)
+
+
 _MODELS: dict[type[SequenceConfig], type[SequenceModel]] = {
     SASRecConfig: SASRec,
     BERT4RecConfig: BERT4Rec,
     GRU4RecConfig: GRU4Rec,
     HSTUConfig: HSTU,
+    LogBilinearConfig: LogBilinear,
 }
 
 
@@ -288,11 +327,21 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _fingerprint(config: Config, split: Split, refit: bool) -> str:
+def _lineage(start: Artifact | None, histories: Histories, split: Split, end: Int64s) -> dict[str, Any]:
+    """The model that training began with, and the newest event that either learned."""
+    lineage: dict[str, Any] = {} if start is None else {"started_from": start.identity}
+    if histories.time is not None:
+        newest = int(histories.time[ranges(split.begin, end - split.begin)].max())
+        before = None if start is None else trained_until(start)
+        lineage["trained_until"] = newest if before is None else max(newest, before)
+    return lineage
+
+
+def _fingerprint(config: Config, split: Split, refit: bool, start: Artifact | None) -> str:
     training = dataclasses.replace(config.training, tensorboard="", checkpoint_seconds=0.0)
-    text = (
-        f"{to_toml(dataclasses.replace(config, training=training))}\n{split.hash}\n{refit}\n{_environment()}"
-    )
+    begin = "" if start is None else start.identity
+    toml = to_toml(dataclasses.replace(config, training=training))
+    text = f"{toml}\n{split.hash}\n{refit}\n{_environment()}{begin}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
