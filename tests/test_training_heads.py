@@ -21,6 +21,7 @@ from chronorec.evaluation import read_ledger
 from chronorec.evaluation.heads import ITEM_SHRINKAGE, USER_SHRINKAGE, evaluate_heads
 from chronorec.evaluation.html import html_report
 from chronorec.training import Config, load_config, train
+from chronorec.training.checkpoint import save_checkpoint
 from chronorec.training.comparison import compare
 from chronorec.training.config import ConfigError
 from chronorec.training.splitting import make_split
@@ -107,6 +108,47 @@ def test_training_reads_no_label_behind_its_range(value_as: str) -> None:
     for name, found in weights([]).items():
         assert np.array_equal(found, same[name]), name
     assert any(not np.array_equal(other[name], found) for name, found in same.items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model.kind=gru4rec", "training.precision=bf16"],
+        ["model.kind=sasrec", "model.copy=true"],
+        ["model.kind=hstu", "model.memory=true"],
+    ],
+)
+def test_heads_train_beside_other_options(settings: list[str]) -> None:
+    """What was zero at the start has learned something."""
+    config = load_config(overrides=[*SMALL, *BOTH, "heads.steps=2", "training.epochs=2", *settings])
+    run = train(config, labelled(), quiet=True)
+    for name in ("behaviour.pair.query.weight", "value.pair.item", "steps.ahead.weight"):
+        weight = run.artifact.weights[f"heads.{name}"]
+        assert np.isfinite(weight).all()
+        assert np.abs(weight).max() > 1e-4, name
+
+
+def test_a_stopped_run_goes_on_with_its_heads(tmp_path: Path) -> None:
+    config = config_of(*BOTH, "heads.steps=2", "training.epochs=4", "training.checkpoint_seconds=0")
+    whole = train(config, labelled(), quiet=True).artifact.weights
+
+    class Stop(Exception):
+        pass
+
+    saves = []
+
+    def save(*arguments: Any) -> None:
+        saves.append(save_checkpoint(*arguments))
+        if len(saves) == 7:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chronorec.training.loop.save_checkpoint", save)
+        with pytest.raises(Stop):
+            train(config, labelled(), output=tmp_path / "model", quiet=True)
+    again = train(config, labelled(), output=tmp_path / "model", quiet=True).artifact.weights
+    for name, weight in whole.items():
+        np.testing.assert_array_equal(again[name], weight, err_msg=name)
 
 
 def test_labels_are_those_of_the_targets() -> None:
@@ -254,7 +296,7 @@ def test_a_log_without_labels_is_refused() -> None:
     with pytest.raises(ConfigError, match="no training event has a known 'value'"):
         train(config_of("heads.value=1"), dataclasses.replace(labelled(), columns=unknown), quiet=True)
     many = labelled().columns | {"value": np.arange(labelled().num_events, dtype=np.float32)}
-    with pytest.raises(ConfigError, match="wanted at most 100 distinct values as classes, got 1,080"):
+    with pytest.raises(ConfigError, match="wanted at most 20 distinct values as classes, got 1,080"):
         train(
             config_of("heads.value=1", "heads.value_as=class"),
             dataclasses.replace(labelled(), columns=many),

@@ -186,7 +186,7 @@ def test_the_updated_model_is_a_model(kind: str, histories: Histories, tmp_path:
     engine, found = updated(start, events)
     assert found.new_items == ["new"]
     engine.artifact.save(tmp_path / "model")
-    loaded = Engine.load(tmp_path / "model", precision=engine.precision)
+    loaded = Engine.load(tmp_path / "model", precision=engine.precisions)
     history = {"history": ["item 3", "new"], "times": [1, 2 * DAY], "at": NOW}
     answers = [one.recommend(**history, k=ITEMS + 1) for one in (engine, loaded)]
     assert answers[0].items == answers[1].items

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.harness import Case, generator, on_gpu
 from chronorec import _core
-from chronorec.engine.item_table import Precision
+from chronorec.engine.precision import Precision
 from chronorec.ops import ItemAdjustment, item_topk, pack_items
 
 DEPTH = 64

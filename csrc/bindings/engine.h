@@ -1,5 +1,6 @@
 // The engine's program and its sessions as Python classes.
 #pragma once
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "bindings/call.h"
 #include "engine/program.h"
 #include "engine/program_builder.h"
+#include "engine/replay.h"
 #include "engine/scorer.h"
 #include "engine/session_store.h"
 
@@ -26,6 +28,8 @@ class KeptViews {
 };
 
 struct KeptProgram {
+  explicit KeptProgram(DType states = DType::f32) : program(states) {}
+
   Program program;
   KeptViews weights;
   OwnedArrays packed;
@@ -84,23 +88,26 @@ class Sessions {
     return add(user, &item, &time, &type, 1, now);
   }
 
-  // Returns how many events were used.
-  int64_t recommend(py::handle user, int64_t at, int64_t end, int64_t now, bool leave_seen,
-                    py::handle profile, py::handle exclude, py::handle allow, py::handle scores,
-                    py::handle items) {
+  // Fills the scores; returns the codes of as many items as there are.
+  py::list recommend(py::handle user, int64_t at, int64_t end, int64_t now, bool leave_seen,
+                     py::handle profile, py::handle exclude, py::handle allow, py::handle scores) {
+    static thread_local std::vector<int32_t> items;
     expect_that(streams_, "program", "one that answers", "an empty one");
-    Borrow borrows[5];
-    const TensorView own = borrows[4].view(profile);
+    Borrow borrows[4];
+    const TensorView own = borrows[3].view(profile);
     const TensorView out = borrows[0].view(exclude), allowed = borrows[1].view(allow);
-    const TensorView top_scores = borrows[2].view(scores), top_items = borrows[3].view(items);
+    const TensorView top_scores = borrows[2].view(scores);
     if (out) expect_packed(out, "exclude", DType::i32, {kAnySize});
     expect_output(top_scores, "scores", DType::f32, {kAnySize});
-    expect_output(top_items, "items", DType::i32, {top_scores.shape[0]});
+    items.resize(static_cast<size_t>(top_scores.shape[0]));
+    const TensorView top_items = view_of(items.data(), DType::i32, {top_scores.shape[0]});
     const SessionRequest request = {user_id(user), at,  end,     now,        leave_seen,
                                     own,           out, allowed, top_scores, top_items};
-    int64_t used = 0;
-    without_gil([&] { used = chronorec::recommend(store_, scorer_, request); });
-    return used;
+    without_gil([&] { chronorec::recommend(store_, scorer_, request); });
+    const auto end_of_items = std::find(items.begin(), items.end(), -1);
+    py::list found(end_of_items - items.begin());
+    for (size_t i = 0; i < found.size(); ++i) found[i] = items[i];
+    return found;
   }
 
   // Writes the answer register to `state`; returns the items of the events used as bytes.
@@ -217,21 +224,44 @@ inline std::vector<ProgramStep> steps_of(const py::list& program) {
   return steps;
 }
 
+inline DType short_type(const std::string& precision, const char* what) {
+  if (precision == "float32") return DType::f32;
+  if (precision == "bfloat16") return DType::bf16;
+  expect_that(precision == "int8", what, "float32, bfloat16 or int8", precision);
+  return DType::u8;
+}
+
 // None where no state can be kept from event to event.
 inline std::unique_ptr<KeptProgram> streaming_program(const py::list& program, const py::dict& weights,
-                                                      int64_t max_length) {
+                                                      int64_t max_length,
+                                                      const std::string& recurrent_weights,
+                                                      const std::string& states) {
   const std::vector<ProgramStep> steps = steps_of(program);
   if (!keeps_a_state(steps, max_length)) return nullptr;
-  auto kept = std::make_unique<KeptProgram>();
+  const DType rounded = short_type(states, "states");
+  expect_that(rounded != DType::u8, "states", "float32 or bfloat16", states);
+  auto kept = std::make_unique<KeptProgram>(rounded);
   WeightViews views;
   for (const auto& [name, array] : weights)
     views[py::cast<std::string>(name)] = kept->weights.view(py::reinterpret_borrow<py::object>(array));
-  build_program(steps, views, kept->packed, kept->program);
+  build_program(steps, views, short_type(recurrent_weights, "recurrent_weights"), kept->packed,
+                kept->program);
   return kept;
 }
 
+inline void replay_histories(const KeptProgram& kept, py::handle items, py::handle offsets, py::handle times,
+                             py::handle at, py::handle answers) {
+  Borrow borrows[5];
+  const ReplayArgs args = {borrows[0].view(items), borrows[1].view(offsets), borrows[2].view(times),
+                           borrows[3].view(at), borrows[4].view(answers)};
+  without_gil([&] { replay(kept.program, args); });
+}
+
 inline void define_engine(py::module_& module) {
-  py::class_<KeptProgram>(module, "Program").def(py::init<>()).def_static("streaming", &streaming_program);
+  py::class_<KeptProgram>(module, "Program")
+      .def(py::init<>())
+      .def_static("streaming", &streaming_program)
+      .def("replay", &replay_histories);
 
   py::class_<Sessions>(module, "Sessions")
       .def(py::init<const KeptProgram&, const py::object&, int64_t, const py::object&, const py::object&,

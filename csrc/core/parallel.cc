@@ -24,7 +24,9 @@ namespace chronorec {
 namespace {
 
 constexpr int kMaxThreads = 256;
-constexpr int kSpins = 2000;  // some tens of microseconds: the gap between two calls of one training step
+// The gap between two calls of one training step, or of an event and its answer; in time, because one pause
+// of one processor takes as long as five of another.
+constexpr int64_t kSpinNanoseconds = 100000;
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -42,17 +44,25 @@ void futex_wake_all(std::atomic<uint32_t>* word) {
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
 }
 
-// Spins until the word differs from `value`, or for a while; returns the word.
-uint32_t spin(const std::atomic<uint32_t>* word, uint32_t value) {
-  uint32_t now = value;
-  for (int i = 0; i < kSpins && (now = word->load(std::memory_order_acquire)) == value; ++i) pause_cpu();
-  return now;
+int64_t now_ns(clockid_t clock) {
+  timespec t;
+  clock_gettime(clock, &t);
+  return int64_t{1000000000} * t.tv_sec + t.tv_nsec;
 }
 
-int64_t now_ns() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-  return int64_t{1000000000} * t.tv_sec + t.tv_nsec;
+// Spins until the word differs from `value`, or for a while; returns the word.
+uint32_t spin(const std::atomic<uint32_t>* word, uint32_t value) {
+  constexpr int kPauses = 64;  // between two looks at the clock
+  uint32_t now = value;
+  int64_t begin = 0;
+  for (int i = 0; (now = word->load(std::memory_order_acquire)) == value; ++i) {
+    pause_cpu();
+    if (i % kPauses != kPauses - 1) continue;
+    const int64_t time = now_ns(CLOCK_MONOTONIC);
+    if (begin == 0) begin = time;
+    if (time - begin > kSpinNanoseconds) break;
+  }
+  return now;
 }
 
 std::atomic<bool (*)()> interrupt_hook{nullptr};
@@ -231,7 +241,7 @@ bool interrupted() {
   if (thread_interrupted) return true;
   const auto hook = interrupt_hook.load(std::memory_order_relaxed);
   if (hook == nullptr) return false;
-  const int64_t now = now_ns();
+  const int64_t now = now_ns(CLOCK_MONOTONIC_COARSE);
   if (last_asked == 0) last_asked = now;
   if (now - last_asked < 50 * 1000000) return false;
   last_asked = now;

@@ -14,6 +14,22 @@ TensorView row_at(const float* rows, const Register& reg) {
   return view_of(rows + reg.place, DType::f32, {1, reg.width});
 }
 
+// Copies `count` floats to what a session keeps; to == from is fine.
+inline void keep(const float* from, int64_t count, DType states, float* to) {
+  if (states == DType::f32) {
+    std::memmove(to, from, static_cast<size_t>(count) * sizeof(float));
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, from + i, sizeof bits);
+    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    bits = nan ? bits | 0x00400000 : bits + 0x7fff + (bits >> 16 & 1);  // to nearest, ties to even
+    bits &= 0xffff0000;
+    std::memcpy(to + i, &bits, sizeof bits);
+  }
+}
+
 class Embed final : public Call {
  public:
   Embed(const TensorView& table, double scale, const Register& out)
@@ -74,29 +90,38 @@ constexpr RecurrentKernel kRecurrent[] = {{"gru", kGru, gru_step, gru_step_scrat
 class Recurrent final : public Call {
  public:
   Recurrent(const RecurrentKernel& kernel, const Register& in, const TensorView& weight_ih,
-            const TensorView& weight_hh, const TensorView& bias, const Register& out)
-      : kernel_(kernel), in_(in), out_(out), weight_ih_(weight_ih), weight_hh_(weight_hh), bias_(bias) {}
+            const TensorView& weight_hh, const TensorView& bias, DType states, const Register& out)
+      : kernel_(kernel),
+        in_(in),
+        out_(out),
+        weight_ih_(weight_ih),
+        weight_hh_(weight_hh),
+        bias_(bias),
+        states_(states) {}
   void run(const Moment&, float* rows, float* state, Workspace& work) const override {
     const TensorView before = view_of(state, DType::f32, {1, out_.width}), after = row_at(rows, out_);
     const TensorView cell =
         kernel_.kind.cell ? view_of(state + out_.width, DType::f32, {1, out_.width}) : TensorView{};
     kernel_.step({row_at(rows, in_), before, cell, weight_ih_, weight_hh_, bias_, after, cell,
                   work.scratch(kernel_.scratch(out_.width))});
-    std::memcpy(state, after.data, static_cast<size_t>(out_.width) * sizeof(float));
+    keep(after.as<const float>(), out_.width, states_, state);
+    if (kernel_.kind.cell) keep(state + out_.width, out_.width, states_, state + out_.width);
   }
+  bool keeps_its_row() const override { return true; }
 
  private:
   const RecurrentKernel& kernel_;
   Register in_, out_;
   TensorView weight_ih_, weight_hh_, bias_;
+  DType states_;
 };
 
 // Keys and values of the last events stand side by side in the state. There is room for some more than the
 // window: only when it is used up do those of the window move to the front.
 class Attention final : public Call {
  public:
-  Attention(const AttentionForm& form, const Register& in, const Register& out)
-      : form_(form), in_(in), out_(out) {}
+  Attention(const AttentionForm& form, const Register& in, DType states, const Register& out)
+      : form_(form), in_(in), out_(out), states_(states) {}
 
   static int64_t room(int64_t window) { return window + window / 8 + 8; }
 
@@ -110,8 +135,8 @@ class Attention final : public Call {
       std::memmove(values, values + size - kept, static_cast<size_t>(kept) * sizeof(float));
     }
     const float* packed = rows + in_.place;
-    std::memcpy(keys + place * width, packed + width, static_cast<size_t>(width) * sizeof(float));
-    std::memcpy(values + place * width, packed + 2 * width, static_cast<size_t>(width) * sizeof(float));
+    keep(packed + width, width, states_, keys + place * width);
+    keep(packed + 2 * width, width, states_, values + place * width);
     attend(moment, packed, keys, values, place, rows, work);
   }
 
@@ -150,6 +175,7 @@ class Attention final : public Call {
 
   AttentionForm form_;
   Register in_, out_;
+  DType states_;
 };
 
 class Multiply final : public Call {

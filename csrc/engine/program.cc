@@ -107,10 +107,15 @@ int64_t Program::recurrent(const std::string& name, int64_t in, const TensorView
   const Register from = at(in), out = next(hidden_size);
   const RecurrentKind& kind = kernel->kind;
   const int64_t panels = padded_units(hidden_size) / kUnitPanel;
-  expect_packed(weight_ih, "weight_ih", DType::f32, {panels, kind.gates, from.width, kUnitPanel});
-  expect_packed(weight_hh, "weight_hh", DType::f32, {panels, kind.gates, hidden_size, kUnitPanel});
+  const DType packed = weight_hh.dtype;
+  expect_that(packed == DType::f32 || packed == DType::bf16 || packed == DType::u8, "weight_hh",
+              "float32, bfloat16 or uint8", "another type");
+  expect_packed(weight_ih, "weight_ih", packed,
+                {panels, kind.gates, panel_depth(packed, from.width), kUnitPanel});
+  expect_packed(weight_hh, "weight_hh", packed,
+                {panels, kind.gates, panel_depth(packed, hidden_size), kUnitPanel});
   expect_packed(bias, "bias", DType::f32, {panels, kind.slots, kUnitPanel});
-  return add(std::make_unique<Recurrent>(*kernel, from, weight_ih, weight_hh, bias, out), out,
+  return add(std::make_unique<Recurrent>(*kernel, from, weight_ih, weight_hh, bias, states_, out), out,
              hidden_size * (kind.cell ? 2 : 1));
 }
 
@@ -121,7 +126,8 @@ int64_t Program::attention(int64_t in, const AttentionForm& form) {
   expect_that(form.window > 0 && form.window < kMostWindow, "window", "a whole number from 1 to 2^24",
               form.window);
   const Register out = next(from.width / 3);
-  return add(std::make_unique<Attention>(form, from, out), out, 2 * out.width * Attention::room(form.window));
+  return add(std::make_unique<Attention>(form, from, states_, out), out,
+             2 * out.width * Attention::room(form.window));
 }
 
 int64_t Program::multiply(int64_t in, int64_t by, int64_t residual) {
@@ -169,8 +175,9 @@ int64_t Program::last(int64_t in) {
   expect_that(last_ < 0, "call", "one `last`", "a second");
   at(in);
   last_ = answer_ = in;
-  last_state_ = state_floats_;
-  state_floats_ += at(in).width;
+  const Entry& writer = on_event_[static_cast<size_t>(in)];  // every call before `last` writes one register
+  last_state_ = writer.call->keeps_its_row() ? writer.state : state_floats_;
+  if (last_state_ == state_floats_) state_floats_ += at(in).width;
   return in;
 }
 
@@ -179,7 +186,7 @@ void Program::append(const Moment& moment, float* state, Workspace& work) const 
   for (const Entry& entry : on_event_) entry.call->run(moment, rows, state + entry.state, work);
   if (last_ >= 0) {
     const Register& kept = at(last_);
-    std::memcpy(state + last_state_, rows + kept.place, static_cast<size_t>(kept.width) * sizeof(float));
+    keep(rows + kept.place, kept.width, states_, state + last_state_);
   }
 }
 

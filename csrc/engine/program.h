@@ -1,7 +1,8 @@
 // A saved model as a list of core calls, run for one event of one session at a time: what a call has to
 // remember of a session (a recurrent state, the keys and values of a window of events) stands in a block of
 // floats that the caller keeps. Registers are numbered in the order of the calls that write them. Calls
-// before `last` run when an event comes, those after it when an answer is asked for.
+// before `last` run when an event comes, those after it when an answer is asked for. What a session keeps may
+// be rounded to bf16, after every event: then it is exact in the upper half of a float.
 #pragma once
 #include <stdint.h>
 
@@ -70,6 +71,8 @@ class Call {
   virtual ~Call() = default;
   // `rows` holds the registers, each at its place; `state` what this call remembers.
   virtual void run(const Moment& moment, float* rows, float* state, Workspace& work) const = 0;
+  // Whether what it remembers begins with the row that it wrote last.
+  virtual bool keeps_its_row() const { return false; }
 };
 
 // Where a register stands among the rows, and how wide it is.
@@ -80,11 +83,15 @@ struct Register {
 // Weights are views: whoever builds a program keeps them.
 class Program {
  public:
+  // states: what is kept of a session is rounded to, f32 or bf16.
+  explicit Program(DType states = DType::f32) : states_(states) {}
+
   // Each adds a call and returns the number of the register that it writes.
   int64_t embed(const TensorView& table, double scale);
   int64_t layer_norm(int64_t in, const TensorView& weight, const TensorView& bias, double epsilon);
   int64_t dense(int64_t in, const TensorView& packed, const TensorView& bias, int64_t residual,
                 int64_t activation);
+  // Weights are packed as float, bf16 or u8 (RecurrentPackArgs).
   int64_t recurrent(const std::string& name, int64_t in, const TensorView& weight_ih,
                     const TensorView& weight_hh, const TensorView& bias, int64_t hidden_size);
   int64_t attention(int64_t in, const AttentionForm& form);
@@ -106,6 +113,9 @@ class Program {
   const std::vector<int64_t>& profile() const { return profile_; }
   // Floats that a session keeps, all zero before its first event.
   int64_t state_floats() const { return state_floats_; }
+  DType states() const { return states_; }
+  // The part of them that an answer reads.
+  Register answer_state() const { return {last_state_, last_ >= 0 ? at(last_).width : 0}; }
 
   void append(const Moment& moment, float* state, Workspace& work) const;
   // What a request at moment.time is answered with, after the events that the state has seen: the register
@@ -125,6 +135,7 @@ class Program {
   Register next(int64_t width);
   int64_t add(std::unique_ptr<Call> call, const Register& out, int64_t state_floats = 0);
 
+  DType states_;
   std::vector<Entry> on_event_, on_answer_;
   std::vector<Register> registers_;
   int64_t row_floats_ = 0, state_floats_ = 0;

@@ -27,9 +27,14 @@ const char* const kActivations[] = {"none", "relu", "gelu", "silu", "sigmoid", "
 // One step and what came before it.
 class Step {
  public:
-  Step(const ProgramStep& step, const WeightViews& weights, OwnedArrays& owned, Program& program,
-       std::map<std::string, int64_t>& registers)
-      : step_(step), weights_(weights), owned_(owned), program_(program), registers_(registers) {}
+  Step(const ProgramStep& step, const WeightViews& weights, DType recurrent_weights, OwnedArrays& owned,
+       Program& program, std::map<std::string, int64_t>& registers)
+      : step_(step),
+        weights_(weights),
+        recurrent_weights_(recurrent_weights),
+        owned_(owned),
+        program_(program),
+        registers_(registers) {}
 
   void add() {
     const std::string& call = text("call");
@@ -106,8 +111,11 @@ class Step {
     const Recurrence& cell = kRecurrences.at(text("call"));
     const TensorView ih = matrix("weight_ih"), hh = matrix("weight_hh");
     const int64_t panels = padded_units(hh.shape[1]) / kUnitPanel;
-    const TensorView packed_ih = owned_.make(DType::f32, {panels, cell.kind.gates, ih.shape[1], kUnitPanel});
-    const TensorView packed_hh = owned_.make(DType::f32, {panels, cell.kind.gates, hh.shape[1], kUnitPanel});
+    const auto room = [&](const TensorView& weight) {
+      const int64_t depth = panel_depth(recurrent_weights_, weight.shape[1]);
+      return owned_.make(recurrent_weights_, {panels, cell.kind.gates, depth, kUnitPanel});
+    };
+    const TensorView packed_ih = room(ih), packed_hh = room(hh);
     const TensorView bias = owned_.make(DType::f32, {panels, cell.kind.slots, kUnitPanel});
     cell.pack({ih, hh, vector("bias_ih"), vector("bias_hh"), packed_ih, packed_hh, bias});
     return program_.recurrent(text("call"), source(), packed_ih, packed_hh, bias, hh.shape[1]);
@@ -146,6 +154,7 @@ class Step {
 
   const ProgramStep& step_;
   const WeightViews& weights_;
+  DType recurrent_weights_;
   OwnedArrays& owned_;
   Program& program_;
   std::map<std::string, int64_t>& registers_;
@@ -208,10 +217,11 @@ bool keeps_a_state(const std::vector<ProgramStep>& steps, int64_t max_length) {
   return !steps.empty() && max_length >= std::min(memory + before, kWholeHistory);
 }
 
-void build_program(const std::vector<ProgramStep>& steps, const WeightViews& weights, OwnedArrays& owned,
-                   Program& program) {
+void build_program(const std::vector<ProgramStep>& steps, const WeightViews& weights, DType recurrent_weights,
+                   OwnedArrays& owned, Program& program) {
   std::map<std::string, int64_t> registers;
-  for (const ProgramStep& step : steps) Step(step, weights, owned, program, registers).add();
+  for (const ProgramStep& step : steps)
+    Step(step, weights, recurrent_weights, owned, program, registers).add();
 }
 
 }  // namespace chronorec

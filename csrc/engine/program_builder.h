@@ -37,8 +37,9 @@ class OwnedArrays {
 // cannot where the cut moves the events that it saw, or where a step looks back at all of them.
 bool keeps_a_state(const std::vector<ProgramStep>& steps, int64_t max_length);
 
-// Adds the steps to an empty program. Weights stay borrowed; packed copies go to `owned`.
-void build_program(const std::vector<ProgramStep>& steps, const WeightViews& weights, OwnedArrays& owned,
-                   Program& program);
+// Adds the steps to an empty program. Weights stay borrowed; packed copies go to `owned`, those of recurrent
+// layers as float, bf16 or u8: `recurrent_weights`.
+void build_program(const std::vector<ProgramStep>& steps, const WeightViews& weights, DType recurrent_weights,
+                   OwnedArrays& owned, Program& program);
 
 }  // namespace chronorec

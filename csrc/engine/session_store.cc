@@ -12,6 +12,7 @@
 #include "core/check.h"
 #include "core/hash.h"
 #include "core/parallel.h"
+#include "engine/kept_state.h"
 #include "engine/session_index.h"
 
 namespace chronorec {
@@ -57,7 +58,7 @@ struct Session {
   uint32_t hash;
   int64_t* events = nullptr;  // times [capacity], then items int32 [capacity] and types, if kept, too
   uint32_t count = 0, capacity = 0;
-  float* state = nullptr;
+  void* state = nullptr;
   uint32_t taken = 0;  // events that the state has seen
   uint32_t last_used = 0;
   uint32_t newer = kNone, older = kNone;  // in the list of sessions with a state, or of those without
@@ -84,8 +85,10 @@ class SessionStore::Shard {
     for (Session& session : sessions_) release(session);
   }
 
-  void set_up(const Program& program, int64_t memory, int64_t idle_seconds, bool keeps_types) {
-    program_ = &program, memory_ = memory, idle_seconds_ = idle_seconds, keeps_types_ = keeps_types;
+  void set_up(const Program& program, const KeptState& kept, int64_t memory, int64_t idle_seconds,
+              bool keeps_types) {
+    program_ = &program, kept_ = &kept, memory_ = memory, idle_seconds_ = idle_seconds;
+    keeps_types_ = keeps_types;
   }
 
   uint32_t find(const UserId& user, uint32_t hash) const {
@@ -122,17 +125,21 @@ class SessionStore::Shard {
   }
 
   // Shows the state the events that it has not seen; there is one afterwards.
-  float* updated_state(uint32_t n) {
+  void* updated_state(uint32_t n) {
     Session& session = at(n);
     if (session.state == nullptr) {
       unlink(n);
-      session.state = allocate<float>(state_floats());
+      session.state = allocate<char>(kept_->bytes());
       session.taken = 0;
       counts_.state_bytes += state_bytes();
       ++counts_.states;
       link(n);
     }
-    replay(session, session.taken, session.count, session.state);
+    if (session.taken < session.count) {
+      float* floats = kept_->open(session.state);
+      replay(session, session.taken, session.count, floats);
+      kept_->close(floats, session.state);
+    }
     session.taken = session.count;
     return session.state;
   }
@@ -205,8 +212,7 @@ class SessionStore::Shard {
     const SessionCounts all = counts();
     return all.index_bytes + all.state_bytes + all.event_bytes;
   }
-  int64_t state_floats() const { return std::max<int64_t>(program_->state_floats(), 1); }
-  int64_t state_bytes() const { return state_floats() * 4 + kBlockBytes; }
+  int64_t state_bytes() const { return kept_->bytes() + kBlockBytes; }
   int64_t bytes_per_event() const { return keeps_types_ ? kEventBytes + kTypeBytes : kEventBytes; }
   int64_t event_bytes(const Session& session) const {
     return session.capacity == 0 ? 0 : session.capacity * bytes_per_event() + kBlockBytes;
@@ -284,6 +290,7 @@ class SessionStore::Shard {
   }
 
   const Program* program_ = nullptr;
+  const KeptState* kept_ = nullptr;
   int64_t memory_ = 0, idle_seconds_ = 0;
   bool keeps_types_ = false;
   std::deque<Session> sessions_;
@@ -294,14 +301,14 @@ class SessionStore::Shard {
 };
 
 SessionStore::SessionStore(const Program& program, int64_t memory, int64_t idle_seconds, bool keeps_types)
-    : program_(program), idle_seconds_(idle_seconds) {
+    : program_(program), kept_(std::make_unique<KeptState>(program)), idle_seconds_(idle_seconds) {
   expect_that(keeps_types || !program.reads_types(), "keeps_types", "true for this program", "false");
   expect_that(memory > 0, "memory", "at least 1 byte", memory);
   expect_that(idle_seconds >= 0, "idle_seconds", "at least 0", idle_seconds);
   num_shards_ = std::clamp<int64_t>(memory / kLeastShardBytes, 1, kMostShards);
   shards_ = std::make_unique<Shard[]>(static_cast<size_t>(num_shards_));
   for (int64_t s = 0; s < num_shards_; ++s)
-    shards_[static_cast<size_t>(s)].set_up(program, memory / num_shards_, idle_seconds, keeps_types);
+    shards_[static_cast<size_t>(s)].set_up(program, *kept_, memory / num_shards_, idle_seconds, keeps_types);
   if (getrandom(&seed_, sizeof seed_, 0) != sizeof seed_) throw std::runtime_error("no random seed");
 }
 
@@ -363,11 +370,11 @@ int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t
     times = session.times();
     used = static_cast<uint32_t>(std::lower_bound(session.times(), session.times() + session.count, end) -
                                  session.times());
-    if (used == session.count) state = shard.updated_state(n);
+    if (used == session.count) state = kept_->open_for_answer(shard.updated_state(n));
     seen.assign(session.items(), session.items() + used);
   }
   if (state == nullptr) {  // as of a time in the past, or of nobody
-    other.assign(static_cast<size_t>(std::max<int64_t>(program_.state_floats(), 1)), 0.0f);
+    other.assign(static_cast<size_t>(kept_->floats()), 0.0f);
     if (used > 0) shard.replay(shard.at(n), 0, used, other.data());
     state = other.data();
   }

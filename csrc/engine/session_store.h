@@ -17,6 +17,8 @@
 
 namespace chronorec {
 
+class KeptState;
+
 // A user's id: a whole number or a text, never the same session.
 struct UserId {
   int64_t number;
@@ -32,6 +34,7 @@ struct SessionCounts {
 
 class SessionStore {
  public:
+  // States are kept as the program says (Program::states).
   // memory: bytes for everything that is kept; idle_seconds: after which a session is forgotten, or 0: never;
   // keeps_types: whether events have types that are kept, as a program wants that reads them.
   SessionStore(const Program& program, int64_t memory, int64_t idle_seconds, bool keeps_types);
@@ -72,6 +75,7 @@ class SessionStore {
   void sweep(int64_t now);
 
   const Program& program_;
+  std::unique_ptr<KeptState> kept_;
   int64_t num_shards_;
   uint64_t seed_;  // of the hash: nobody outside can choose ids that collide
   int64_t idle_seconds_;

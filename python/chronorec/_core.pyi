@@ -440,8 +440,16 @@ class Program:
     def __init__(self) -> None: ...
     @staticmethod
     def streaming(
-        steps: list[dict[str, Any]], weights: dict[str, Array], max_length: int, /
+        steps: list[dict[str, Any]],
+        weights: dict[str, Array],
+        max_length: int,
+        recurrent_weights: str,
+        states: str,
+        /,
     ) -> Program | None: ...
+    def replay(
+        self, items: Array, offsets: Array, times: Array | None, at: Array | None, answers: Array, /
+    ) -> None: ...
 
 class Sessions:
     def __init__(
@@ -472,9 +480,8 @@ class Sessions:
         exclude: Array | None,
         allow: Array | None,
         scores: Array,
-        items: Array,
         /,
-    ) -> int: ...
+    ) -> list[int]: ...
     def query(
         self, user: str | int, at: int, end: int, now: int, profile: Array | None, state: Array, /
     ) -> bytes: ...

@@ -146,7 +146,7 @@ class Artifact:
     def identity(self) -> str:
         """SHA-256 over weights and program: what makes two models answer alike, wherever they come from."""
         named = {name: vars(self)[name] for name in _HEADER_FIELDS if name != "provenance"}
-        named |= {name: vars(self)[name] for name in _PARTS if vars(self)[name]}
+        named |= {name: vars(self)[name] for name in _LATER_FIELDS if vars(self)[name]}
         digest = hashlib.sha256(_digest(named | {"num_items": self.num_items}).encode())
         for name, value in sorted(self.weights.items()):
             digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
@@ -192,7 +192,7 @@ class Artifact:
             "max_length": self.max_length,
             "exclude_seen": self.exclude_seen,
             "needs_time": self.needs_time,
-            **{name: vars(self)[name] for name in _PARTS if vars(self)[name]},
+            **{name: vars(self)[name] for name in _LATER_FIELDS},
             "provenance": self.provenance,
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         }
@@ -215,7 +215,7 @@ class Artifact:
                 weights=weights,
                 config=content["config.toml"].decode(),
                 folder=path,
-                **{name: header.get(name, []) for name in _PARTS},
+                **{name: header.get(name, []) for name in _LATER_FIELDS},
                 **{name: header[name] for name in _HEADER_FIELDS},
             )
         except (KeyError, SafetensorError, pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -251,8 +251,8 @@ _HEADER_FIELDS = (
     "needs_time",
     "provenance",
 )
-#: Lists that a model may do without, and that older folders lack.
-_PARTS = ("event_types", "profile", "fallback", "heads")
+#: Lists that older folders of this format do without; where they are empty a model is what it was.
+_LATER_FIELDS = ("fallback", "heads", "event_types", "profile")
 
 
 def _read_header(path: Path) -> dict[str, Any]:

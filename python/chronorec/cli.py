@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import chronorec
+from chronorec.evaluate_command import EVALUATE_EXAMPLES, add_evaluate_arguments, run_evaluate
 from chronorec.recommend_command import RECOMMEND_EXAMPLES, add_recommend_arguments, recommend
 from chronorec.serve_options import SERVE_EXAMPLES, add_serve_arguments, parse_shares
 
@@ -133,7 +134,7 @@ def _add_train(commands: Any, name: str) -> None:
     parser.add_argument("data", metavar="HISTORIES", help="folder written by `chronorec prepare`")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="model folder to write")
     parser.add_argument(
-        "--config", metavar="FILE", help="TOML file with [split], [model], [loss], [training]"
+        "--config", metavar="FILE", help="TOML file with [split], [model], [loss], [heads], [training]"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override, such as training.epochs=3"
@@ -181,78 +182,10 @@ def _add_evaluate(commands: Any, name: str) -> None:
         name,
         "Rank the whole catalogue for every held-out event, with the baselines beside. Validation chooses; "
         "the test events are read once, and every evaluation is recorded in the model folder.",
-        "  chronorec evaluate model --data histories\n"
-        "  chronorec evaluate model --data histories --slices --html report.html\n"
-        "  chronorec evaluate model-a model-b --data histories --part validation --json result.json\n"
-        "  chronorec evaluate model.toml --data histories --folds months:5 --output fold-models",
+        EVALUATE_EXAMPLES,
     )
-    parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="model folders trained on one split; or TOML, for --folds"
-    )
-    parser.add_argument("--data", required=True, metavar="HISTORIES")
-    parser.add_argument("--part", choices=("test", "validation"), default="test")
-    parser.add_argument("-k", type=_list_lengths, default=[10, 20], help="list lengths (default: 10,20)")
-    parser.add_argument(
-        "--slices", action="store_true", help="also by history length, popularity, time gap, new users"
-    )
-    parser.add_argument(
-        "--again", action="store_true", help="read the test events of a tested model once more; it is counted"
-    )
-    parser.add_argument(
-        "--folds",
-        metavar="KIND:N",
-        help="train the same configurations on N folds and pool them: months:5, quantiles:5 or users:5",
-    )
-    parser.add_argument("-o", "--output", metavar="FOLDER", help="where the models of --folds go, and stay")
-    parser.add_argument("--html", metavar="FILE", help="write a page with pictures too; needs matplotlib")
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON too; - for standard output")
-    parser.set_defaults(run=_run_evaluate)
-
-
-def _list_lengths(text: str) -> list[int]:
-    lengths = [int(part) for part in text.split(",")]
-    if min(lengths) < 1:
-        raise ValueError
-    return lengths
-
-
-def _run_evaluate(arguments: argparse.Namespace) -> None:
-    from chronorec.artifact import Artifact
-    from chronorec.data import Histories
-    from chronorec.training.comparison import compare
-
-    histories = Histories.open(arguments.data)
-    settings: dict[str, Any] = {name: getattr(arguments, name) for name in ("part", "slices", "again")} | {
-        "ks": tuple(arguments.k)
-    }
-    if arguments.folds:
-        report, curves = _evaluate_folds(arguments, histories, settings)
-    else:
-        models = {folder: Artifact.load(folder) for folder in arguments.models}
-        report = compare(models, histories, calibrated=bool(arguments.html), **settings)
-        found = {label: model.provenance.get("curve") for label, model in models.items()}
-        curves = {label: curve for label, curve in found.items() if curve}
-    if arguments.html:
-        from chronorec.evaluation.html import html_report
-
-        Path(arguments.html).write_text(html_report(report, curves), encoding="utf-8")
-    if arguments.json == "-":
-        print(report.json())
-        return
-    print(report.text())
-    if arguments.json:
-        Path(arguments.json).write_text(report.json(), encoding="utf-8")
-
-
-def _evaluate_folds(
-    arguments: argparse.Namespace, histories: Any, settings: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    from chronorec.training.folds import compare_on_folds, read_configs
-
-    if not arguments.output:
-        raise ValueError("--folds needs --output, the folder for the models of the folds")
-    configs, output = read_configs(arguments.models), Path(arguments.output)
-    return compare_on_folds(configs, histories, arguments.folds, output, quiet=False, **settings)
+    add_evaluate_arguments(parser)
+    parser.set_defaults(run=run_evaluate)
 
 
 # --- recommend --------------------------------------------------------------------------------------

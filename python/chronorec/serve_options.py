@@ -34,7 +34,12 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exposures", metavar="FILE", help="note there (Arrow stream) who saw which model")
     parser.add_argument("--memory", default="1G", help="bound for sessions, per model (default: %(default)s)")
     parser.add_argument("--forget-after-days", type=float, metavar="DAYS", help="of silence, forget a user")
-    parser.add_argument("--precision", choices=["float32", "bfloat16", "int8"], default="float32")
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        metavar="TYPE",
+        help="float32, bfloat16 or int8, of the item table; or table=int8,weights=int8,states=bfloat16",
+    )
 
 
 def parse_shares(text: str) -> dict[str, float]:

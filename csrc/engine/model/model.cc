@@ -97,7 +97,10 @@ auto naming(const std::string& path, const Work& work) {
 }  // namespace
 
 struct Model::Parts {
+  Parts(DType weights, DType states) : recurrent_weights(weights), program(states) {}
+
   OwnedArrays owned;
+  DType recurrent_weights;
   Program program;
   Scorer scorer;
   bool leave_seen = false;
@@ -109,7 +112,7 @@ struct Model::Parts {
     require(!header.at("basket").get<bool>() && header.at("adjustments").empty() &&
                 keeps_a_state(steps, header.at("max_length").get<int64_t>()),
             "this model keeps no state from event to event; the Python engine answers for it");
-    build_program(steps, weights, owned, program);
+    build_program(steps, weights, recurrent_weights, owned, program);
     leave_seen = header.at("exclude_seen").get<bool>();
     scorer.num_items = header.at("num_items").get<int64_t>();
     require(scorer.num_items >= 0, "num_items: wanted at least 0");
@@ -125,7 +128,8 @@ struct Model::Parts {
   }
 };
 
-Model::Model(const std::string& folder) : parts_(std::make_unique<Parts>()) {
+Model::Model(const std::string& folder, DType recurrent_weights, DType states)
+    : parts_(std::make_unique<Parts>(recurrent_weights, states)) {
   const std::string weights_file = folder + "/weights.safetensors", header_file = folder + "/model.json";
   const Json header = naming(header_file, [&] { return Json::parse(read_file(header_file)); });
   const WeightViews weights =

@@ -18,8 +18,9 @@ namespace chronorec {
 
 class Model {
  public:
+  // weights: of recurrent layers are held in f32, bf16 or u8; states: of sessions in f32 or bf16.
   // Throws std::runtime_error that names the file and what is wrong with it.
-  explicit Model(const std::string& folder);
+  explicit Model(const std::string& folder, DType weights = DType::f32, DType states = DType::f32);
   ~Model();
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;

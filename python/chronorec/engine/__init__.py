@@ -5,6 +5,7 @@ from chronorec.engine.batch_files import recommend_file, recommend_stream
 from chronorec.engine.engine import Engine
 from chronorec.engine.explain import EventShare, Explanation
 from chronorec.engine.forecast import Forecast
+from chronorec.engine.precision import Precisions
 from chronorec.engine.predictor import Predictor
 from chronorec.engine.rules import Near, Rules
 from chronorec.engine.sessions import Sessions
@@ -18,6 +19,7 @@ __all__ = [
     "Forecast",
     "Near",
     "Predictor",
+    "Precisions",
     "Recommendations",
     "Rules",
     "Sessions",

@@ -70,9 +70,9 @@ class Choice:
         self.depth = most if self._chosen is not None else min(reach, most)
 
     def scored_by(self, table: ItemTable, bias: Floats) -> Choice:
-        """The same choice among scores ``state . table + bias``."""
+        """The same choice among scores ``state . table + bias`` of a model that knows no behaviours."""
         other = copy.copy(self)
-        other._table, other._bias = table, other._boosted(bias)
+        other._table, other._bias, other._ranking = table, other._boosted(bias), None
         return other
 
     def best(self, states: Floats, adjustment: Adjustment | None, at: Int64s | None) -> tuple[Int32s, Floats]:

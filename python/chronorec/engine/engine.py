@@ -25,10 +25,12 @@ from chronorec.engine.explain import Explanation, explanations, parts_of
 from chronorec.engine.fallback import Fallback
 from chronorec.engine.heads import Heads
 from chronorec.engine.history import HistoryBatch, cut_tokens
-from chronorec.engine.item_table import ItemTable, Precision, make_item_table, score_lists, topk
+from chronorec.engine.item_table import ItemTable, make_item_table, score_lists, topk
+from chronorec.engine.precision import Precision, Precisions
 from chronorec.engine.program import Floats, Program, scratch, weight_of
 from chronorec.engine.requests import Unknown, When, checked_k, one_request, table_of_requests
 from chronorec.engine.rules import Rules
+from chronorec.engine.stream import runner_of
 from chronorec.engine.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -51,19 +53,22 @@ class Engine:
     Args:
         artifact: the model, as loaded or as exported from training.
         precision: ``"bfloat16"`` or ``"int8"`` holds the table in 16 or 8 bits beside, which finds the best
-            of many items faster; the answers are the same, bit for bit.
+            of many items faster; the answers are the same, bit for bit. :class:`Precisions` shortens
+            recurrent weights and states of sessions too, which costs quality.
 
     Raises:
         ArtifactError: the program or the adjustments do not fit each other or the weights.
+        ValueError: a precision that this model has no part for.
     """
 
-    def __init__(self, artifact: Artifact, precision: Precision = "float32") -> None:
+    def __init__(self, artifact: Artifact, precision: Precision | Precisions = "float32") -> None:
         self.artifact = artifact
-        self.precision = precision
         self.num_items = artifact.num_items
         if artifact.max_length < 1:
             raise ArtifactError(f"{artifact.name}: max_length: wanted at least 1, got {artifact.max_length}")
-        self._program = Program(artifact)
+        self.precisions = Precisions.of(precision)
+        self._program = Program(artifact, self.precisions.weights)
+        self._run_program = runner_of(artifact, self.precisions, self._program)
         adjust.check_specs(artifact)
         self._copy_heads = [
             CopyHead(artifact, spec, self._program.width)
@@ -75,7 +80,7 @@ class Engine:
         self.profile = Profile.from_plain(artifact.profile)
         table = artifact.weights[artifact.table] if artifact.table is not None else None
         rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
-        self.table = make_item_table(rows, precision)
+        self.table = make_item_table(rows, self.precisions.table)
         self.bias = None if artifact.bias is None else weight_of(artifact, artifact.bias, (self.num_items,))
         self.heads = Heads(artifact, self.table)
         self._catalogue = Catalogue(artifact.items)
@@ -84,7 +89,7 @@ class Engine:
         self._unit_table: ItemTable | None = None
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], *, precision: Precision = "float32") -> Engine:
+    def load(cls, folder: str | os.PathLike[str], *, precision: Precision | Precisions = "float32") -> Engine:
         """Opens a model folder; raises :class:`chronorec.artifact.ArtifactError` that says why it cannot."""
         return cls(Artifact.load(folder), precision)
 
@@ -361,18 +366,8 @@ class Engine:
         rules: Rules | None,
     ) -> Choice:
         """What a request asks of its answer, ready to be applied to states."""
-        return Choice(
-            self.artifact,
-            self.vocabulary,
-            self._catalogue,
-            self.table,
-            self.bias,
-            self.heads,
-            k,
-            exclude,
-            candidates,
-            rules,
-        )
+        model = self.artifact, self.vocabulary, self._catalogue, self.table, self.bias, self.heads
+        return Choice(*model, k, exclude, candidates, rules)
 
     def leaves_seen(self, exclude_seen: bool | None) -> bool:
         """Whether a request leaves out the items of its history."""
@@ -424,7 +419,7 @@ class Engine:
         if model.needs_time:
             batch.require_time(model.name)
         tokens = cut_tokens(batch, basket=model.basket, max_length=model.max_length)
-        states = self._program.run(tokens)
+        states = self._run_program(tokens)
         additions = [
             (str(spec["kind"]), adjust.from_model(spec, model.weights, batch, tokens))
             for spec in model.adjustments

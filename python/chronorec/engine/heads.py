@@ -214,12 +214,3 @@ def log_shares_of(scores: Floats) -> npt.NDArray[np.float64]:
         total = np.log(np.exp(logs).sum(axis=1, keepdims=True))
     logs -= np.where(total > -np.inf, total, 0)
     return logs
-
-
-def shares_of(scores: Floats) -> npt.NDArray[np.float64]:
-    """The softmax of scores [B, V], of which -inf is no candidate."""
-    weights: npt.NDArray[np.float64] = np.exp(
-        scores.astype(np.float64) - scores.max(axis=1, keepdims=True), dtype=np.float64
-    )
-    weights /= weights.sum(axis=1, keepdims=True)
-    return weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,10 @@ import numpy.typing as npt
 from chronorec import _core
 from chronorec.data.jagged import Int32s, Int64s
 from chronorec.engine import adjust
+from chronorec.engine.precision import Precision
 from chronorec.engine.program import Floats, pack_panels, scratch
 
-Precision = Literal["float32", "bfloat16", "int8"]
+_HUGE_PAGE = 2 << 20
 
 
 class ItemTable(NamedTuple):
@@ -34,20 +35,27 @@ class ItemTable(NamedTuple):
 
 def make_item_table(rows: Floats, precision: Precision) -> ItemTable:
     """Packs a table [V, D]."""
-    if precision not in ("float32", "bfloat16", "int8"):
-        raise ValueError(f"precision: wanted 'float32', 'bfloat16' or 'int8', got {precision!r}")
     num_items, depth = rows.shape
     if precision == "float32":
         return ItemTable(pack_panels(rows), num_items)
     panels = -(-num_items // 16)
-    codes: npt.NDArray[Any] = (
-        np.empty((panels, -(-depth // 4), 64), np.uint8)
-        if precision == "int8"
-        else np.empty((panels, -(-depth // 2), 32), np.uint16)
-    )
-    facts = np.empty((panels, 3, 16), np.uint16)
+    group, dtype = (4, np.uint8) if precision == "int8" else (2, np.uint16)
+    shape = (panels, -(-depth // group), 16 * group)
+    size, facts_size = int(np.prod(shape)) * np.dtype(dtype).itemsize, panels * 3 * 16 * 2
+    room = _huge(size + facts_size)
+    codes: npt.NDArray[Any] = room[:size].view(dtype).reshape(shape)
+    facts = room[size:].view(np.uint16).reshape(panels, 3, 16)
     _core.pack_item_codes(np.ascontiguousarray(rows), codes, facts)
     return ItemTable(pack_panels(rows), num_items, codes, facts)
+
+
+def _huge(size: int) -> npt.NDArray[np.uint8]:
+    """uint8 [size] that starts on a huge page, so that a large table lies in few of them: where small pages
+    lie in memory is chance, and by chance they drive each other out of a core's cache."""
+    if size < _HUGE_PAGE // 2:
+        return np.empty(size, np.uint8)
+    pages = -(-size // _HUGE_PAGE)
+    return scratch(pages * _HUGE_PAGE, _HUGE_PAGE)[:size]  # NumPy asks for huge pages from 4 MB on
 
 
 def topk(

@@ -48,7 +48,7 @@ class LiveModel(NamedTuple):
     @classmethod
     def make(cls, engine: Engine, memory: int, idle_seconds: int) -> LiveModel:
         """A model with an empty store; ``idle_seconds`` 0: nobody is forgotten for being idle."""
-        program, table = stream_program(engine.artifact), engine.table
+        program, table = stream_program(engine.artifact, engine.precisions), engine.table
         store = _core.Sessions(
             _core.Program() if program is None else program,
             table.panels,
@@ -88,27 +88,21 @@ class LiveModel(NamedTuple):
         if rules is not None:
             choice = engine.choice(k, exclude, candidates, rules)
             return self._from_state(user, at, profile, exclude_seen, choice)
-        vocabulary = engine.vocabulary
-        blocked = known(vocabulary.codes_of(exclude, "exclude"))
-        allowed = None
+        vocabulary, blocked, allowed = engine.vocabulary, None, None
+        if not isinstance(exclude, tuple) or exclude:  # the common case costs nothing
+            blocked = known(vocabulary.codes_of(exclude, "exclude"))
         if candidates is not None:
             allowed = np.zeros(engine.num_items, np.uint8)
             allowed[known(vocabulary.codes_of(candidates, "candidates"))] = 1
+        now = microseconds(None)
+        asked, end = (now, _ALWAYS) if at is None else (microseconds(at),) * 2
+        leave_seen = engine.leaves_seen(exclude_seen)
         scores = np.empty(min(k, engine.num_items), np.float32)
-        codes = np.empty(len(scores), np.int32)
-        self.store.recommend(
-            user,
-            microseconds(at),
-            _ALWAYS if at is None else microseconds(at),
-            seconds(),
-            engine.leaves_seen(exclude_seen),
-            self._codes_of(profile),
-            blocked if len(blocked) else None,
-            allowed,
-            scores,
-            codes,
+        own = self._codes_of(profile)
+        codes = self.store.recommend(
+            user, asked, end, now // 1_000_000, leave_seen, own, blocked, allowed, scores
         )
-        return engine.recommendations(codes, scores, BY_SESSION)
+        return Recommendations(vocabulary.named(codes), scores[: len(codes)], 0, *BY_SESSION)
 
     def _is_unknown(self, user: User, at: When | None) -> bool:
         """Whether nothing is known of what a user did, before ``at`` where it is given."""

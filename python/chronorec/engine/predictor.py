@@ -13,7 +13,7 @@ from chronorec.engine.adjust import Adjustment, combine, exclude_history
 from chronorec.engine.answers import BY_STEPS, Recommendations
 from chronorec.engine.engine import Engine
 from chronorec.engine.forecast import Forecast, beam_search
-from chronorec.engine.heads import ClassHead, every_item, shares_of
+from chronorec.engine.heads import ClassHead, every_item, log_shares_of
 from chronorec.engine.history import HistoryBatch
 from chronorec.engine.item_table import score_lists, topk
 from chronorec.engine.program import Floats
@@ -84,7 +84,7 @@ class Predictor:
         Raises:
             ValueError: the model has no head of behaviours.
         """
-        batch = self._request(history, context)
+        batch, _ = self._request(history, context)
         states, adjustment = self._engine.states(batch, self._engine.leaves_seen(exclude_seen))
         shares: npt.NDArray[np.float64] = self._overall(states, adjustment)[0]
         return shares
@@ -132,7 +132,8 @@ class Predictor:
         """
         leaves = self._engine.leaves_seen(exclude_seen)
         steps, beams = checked_k(steps, "steps"), checked_k(beams, "beams")
-        return beam_search(self._engine, self._request(history, context), steps, beams, leaves)
+        batch, _ = self._request(history, context)
+        return beam_search(self._engine, batch, steps, beams, leaves)
 
     def steps_ahead(
         self,
@@ -150,7 +151,8 @@ class Predictor:
         Raises:
             ValueError: the model was trained for the next event alone.
         """
-        engine, batch, head = self._engine, self._request(history, context), self._heads.need_steps()
+        engine, head = self._engine, self._heads.need_steps()
+        batch, unknown = self._request(history, context)
         leaves = engine.leaves_seen(exclude_seen)
         states, adjustment = engine.states(batch, leaves)
         seen = combine([exclude_history(batch)] if leaves else [], 1, engine.num_items)
@@ -158,7 +160,7 @@ class Predictor:
         for step, own in enumerate(head.states(states)):
             added = adjustment if step == 0 else seen
             codes, scores = topk(own, engine.table, engine.bias, added, checked_k(k))
-            answers.append(engine.recommendations(codes[0], scores[0], BY_STEPS))
+            answers.append(engine.recommendations(codes[0], scores[0], BY_STEPS, int(unknown[0])))
         return answers
 
     # --- evaluation ---------------------------------------------------------------------------------
@@ -187,9 +189,11 @@ class Predictor:
 
     # --- inside -------------------------------------------------------------------------------------
 
-    def _request(self, history: Sequence[Hashable], context: Context) -> HistoryBatch:
+    def _request(self, history: Sequence[Hashable], context: Context) -> tuple[HistoryBatch, Int64s]:
+        """A batch of one request, and how many of its events have an unknown item [1]."""
         given = (context.get(name) for name in ("times", "sessions", "events", "at"))
-        return self._engine.request(context.get("profile"), history, *given)[0]
+        batch, lost = self._engine.request(context.get("profile"), history, *given)
+        return batch, lost.items
 
     def _beside(
         self,
@@ -199,7 +203,8 @@ class Predictor:
         head: Callable[[Floats, Int32s, Int64s], Floats],
     ) -> Floats:
         """What a head says of the items after one history, NaN for those that are unknown."""
-        states, _ = self._engine.states(self._request(history, context), False)
+        batch, _ = self._request(history, context)
+        states, _ = self._engine.states(batch, False)
         codes = self._engine.vocabulary.codes_of(items, "items")
         known = codes >= 0
         answers = head(states, codes[known], np.array([0, known.sum()], np.int64))
@@ -217,7 +222,7 @@ class Predictor:
             own = None if adjustment is None else adjustment.rows(first, first + len(some))
             items, offsets = every_item(len(some), engine.num_items)
             scores = score_lists(some, engine.table, engine.bias, own, items, offsets)
-            shares = shares_of(scores.reshape(len(some), -1))
+            shares = np.exp(log_shares_of(scores.reshape(len(some), -1)))
             given = np.exp(head.log_probabilities(some, items, offsets)).reshape(*shares.shape, -1)
             found[first : first + step] = np.einsum("bv,bvk->bk", shares, given)
         return found

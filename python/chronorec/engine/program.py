@@ -13,21 +13,28 @@ from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int64s
 from chronorec.data.profile import Profile
 from chronorec.engine.history import Tokens
+from chronorec.engine.precision import Precision
 
 Floats = npt.NDArray[np.float32]
 Registers = dict[str, Any]
 Step = Callable[[Tokens, Registers], None]
 
 #: Blocks of rows in a weight, and sums that a unit takes.
-_CELLS = {"gru": (3, 4), "lstm": (4, 4), "rnn": (1, 1)}
+RECURRENT = {"gru": (3, 4), "lstm": (4, 4), "rnn": (1, 1)}
+#: dtype of packed recurrent weights; their depths are rounded up to a multiple, with some more behind
+_PACKED: dict[str, tuple[type[np.generic], int, int]] = {
+    "float32": (np.float32, 1, 0),
+    "bfloat16": (np.uint16, 32, 0),
+    "int8": (np.uint8, 4, 4),
+}
 _TIMES = {"gap": "gaps", "event": "moments", "wait": "waits", "request": "requests"}
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2, "silu": 3, "sigmoid": 4, "tanh": 5}
 
 
-def scratch(size: int) -> npt.NDArray[np.uint8]:
-    """uint8 [size] aligned to 64 bytes."""
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
+def scratch(size: int, alignment: int = 64) -> npt.NDArray[np.uint8]:
+    """uint8 [size] aligned to so many bytes."""
+    raw = np.empty(size + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
     return raw[start : start + size]
 
 
@@ -39,13 +46,17 @@ def pack_panels(rows: Floats) -> Floats:
 
 
 def pack_recurrent(
-    kind: str, weight_ih: Floats, weight_hh: Floats, bias_ih: Floats, bias_hh: Floats
-) -> tuple[Floats, Floats, Floats]:
+    kind: str, weight_ih: Floats, weight_hh: Floats, bias_ih: Floats, bias_hh: Floats, precision: Precision
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Floats]:
     """A recurrent layer as the core takes it; weights as torch has them."""
-    gates, slots = _CELLS[kind]
+    gates, slots = RECURRENT[kind]
+    dtype, multiple, more = _PACKED[precision]
     panels = -(-weight_hh.shape[1] // 16)
-    shapes = ((gates, weight_ih.shape[1], 16), (gates, weight_hh.shape[1], 16), (slots, 16))
-    packed_ih, packed_hh, bias = (np.empty((panels, *shape), np.float32) for shape in shapes)
+    packed_ih, packed_hh = (
+        np.empty((panels, gates, -(-weight.shape[1] // multiple) * multiple + more, 16), dtype)
+        for weight in (weight_ih, weight_hh)
+    )
+    bias = np.empty((panels, slots, 16), np.float32)
     getattr(_core, f"{kind}_pack")(weight_ih, weight_hh, bias_ih, bias_hh, packed_ih, packed_hh, bias)
     return packed_ih, packed_hh, bias
 
@@ -79,14 +90,14 @@ class Register(NamedTuple):
 
 
 class Program:
-    """The steps of an artifact with their weights checked and packed once.
+    """The steps of an artifact with their weights checked and packed once, recurrent ones in a precision.
 
     Raises:
         ArtifactError: a step is unknown or reads a register that no step wrote, or a weight is missing or of
             the wrong shape.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, weights: Precision = "float32") -> None:
         self.steps: list[Step] = []
         self.width = 0
         self.asks = any("query" in step for step in artifact.program)
@@ -94,8 +105,8 @@ class Program:
             self.width = weight_of(artifact, artifact.table, (artifact.num_items, None)).shape[1]
         registers: dict[str, Register] = {}
         for index, step in enumerate(artifact.program):
-            maker = _Maker(artifact, step, registers, f"{artifact.name}: step {index} ({step.get('call')})")
-            self.steps.append(maker.make())
+            where = f"{artifact.name}: step {index} ({step.get('call')})"
+            self.steps.append(_Maker(artifact, step, registers, where, weights).make())
         if self.steps and registers.get("x") != Register(self.width, per_token=False):
             raise ArtifactError(
                 f"{artifact.name}: wanted a program that leaves {self.width} columns (the width of its item "
@@ -125,17 +136,22 @@ class _Maker:
     """Makes one step: checks what it names against the registers so far, and notes the one it writes."""
 
     def __init__(
-        self, artifact: Artifact, step: dict[str, Any], registers: dict[str, Register], where: str
+        self,
+        artifact: Artifact,
+        step: dict[str, Any],
+        registers: dict[str, Register],
+        where: str,
+        weights: Precision,
     ) -> None:
         self.artifact, self.step, self.registers, self.where = artifact, step, registers, where
-        self.profile = Profile.from_plain(artifact.profile)
+        self.profile, self.weights = Profile.from_plain(artifact.profile), weights
 
     def make(self) -> Step:
         makers = {
             "embed": self.embed,
             "layer_norm": self.layer_norm,
             "dense": self.dense,
-            **dict.fromkeys(_CELLS, self.recurrent),
+            **dict.fromkeys(RECURRENT, self.recurrent),
             "add_time": self.add_time,
             "add_category": self.add_category,
             "attention": self.attention,
@@ -250,7 +266,7 @@ class _Maker:
     def recurrent(self) -> Step:
         source, (depth, _) = self.read("in", of_tokens=True)
         kind: str = self.step["call"]
-        gates, _ = _CELLS[kind]
+        gates, _ = RECURRENT[kind]
         hidden_size = self.weight("weight_hh", (None, None)).shape[1]
         layer = (
             self.weight("weight_ih", (gates * hidden_size, depth)),
@@ -258,7 +274,7 @@ class _Maker:
             self.weight("bias_ih", (gates * hidden_size,)),
             self.weight("bias_hh", (gates * hidden_size,)),
         )
-        packed = pack_recurrent(kind, *layer)
+        packed = pack_recurrent(kind, *layer, self.weights)
         forward: Any = _core.rnn_tanh_forward if kind == "rnn" else getattr(_core, f"{kind}_forward")
         needed = getattr(_core, f"{kind}_forward_scratch")
         out_name = self.write(hidden_size, per_token=True)

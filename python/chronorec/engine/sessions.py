@@ -16,7 +16,7 @@ from chronorec.data.out_of_core import parse_bytes
 from chronorec.engine.answers import Recommendations
 from chronorec.engine.engine import Engine
 from chronorec.engine.explain import Explanation
-from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds, seconds
+from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
 from chronorec.engine.update import Updated, read_events, updated
@@ -81,7 +81,8 @@ class Sessions:
             event: its type, where the model reads types; None where it is missing. One that the model does
                 not know is counted and taken for a missing one.
         """
-        when, now = microseconds(at), seconds()
+        clock = microseconds(None)
+        when, now = clock if at is None else microseconds(at), clock // 1_000_000
         with self._gate:
             live, coming = self._live, self._next
             self._unknown_types += live.engine.event_types.lacks(event)

@@ -145,7 +145,7 @@ def updated(
         unknown_items=[ids[code] for code in np.flatnonzero(place < 0).tolist()],
     )
     if mixes:
-        return Engine(artifact, engine.precision), report
+        return Engine(artifact, engine.precisions), report
     same = copy.copy(engine)  # tables and dictionaries are what they were
     same.artifact, same.fallback = artifact, Fallback(artifact)
     return same, report

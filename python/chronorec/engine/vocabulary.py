@@ -53,7 +53,12 @@ class Vocabulary:
 
     def names(self, codes: Int32s) -> list[Any]:
         """The ids of codes as Python objects."""
-        return [self._names[code] for code in codes.tolist()]
+        return self.named(codes.tolist())
+
+    def named(self, codes: list[int]) -> list[Any]:
+        """The same for codes in a list."""
+        names = self._names
+        return [names[code] for code in codes]
 
     def take(self, codes: Int32s) -> pa.Array:
         """The ids of codes."""

@@ -182,14 +182,14 @@ class Report:
 
     def text(self) -> str:
         """The tables for the screen."""
-        table = _aligned(self._cells(_MARK, ""))
+        table = aligned(self._cells(_MARK, ""))
         width = max(80, len(table[1]))
         paragraphs = [*self._footer(f"{_MARK} highest of its column"), self.verdict()]
         lines = [self.title(), *table, *(textwrap.fill(text, width) for text in paragraphs)]
         for slicing in self.slicings:
-            lines += ["", f"{self.primary} by {slicing.name}", *_aligned(self._slice_cells(slicing))]
+            lines += ["", f"{self.primary} by {slicing.name}", *aligned(self._slice_cells(slicing))]
         for title, cells in self.head_tables():
-            lines += ["", title, *_aligned(cells)]
+            lines += ["", title, *aligned(cells)]
         return "\n".join(lines) + "\n"
 
     def head_tables(self) -> list[tuple[str, list[list[str]]]]:
@@ -311,7 +311,7 @@ class Report:
         return [f"Evaluations on the test events{now}: {'; '.join(found)}."]
 
 
-def _aligned(cells: list[list[str]]) -> list[str]:
+def aligned(cells: list[list[str]]) -> list[str]:
     """The lines of a table: the first column to the left, the others to the right, a rule under the head."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import uvicorn
 
 from chronorec.engine.experiment import Experiment, ExposureLog
+from chronorec.engine.precision import Precisions
 from chronorec.serve_options import parse_shares
 from chronorec.server.app import make_app
 from chronorec.server.journal import Journal
@@ -29,7 +30,7 @@ def serve(arguments: argparse.Namespace) -> None:
         exposures=None if arguments.exposures is None else ExposureLog(arguments.exposures),
         memory=arguments.memory,
         forget_after=None if days is None else datetime.timedelta(days=days),
-        precision=arguments.precision,
+        precision=Precisions.parse(arguments.precision),
     )
     uvicorn.run(
         make_app(service), host=arguments.host, port=arguments.port, log_level="warning", access_log=False

@@ -17,7 +17,7 @@ from chronorec.data.splits import parse_time
 from chronorec.engine import Engine, Near, Recommendations, Rules, Sessions, SharedSessions
 from chronorec.engine.experiment import Experiment, ExposureLog
 from chronorec.engine.fallback import EVER
-from chronorec.engine.item_table import Precision
+from chronorec.engine.precision import Precision, Precisions
 from chronorec.server import schemas
 from chronorec.server.journal import Entry, Journal, replay
 from chronorec.server.schemas import Accepted, Answer, Event, Explain, Reason, Reasons, Request, Share
@@ -61,7 +61,7 @@ class Service:
         exposures: ExposureLog | None = None,
         memory: str = "1G",
         forget_after: datetime.timedelta | None = None,
-        precision: Precision = "float32",
+        precision: Precision | Precisions = "float32",
     ) -> None:
         self.experiment = experiment or Experiment("default", dict.fromkeys(models, 1.0))
         if set(self.experiment.variants) != set(models):

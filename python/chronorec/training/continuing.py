@@ -26,8 +26,8 @@ def check_start(start: Artifact, config: Config, histories: Histories, split: Sp
 
     Raises:
         ConfigError: items of the log have other codes than in the model, the configuration describes another
-            model or other first item vectors, or validation would ask for events that the model was trained
-            on.
+            model or other item vectors to begin with, or validation would ask for events that the model was
+            trained on.
     """
     _check_items(start, histories)
     _check_model(start, config)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chronorec.models import SequenceModel
 
 #: More distinct values than these are numbers, not classes.
-MOST_CLASSES = 100
+MOST_CLASSES = 20
 
 
 def add_heads(

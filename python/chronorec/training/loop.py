@@ -166,7 +166,7 @@ class Loop:
         table = self.model.output_table
         bias: Tensor | None = self.model.item_bias
         candidates = self.model.candidates(sequences, hidden)
-        heads = self._head_loss(batch, hidden.float(), sequences.offsets, targets)
+        heads = self._head_loss(batch, hidden, sequences.offsets, targets)
         if candidates is not None:
             loss = mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
             return heads + loss
@@ -195,7 +195,9 @@ class Loop:
         if isinstance(batch, BasketBatch) or not self.model.heads:
             return 0.0
         labels = {name: torch.from_numpy(column).to(self.device) for name, column in batch.labels.items()}
-        examples = Examples(states, offsets, targets, labels, self.model.output_table, self._item_loss)
+        examples = Examples(
+            states.float(), offsets, targets, labels, self.model.output_table, self._item_loss
+        )
         losses = [head.weight * head.loss(examples) for head in heads_of(self.model)]
         return torch.stack(losses).sum()
 
