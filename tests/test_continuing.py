@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 
 from chronorec.artifact import Artifact
 from chronorec.cli import main
 from chronorec.data import Histories, prepare
 from chronorec.engine import Engine, updated
+from chronorec.models import SequenceModel
+from chronorec.models.heads import BehaviourHead, StepsHead
 from chronorec.training import load_config, train
 from chronorec.training.config import ConfigError
 from chronorec.training.continuing import start_from, trained_until
@@ -148,6 +152,33 @@ def test_training_begins_with_the_very_weights(folder: Path, models: tuple[Artif
         assert len(model.item_embedding) == before.num_items + 6
 
 
+def test_heads_of_the_same_classes_go_on(folder: Path, models: tuple[Artifact, Artifact]) -> None:
+    histories, before = Histories.open(folder / "histories"), models[0]
+    config = load_config(overrides=SMALL)
+
+    def built(num_items: int, behaviours: list[str]) -> SequenceModel:
+        log = histories_of(cycle_log()) if num_items == 12 else histories
+        model = build_model(config.model, log)
+        sizes: dict[str, Any] = {"num_items": num_items, "width": 16, "weight": 1.0}
+        shares = [1 / len(behaviours)] * len(behaviours)
+        model.heads["behaviour"] = BehaviourHead(behaviours, shares=shares, **sizes)
+        model.heads["steps"] = StepsHead(16, 3, 1.0)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+        return model
+
+    start = built(12, ["buy", "view"]).eval().export(before.items)
+    item = "heads.behaviour.pair.item"
+    for behaviours, goes_on in ((["buy", "view"], True), (["buy", "sell"], False)):
+        model = built(histories.num_items, behaviours)
+        start_from(model, start)
+        weights = model.state_dict()
+        same = np.array_equal(weights[item][:12].numpy(), start.weights[item])
+        assert same == goes_on
+        name = "heads.steps.ahead.weight"
+        np.testing.assert_array_equal(weights[name].numpy(), start.weights[name])
+
+
 def test_a_model_that_was_updated_goes_on(folder: Path, models: tuple[Artifact, Artifact]) -> None:
     """Told of items in the order in which an appended log has them, an update gives them the same codes."""
     log = pq.read_table(folder / "new.parquet")
@@ -181,7 +212,7 @@ def test_unfit_beginnings_are_refused(
     assert "but split.protocol = 'temporal-event' is 1970-01-10" in error
     assert "'leave-one-out' has none" in refused("split.protocol=leave-one-out")
     assert "model.width: wanted 16 as in the model, got 32" in refused(*LATER, "model.width=32")
-    assert "training.item2vec: not beside --from" in refused(*LATER, "training.item2vec=true")
+    assert "training.item2vec: wanted false beside --from" in refused(*LATER, "training.item2vec=true")
     other = load_config(overrides=[*TEMPORAL, *LATER, "model.kind=popularity"])
     with pytest.raises(ConfigError, match=r"model.kind: wanted 'gru4rec' as in the model, got 'popularity'"):
         train(other, Histories.open(folder / "histories"), start=models[0], quiet=True)

@@ -173,7 +173,7 @@ def test_one_by_one_and_together_agree(at_hours: Histories, basket: bool) -> Non
         ({"share": 1.5}, "a share from 0 to 1"),
         ({"decay_days": -1}, "decay_days: wanted a number above 0"),
         ({"weights": "other"}, "other_offsets"),
-        ({"kind": "friends"}, "transition, neighbours or copy, got 'friends'"),
+        ({"kind": "friends"}, "transition, neighbours, copy or rescore, got 'friends'"),
         ({"kind": "frequency", "hour_width": 0}, "hour_width: wanted a number above 0"),
         ({"kind": "frequency", "transition_weight": 2}, "events of a basket have no order"),
     ],

@@ -339,7 +339,7 @@ def test_adjustments_that_cannot_be_made_are_refused() -> None:
     with pytest.raises(ArtifactError, match="successor_offsets: wanted an ascent from 0 to 12"):
         Engine(artifact)
     artifact.adjustments[0]["kind"] = "miracle"
-    with pytest.raises(ArtifactError, match="transition, neighbours or copy, got 'miracle'"):
+    with pytest.raises(ArtifactError, match="transition, neighbours, copy or rescore, got 'miracle'"):
         Engine(artifact)
 
 

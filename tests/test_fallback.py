@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from chronorec.artifact import HEADER, Artifact, _digest
+from chronorec.artifact import HEADER, Artifact, ArtifactError, _digest
 from chronorec.data import Histories
 from chronorec.engine import Engine, Rules, Sessions
 from chronorec.engine.fallback import with_popularity
@@ -153,6 +154,14 @@ def test_a_folder_without_popularity_answers_and_says_so(trained: Artifact, tmp_
     assert (found.source, len(found.items)) == ("model", 3)
     assert "no popularity to fall back on" in found.reason
     assert Artifact.load(folder).identity == plain.identity != trained.identity
+
+
+@pytest.mark.parametrize(
+    "link", [{"source": "popularity"}, {"source": "popularity", "counts": "nothing"}, None]
+)
+def test_a_chain_that_is_none_is_refused(trained: Artifact, link: Any) -> None:
+    with pytest.raises(ArtifactError, match=r"fallback: wanted source|weight 'nothing': wanted"):
+        Engine(dataclasses.replace(trained, fallback=[link]))
 
 
 def test_logs_without_times_have_no_recent_past(histories: Histories, trained: Artifact) -> None:

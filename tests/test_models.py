@@ -18,7 +18,16 @@ from chronorec.data.jagged import offsets_of, ranges
 from chronorec.data.profile import Profile, ProfileColumn
 from chronorec.engine import Engine
 from chronorec.engine.history import HistoryBatch, Tokens, cut_tokens
-from chronorec.models import HSTU, BERT4Rec, GRU4Rec, LogBilinear, SASRec, SequenceModel, Sequences
+from chronorec.models import (
+    HSTU,
+    BERT4Rec,
+    DualEncoder,
+    GRU4Rec,
+    LogBilinear,
+    SASRec,
+    SequenceModel,
+    Sequences,
+)
 from tests.support.budget import assert_within_budget
 from tests.support.logs import DAY, basket_log, cycle_log, histories_of
 
@@ -61,6 +70,11 @@ MODELS: dict[str, tuple[type[SequenceModel], Settings]] = {
         {"tied": False, "time_features": True, "request_time": True},
     ),
     "log-bilinear with copies": (LogBilinear, {"copy": True, "max_length": 5}),
+    "dual encoder": (DualEncoder, {"hidden_size": 17}),
+    "dual encoder with times": (
+        DualEncoder,
+        {"tied": False, "candidates": 5, "time_features": True, "request_time": True, "max_length": 4},
+    ),
     "gru with the request": (GRU4Rec, {"request_time": True, "timezone": "America/New_York"}),
 }
 
@@ -68,6 +82,8 @@ MODELS: dict[str, tuple[type[SequenceModel], Settings]] = {
 def _model(name: str, items: int, bias: bool) -> SequenceModel:
     """The model, with every weight away from its start so that it matters."""
     kind, settings = MODELS[name]
+    if kind is DualEncoder:
+        settings = settings | {"features": np.random.default_rng(0).normal(size=(items, 5)).astype("f")}
     model = kind(items, **{"width": 24, "max_length": 9, "item_bias": bias, **settings}).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -101,6 +117,7 @@ def plain_ops(monkeypatch: pytest.MonkeyPatch) -> None:
         *((cell, cell) for cell in ("gru", "lstm", "rnn")),
         ("attention", "jagged_attention"),
         ("hstu", "jagged_attention"),
+        ("fusion", "jagged_attention"),
     ):
         reference = importlib.import_module(f"chronorec.ops.reference.{name}")
         monkeypatch.setattr(importlib.import_module(f"chronorec.nn.{module}"), name, getattr(reference, name))

@@ -284,7 +284,20 @@ def test_near_the_pole_and_the_date_line() -> None:
         ({"diversity": 2}, "diversity: wanted a number from 0 to 1, got 2"),
         ({"pool": 0}, "pool: wanted a whole number from 1, got 0"),
         ({"pin": [(11, "item 1")]}, "pin: wanted places from 1 to k = 10, got 11"),
-        ({"allow": {"colour": ["red"]}}, "category: wanted a column 'colour' in the item table, got item, "),
+        ({"allow": {"colour": ["red"]}}, "allow: wanted a column 'colour' in the item table, got item, "),
+        ({"deny": {"colour": ["red"]}}, "deny: wanted a column 'colour' in the item table, got item, "),
+        ({"boost_category": [("colour", "red", 1)]}, "boost_category: wanted a column 'colour'"),
+        ({"boost_category": [("kind", "tea", math.inf)]}, "boost_category: wanted a number"),
+        ({"boost_category": [(1, "tea", 1)]}, "boost_category: wanted the name of a column, got 1"),
+        ({"boost": [5]}, "boost: wanted entries of 2, got 5"),
+        ({"boost": 5}, "boost: wanted a list of entries of 2, got 5"),
+        ({"boost": [(["item 1"], 1)]}, r"boost: wanted plain values, got \['item 1'\]"),
+        ({"pin": [(1, {})]}, "pin: wanted plain values, got {}"),
+        ({"pin": None}, "pin: wanted a list of entries of 2, got None"),
+        ({"allow": ["tea"]}, r"allow: wanted columns with lists of their values, got \['tea'\]"),
+        ({"deny": {1: ["tea"]}}, "deny: wanted the name of a column, got 1"),
+        ({"deny": {"kind": [["tea"]]}}, "deny: wanted plain values"),
+        ({"near": (1, 2)}, r"near: wanted entries of 3, got \(1, 2\)"),
     ],
 )
 def test_refusals(arguments: dict[str, Any], message: str) -> None:
@@ -357,7 +370,7 @@ def test_the_server_takes_the_same_rules(client: TestClient) -> None:
         ({"boost": [["item 1", 1e300]]}, 400, "<= 1e"),
         ({"near": {"latitude": 0, "longitude": 0}}, 400, "missing required field `km`"),
         ({"pin": [[1, "a"], [1, "b"]]}, 422, "pin: wanted different places"),
-        ({"allow": {"colour": ["red"]}}, 422, "category: wanted a column 'colour'"),
+        ({"allow": {"colour": ["red"]}}, 422, "allow: wanted a column 'colour'"),
     ],
 )
 def test_the_server_refuses(client: TestClient, rules: Any, status: int, reason: str) -> None:

@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
 import os
-import resource
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from starlette.testclient import TestClient
 
+from chronorec.artifact import Artifact
 from chronorec.data.profile import Profile, ProfileColumn
-from chronorec.engine import Engine
+from chronorec.engine import Engine, Recommendations
 from chronorec.engine.experiment import Experiment, ExposureLog
-from chronorec.models import GRU4Rec, Popularity
-from chronorec.server import Service, make_app
-from chronorec.server.journal import Journal, JournalError
-from chronorec.server.schemas import Request
+from chronorec.engine.live_model import LiveModel
+from chronorec.models import GRU4Rec
+from chronorec.server import Service, endpoint, make_app
+from chronorec.server.journal import Journal
+from chronorec.server.logs import JsonFormatter
+from chronorec.server.schemas import Answer, Event, Request
 from tests.support.logs import cycle_log, histories_of
+from tests.support.servers import ask, make_models, tell
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    histories = histories_of(cycle_log(items=40, events=30))
-    for seed, name in enumerate(("first", "second")):
-        torch.manual_seed(seed)
-        model = GRU4Rec(histories.num_items, width=16, hidden_size=16).eval()
-        model.export(histories.items).save(folder / name)
-    typed = GRU4Rec(histories.num_items, width=16, hidden_size=16, event_types=2, profile=[2]).eval()
-    with torch.no_grad():
-        for parameter in typed.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    inputs: dict[str, Any] = {
-        "event_types": ["view", "buy"],
-        "profile": Profile([ProfileColumn("team", values=["blue", "red"])]).to_plain(),
-    }
-    typed.export(histories.items, **inputs).save(folder / "typed")
-    end = histories.offsets[1:]
-    Popularity(None).fit(histories, end, basket=False, exclude_seen=False).save(folder / "popular")
-    return {name: folder / name for name in ("first", "second", "typed", "popular")}
+    return make_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
@@ -63,22 +45,9 @@ def client(models: dict[str, Path], tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
-def tell(client: TestClient | httpx.Client, *events: tuple[Any, Any, int]) -> Any:
-    told = [{"user": user, "item": item, "at": at} for user, item, at in events]
-    answer = client.post("/v1/events", json={"events": told})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def ask(client: TestClient | httpx.Client, **request: Any) -> Any:
-    answer = client.post("/v1/recommend", json=request)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
 def test_answers_are_the_engines(client: TestClient, models: dict[str, Path]) -> None:
     told = tell(client, (7, "item 3", 1), ("7", "item 9", 1), (7, "item 4", 2), (7, "nothing", 3))
-    assert told == {"accepted": 3, "unknown_items": 1, "unknown_types": 0}
+    assert told == {"accepted": 3, "unknown_items": 1, "repeated": 0, "unknown_types": 0}
     wanted = Engine.load(models["first"]).recommend(["item 3", "item 4"], k=5, exclude_seen=True)
     found = ask(client, user=7, k=5, exclude_seen=True)
     assert found["items"] == wanted.items
@@ -90,18 +59,32 @@ def test_answers_are_the_engines(client: TestClient, models: dict[str, Path]) ->
     assert similar["items"] == Engine.load(models["first"]).similar_items("item 3", 3).items
 
 
-def test_types_of_events_and_profiles_reach_the_model(models: dict[str, Path], tmp_path: Path) -> None:
+def typed_model(folder: Path) -> Path:
+    histories = histories_of(cycle_log(items=40, events=30))
+    typed = GRU4Rec(histories.num_items, width=16, hidden_size=16, event_types=2, profile=[2]).eval()
+    with torch.no_grad():
+        for parameter in typed.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    inputs: dict[str, Any] = {
+        "event_types": ["view", "buy"],
+        "profile": Profile([ProfileColumn("team", values=["blue", "red"])]).to_plain(),
+    }
+    return typed.export(histories.items, **inputs).save(folder)
+
+
+def test_types_of_events_and_profiles_reach_the_model(tmp_path: Path) -> None:
     """By session, from the journal after a restart, and with a history."""
+    model = typed_model(tmp_path / "typed")
     items, types, times = ["item 3", "item 4", "item 5"], ["view", "buy", "wish"], [1, 2, 3]
-    wanted = Engine.load(models["typed"]).recommend(items, times=times, events=types, k=40)
+    wanted = Engine.load(model).recommend(items, times=times, events=types, k=40)
     events = zip(items, times, types, strict=True)
     told = [{"user": 7, "item": item, "at": at, "event": event} for item, at, event in events]
     for start in ("first", "again"):
-        service = Service({"model": models["typed"]}, journal=Journal(tmp_path / "journal"))
+        service = Service({"model": model}, journal=Journal(tmp_path / "journal"))
         with TestClient(make_app(service)) as client:
             if start == "first":
                 answer = client.post("/v1/events", json={"events": told}).json()
-                assert answer == {"accepted": 3, "unknown_items": 0, "unknown_types": 1}
+                assert answer == {"accepted": 3, "unknown_items": 0, "repeated": 0, "unknown_types": 1}
             found = ask(client, user=7, k=40)
             np.testing.assert_allclose(found["scores"], wanted.scores, rtol=1e-4)
             assert found["items"] == wanted.items
@@ -164,7 +147,11 @@ def test_metrics_health_and_description(client: TestClient) -> None:
     metrics = client.get("/metrics").text
     assert 'chronorec_sessions_sessions{variant="model"} 1.0' in metrics
     assert 'chronorec_answers_total{source="session",variant="model"} 1.0' in metrics
-    assert client.get("/health").json()["models"] == {"model": "gru4rec"}
+    assert client.get("/health").json() == {"status": "ok"}
+    [model] = client.get("/v1/models").json()["models"]
+    assert (model["variant"], model["model"], model["items"], model["share"]) == ("model", "gru4rec", 40, 1.0)
+    named = f'model="gru4rec",variant="model",version="{model["version"]}"'
+    assert f"chronorec_model{{{named}}} 1.0" in metrics
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {
         "/v1/events",
@@ -172,27 +159,11 @@ def test_metrics_health_and_description(client: TestClient) -> None:
         "/v1/explain",
         "/v1/similar",
         "/v1/users/{kind}/{user}",
+        "/v1/models",
+        "/v1/reload",
+        "/health",
+        "/ready",
     }
-
-
-def test_a_full_disk_refuses_events(client: TestClient, tmp_path: Path) -> None:
-    """Files may not grow beyond a few bytes more: the system itself cuts the write short."""
-    tell(client, (8, "item 3", 1))
-    [segment] = (tmp_path / "journal").glob("events-*.jsonl")
-    before = segment.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
-    try:
-        answers = [client.post("/v1/events", json={"events": [{"user": 7, "item": "item 3"}]}) for _ in "ab"]
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    for answer in answers:
-        assert answer.status_code == 503
-        assert "the event log cannot be written: 5 of" in answer.json()["error"]
-    assert segment.read_bytes() == before
-    assert ask(client, user=7)["source"] == "popularity"
-    tell(client, (7, "item 3", 1))
-    assert ask(client, user=7)["source"] == "session"
 
 
 def test_experiment_shares_users_out() -> None:
@@ -226,7 +197,11 @@ def test_models_side_by_side(models: dict[str, Path], tmp_path: Path) -> None:
     shown = pa.ipc.open_stream((tmp_path / "shown.arrows").read_bytes()).read_all()
     assert shown.column("user").to_pylist() == [str(user) for user in range(20)]
     assert set(shown.column("variant").to_pylist()) == {"new", "old"}
-    assert {path.name.split("-")[0] for path in (tmp_path / "journal").iterdir()} == {"events", "sessions"}
+    assert {path.name.split("-")[0] for path in (tmp_path / "journal").iterdir()} == {
+        "event",
+        "events",
+        "sessions",
+    }
     with pytest.raises(ValueError, match="wanted a share for each of new"):
         Service({"new": models["first"]}, experiment=Experiment("e", {"old": 1}))
 
@@ -265,80 +240,74 @@ def test_reload_drops_no_request(models: dict[str, Path], tmp_path: Path) -> Non
     assert not failures
 
 
-def test_a_torn_line_was_never_acknowledged(models: dict[str, Path], tmp_path: Path) -> None:
-    with TestClient(make_app(Service({"m": models["first"]}, journal=Journal(tmp_path)))) as client:
-        tell(client, (7, "item 3", 1))
-    journal = Journal(tmp_path)
-    segment = sorted(tmp_path.glob("events-*.jsonl"))[-1]
-    with segment.open("ab") as file:
-        file.write(b'[7,"item 4",2]\n[7,"item 5"')
-    service = Service({"m": models["first"]}, journal=journal)
-    assert service.variants["m"].sessions.history(7)[0] == ["item 3", "item 4"]
-    segment.write_bytes(b"nonsense\n[7]\n")
-    with pytest.raises(JournalError, match="line 1 is damaged"):
-        Service({"m": models["first"]}, journal=Journal(tmp_path))
+def test_an_answer_names_the_model_that_gave_it(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload that ends between the answer and its name."""
+    for name in ("first", "second"):
+        dataclasses.replace(Artifact.load(models[name]), name=name).save(tmp_path / name)
+    link = tmp_path / "model"
+    link.symlink_to(tmp_path / "first")
+    service = Service({"model": link})
+    service.append([Event(user, "item 3", 1) for user in (7, 8)])
+    answered = LiveModel.recommend
+
+    def recommend(self: LiveModel, *arguments: Any, **more: Any) -> Recommendations:
+        found = answered(self, *arguments, **more)
+        link.unlink()
+        link.symlink_to(tmp_path / "second")
+        service.reload()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveModel, "recommend", recommend)
+        found = service.recommend(Request(user=7))
+    assert (found.model, found.items) == ("first", Engine.load(models["first"]).recommend(["item 3"]).items)
+    for found in service.recommend_many([Request(user=7), Request(user=8)]):
+        assert isinstance(found, Answer)
+        assert found.model == "second"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def test_what_nobody_foresaw(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller learns nothing of the inside, the log all of it."""
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(Service, "recommend_many", fail)
+    monkeypatch.setattr(Service, "history", fail)
+    quiet = TestClient(client.app, raise_server_exceptions=False)
+    for answer in (quiet.post("/v1/recommend", json={"user": 1}), quiet.get("/v1/users/text/a")):
+        assert answer.status_code == 500
+        assert answer.json() == {"error": "the server failed; its log says why"}
+    assert len(caplog.records) == 2
+    for record in caplog.records:
+        entry = json.loads(JsonFormatter().format(record))
+        assert (entry["level"], entry["message"]) == ("error", "a request failed")
+        assert "RuntimeError: secret" in entry["traceback"]
 
 
-def start(model: Path, journal: Path, port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "chronorec", "serve", str(model), "--journal", str(journal)]
-    process = subprocess.Popen([*command, "--port", str(port)])
-    deadline = time.monotonic() + 60
-    while not answers(port):
-        assert process.poll() is None, "the server ended"
-        assert time.monotonic() < deadline, "the server does not answer"
-        time.sleep(0.05)
-    return process
+def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "_BODY_SECONDS", 0.05)
+    parts = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+
+    async def receive() -> Any:
+        if (part := next(parts, None)) is None:
+            await asyncio.sleep(60)
+        return part
+
+    with pytest.raises(endpoint.RefusalError, match="body: wanted all of it within"):
+        asyncio.run(endpoint.read_body(receive))
 
 
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def test_nothing_acknowledged_is_lost_by_kills(models: dict[str, Path], tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    acknowledged: dict[str, list[str]] = {}
-    at = 0
-    for turn in range(4):
-        port = free_port()
-        process = start(models["first"], tmp_path, port)
-        killer = threading.Timer(0.2 + 0.4 * rng.random(), process.send_signal, [signal.SIGKILL])
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-            killer.start()
-            try:
-                while True:
-                    at += 1
-                    user, item = f"u{rng.integers(5)}", f"item {rng.integers(40)}"
-                    tell(client, (user, item, at))
-                    acknowledged.setdefault(user, []).append(item)
-            except httpx.TransportError:
-                pass
-        process.wait()
-        service = Service({"model": models["first"]}, journal=Journal(tmp_path))
-        for user, items in acknowledged.items():
-            kept = service.variants["model"].sessions.history(user)[0]
-            assert kept[: len(items)] == items, f"turn {turn}"
-            assert len(kept) <= len(items) + 1  # one may be written and not yet acknowledged
-            acknowledged[user] = kept
-        if turn % 2:
-            service.snapshot()
-        service.close()
-    assert sum(map(len, acknowledged.values())) > 20
-
-
-def test_ending_writes_a_snapshot(models: dict[str, Path], tmp_path: Path) -> None:
-    port = free_port()
-    process = start(models["first"], tmp_path, port)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-        tell(client, (7, "item 3", 1))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) in (0, -signal.SIGTERM)
-    assert (tmp_path / "sessions-model.arrow").exists()
-    lines = [line for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()]
-    assert json.dumps([7, "item 3", 1]) not in lines
+def test_more_than_may_wait_are_refused(models: dict[str, Path]) -> None:
+    service = Service({"m": models["first"]})
+    with TestClient(make_app(service, most_waiting=0)) as client:
+        answer = client.post("/v1/recommend", json={"user": 1})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "too many requests wait" in answer.json()["error"]
+        assert client.get("/health").status_code == 200
+        refused = 'chronorec_refusals_total{route="/v1/recommend",status="503"} 1.0'
+        assert refused in client.get("/metrics").text

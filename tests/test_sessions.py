@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from chronorec.data.profile import Profile, ProfileColumn
 from chronorec.engine import Engine, Rules, Sessions
+from chronorec.engine.live_model import LiveModel
 from chronorec.models import HSTU, GRU4Rec, LogBilinear, PersonalFrequency, SASRec, SequenceModel
 from tests.support.logs import cycle_log, histories_of
 
@@ -344,3 +346,24 @@ def test_a_time_that_cannot_be_leaves_nothing_behind() -> None:
         sessions.append("u", "item 1", at=2**62)
     assert "u" not in sessions
     assert len(sessions) == 0
+
+
+def test_who_is_forgotten_during_a_reload_stays_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reload has read a user's events, and not yet written them down, when the user is forgotten."""
+    sessions = Sessions(ENGINES["gru"])
+    for user in ("gone", "again", "here"):
+        sessions.extend(user, ["item 1", "item 2"], [1, 2])
+    read = LiveModel.batches
+
+    def batches(self: LiveModel) -> Iterator[pa.RecordBatch]:
+        found = list(read(self))
+        assert sessions.forget("gone")
+        assert sessions.forget("again")
+        sessions.append("again", "item 3", at=3)
+        yield from found
+
+    monkeypatch.setattr(LiveModel, "batches", batches)
+    sessions.reload(ENGINES["gru"])
+    assert "gone" not in sessions
+    assert sessions.history("again")[0] == ["item 3"]
+    assert sessions.history("here")[0] == ["item 1", "item 2"]

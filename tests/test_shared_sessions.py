@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -161,6 +162,20 @@ def test_a_reload_makes_states_anew_and_finds_items_it_did_not_know(server: Serv
     assert shared.history("u")[0] == ["item 3", "item 30"]
     wanted = ENGINES["gru"].recommend(["item 3", "item 30"])
     assert shared.recommend("u").items == wanted.items
+
+
+def test_an_update_is_shared_as_far_as_events_are(server: Server, prefix: str) -> None:
+    one, two = (SharedSessions(ENGINES["gru"], server.url, prefix=prefix) for _ in range(2))
+    one.append("u", "item 3", at=1)
+    two.append("v", "item 3", at=1)
+    events = pa.table({"user": ["u", "v", "v"], "item": ["new", "new", "item 4"], "time": [2, 2, 3]})
+    found = one.update(events)
+    assert (found.new_items, found.events) == (["new"], 3)
+    assert one.history("v")[0] == ["item 3", "new", "item 4"]
+    assert two.history("v")[0] == ["item 3", "item 4"]
+    assert "new" in one.recommend("u", k=one.engine.num_items).items
+    assert one.recommend("v").items == one.engine.recommend(["item 3", "new", "item 4"]).items
+    assert two.recommend("v").items == ENGINES["gru"].recommend(["item 3", "item 4"]).items
 
 
 def test_memory_is_bounded(server: Server, prefix: str) -> None:
@@ -337,7 +352,7 @@ def test_two_http_servers(server: Server, tmp_path: Path) -> None:
     ):
         body = {"events": [{"user": 5, "item": f"item {code}", "at": code} for code in (3, 30, 99)]}
         told = here.post("/v1/events", json=body).json()
-        assert told == {"accepted": 2, "unknown_items": 1, "unknown_types": 0}
+        assert told == {"accepted": 2, "unknown_items": 1, "repeated": 0, "unknown_types": 0}
         answers = [side.post("/v1/recommend", json={"user": 5}).json() for side in (here, there)]
         assert answers[0] == answers[1]
         assert answers[0]["source"] == "session"
@@ -365,3 +380,17 @@ def test_a_server_without_its_store_says_so(tmp_path: Path) -> None:
             assert "the store of sessions does not answer" in refused.json()["error"]
         assert client.delete("/v1/users/number/1").status_code == 503
         assert client.post("/v1/recommend", json={"history": ["item 1"]}).status_code == 200
+
+
+def test_an_event_counts_once_by_its_id(server: Server, prefix: str) -> None:
+    """Whatever process it was told to, and whichever of its users was forgotten meanwhile."""
+    first, second = (SharedSessions(engine_of(), server.url, prefix=prefix) for _ in "ab")
+    told = [(7, "item 3", 1, None), (8, "item 4", 1, "buy"), (7, "item 5", 2, None), (7, "nothing", 3, None)]
+    ids = ["a", 1, "1", None]
+    assert first.tell(told, ids) == [True, True, True, False]
+    assert second.tell([(7, "item 3", 9, None), *told[1:]], ids) == [None, None, None, False]
+    assert second.history(7)[0] == ["item 3", "item 5"]
+    assert first.tell([(9, "item 3", 1, None), (9, "item 4", 2, None)], ["x", "x"]) == [True, None]
+    first.forget(7)
+    assert second.tell(told[:1], ids[:1]) == [None]
+    assert 7 not in second

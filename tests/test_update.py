@@ -16,8 +16,10 @@ from chronorec.data import Histories
 from chronorec.engine import Engine, Sessions, updated
 from chronorec.engine.content import Content
 from chronorec.engine.fallback import with_popularity
-from chronorec.engine.update import CONTENT_EVENTS, NEIGHBOURS
+from chronorec.engine.neighbours import NEIGHBOURS, Mixes, Told, _Past, _scale, _two_of_each
+from chronorec.engine.update import CONTENT_EVENTS
 from chronorec.models import GRU4Rec, Markov, PersonalFrequency
+from chronorec.models.heads import BehaviourHead, StepsHead
 from tests.support.logs import DAY, cycle_log, histories_of
 
 ITEMS, NOW = 12, 30 * DAY
@@ -177,6 +179,9 @@ def test_the_updated_model_is_a_model(kind: str, histories: Histories, tmp_path:
     end = histories.offsets[1:]
     if kind == "gru":
         untied = GRU4Rec(ITEMS, width=8, hidden_size=8, tied=False, copy=True)
+        sizes: dict[str, Any] = {"num_items": ITEMS, "width": 8, "weight": 1.0}
+        untied.heads["behaviour"] = BehaviourHead(["buy", "view"], shares=[0.5, 0.5], **sizes)
+        untied.heads["steps"] = StepsHead(8, 3, 1.0)
         artifact = untied.eval().export(histories.items)
     else:
         model = Markov() if kind == "markov" else PersonalFrequency(3.0)
@@ -284,3 +289,49 @@ def test_likeness_by_hand() -> None:
     assert dict(zip(codes.tolist(), likeness.tolist(), strict=True)) == pytest.approx(expected)
     assert (np.diff(likeness) <= 0).all()
     assert len(content.nearest(3, np.arange(3, dtype=np.int32), 9)[0]) == 0
+
+
+def test_means_are_scaled_to_fit_the_vectors_of_trained_items() -> None:
+    """Observations are a third of an item's vector, and noise: what brings them back is known."""
+    generator = np.random.default_rng(0)
+    users, items, width, spread = 6, 3000, 4, 0.5
+    vectors = generator.normal(size=(items, width))
+    own = np.repeat(np.arange(items), users)
+    seen = vectors[own] / 3 + spread * generator.normal(size=(len(own), width))
+    weights = {"v": np.concatenate([vectors, seen]).astype(np.float32)}
+    mixes = Mixes(own, (items + np.arange(len(own), dtype=np.int32))[:, None], np.ones((len(own), 1)))
+    model = Artifact("model", pa.table({"item": range(len(weights["v"]))}), weights, table="v")
+    scale = _scale(model, mixes)
+    assert scale is not None
+    assert scale.factors["v"] == pytest.approx(3, rel=0.05)
+    assert scale.kappa == pytest.approx(spread**2 * 9, rel=0.1)
+    for count in (1, 2, users):  # the best that a multiple of the mean can do
+        mean = seen.reshape(items, users, width)[:, :count].mean(axis=1)
+        best = (mean * vectors).sum() / (mean * mean).sum()
+        assert scale.factors["v"] * count / (count + scale.kappa) == pytest.approx(best, rel=0.05)
+    few = own < 29
+    assert _scale(model, Mixes(own[few], mixes.codes[few], mixes.shares[few])) is None
+
+
+def test_a_scale_is_learned_from_two_events_of_each_item() -> None:
+    """Drawn as they are taken, none of untrained items, and none that was its user's first."""
+    generator = np.random.default_rng(0)
+    taken = {user: np.minimum(generator.geometric(0.01, 50), 999).astype(np.int32) for user in range(100)}
+    times = np.arange(50, dtype=np.int64) // 2  # the first two at once
+
+    def history_of(user: str | int) -> tuple[np.ndarray, np.ndarray]:
+        return taken[int(user)], times
+
+    none = Told([], [], np.empty(0, np.int64))
+    untrained = np.arange(1000) % 10 == 0
+    past = _Past(1000, none, np.empty(0, np.int32), history_of)
+    events = _two_of_each(past, list(taken), untrained)
+    items, count = np.unique([item for item, _, _ in events], return_counts=True)
+    assert (count == 2).all()
+    assert len(set(events)) == len(events) > 300
+    assert not untrained[items].any()
+    for item, user, at in events:
+        assert at > 0
+        assert item in taken[int(user)][times == at]
+    every = np.unique(np.concatenate([items[2:] for items in taken.values()]))
+    assert items.mean() < every.mean()

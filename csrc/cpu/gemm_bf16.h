@@ -13,7 +13,7 @@
 //   });
 #pragma once
 #include "core/cpu_isa.h"
-#include "cpu/vec.h"
+#include "cpu/transpose.h"
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -50,6 +50,31 @@ inline void pack_pairs(const T* b, int64_t step_k, int64_t step_j, int64_t depth
           if (j < n && k + half < depth) copy_bf16(b[(k + half) * step_k + (j0 + j) * step_j], &x);
           packed[2 * j + half] = x;
         }
+  }
+}
+
+// The transpose of [count, depth] bf16 rows as runs [count / 32][padded][32], zeros beyond count; depth and
+// step are even, and the rows hold `padded` elements.
+inline void turn_pairs(const bf16* rows, int64_t step, int64_t count, int64_t padded, bf16* to) {
+  for (int64_t j = 0; j < round_up(count, kRun); j += kLanes) {
+    bf16* out = to + j / kRun * kRun * padded + j % kRun;
+    for (int64_t d = 0; d < padded; d += 2 * kLanes) {
+      vf m[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        m[i] = splat(0);
+        if (j + i < count) __builtin_memcpy(&m[i], rows + (j + i) * step + d, sizeof m[i]);
+      }
+      transpose(m);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        const vu both = reinterpret_cast<vu>(m[i]);
+        const vh even = __builtin_convertvector(both & 0xffff, vh),
+                 odd = __builtin_convertvector(both >> 16, vh);
+        __builtin_memcpy(out + (d + 2 * i) * kRun, &even, sizeof even);
+        __builtin_memcpy(out + (d + 2 * i + 1) * kRun, &odd, sizeof odd);
+      }
+    }
   }
 }
 

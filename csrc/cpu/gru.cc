@@ -6,6 +6,7 @@ namespace CHRONOREC_LEVEL {
 namespace {
 
 struct GruCell {
+  using Slots = GruCell;
   static constexpr RecurrentKind kKind = kGru;
   static constexpr int kStateSlot = 1, kUnitPanels = 1;
 
@@ -22,7 +23,8 @@ struct GruCell {
     return fma(z, before - n, n);
   }
 
-  static inline vf backward(const float* saved, vf before, vf d_state, vf, vf&, vf* grads) {
+  template <typename T>
+  static inline vf backward(const T* saved, vf before, vf d_state, vf, vf&, vf* grads) {
     const vf n = load(saved), r = load(saved + kPanel), z = load(saved + 2 * kPanel);
     const vf one = splat(1);
     grads[0] = d_state * (one - z) * (one - n * n);

@@ -117,31 +117,6 @@ inline void exponentials(const float* tile, int64_t step, int64_t count, Running
   }
 }
 
-// The transpose of [count, depth] bf16 rows as runs [count / 32][padded][32], zeros beyond count; depth and
-// step are even, and the rows hold `padded` elements.
-inline void turn_pairs(const bf16* rows, int64_t step, int64_t count, int64_t padded, bf16* to) {
-  for (int64_t j = 0; j < round_up(count, kRun); j += kLanes) {
-    bf16* out = to + j / kRun * kRun * padded + j % kRun;
-    for (int64_t d = 0; d < padded; d += 2 * kLanes) {
-      vf m[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        m[i] = splat(0);
-        if (j + i < count) __builtin_memcpy(&m[i], rows + (j + i) * step + d, sizeof m[i]);
-      }
-      transpose(m);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        const vu both = reinterpret_cast<vu>(m[i]);
-        const vh even = __builtin_convertvector(both & 0xffff, vh),
-                 odd = __builtin_convertvector(both >> 16, vh);
-        __builtin_memcpy(out + (d + 2 * i) * kRun, &even, sizeof even);
-        __builtin_memcpy(out + (d + 2 * i + 1) * kRun, &odd, sizeof odd);
-      }
-    }
-  }
-}
-
 // rows[i] * factors[i], rounded, as the right side of a product over the rows: [padded / 16][count /
 // 2][16][2].
 inline void pack_scaled(const float* rows, const float* factors, int64_t count, int64_t padded, bf16* to) {

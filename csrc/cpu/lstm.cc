@@ -6,6 +6,7 @@ namespace CHRONOREC_LEVEL {
 namespace {
 
 struct LstmCell {
+  using Slots = LstmCell;
   static constexpr RecurrentKind kKind = kLstm;
   static constexpr int kStateSlot = 0, kUnitPanels = 1;
 
@@ -21,10 +22,11 @@ struct LstmCell {
     return o * gate_tanh<T>(cell);
   }
 
-  static inline vf backward(const float* saved, vf, vf d_state, vf cell, vf& d_cell, vf* grads) {
+  template <typename T>
+  static inline vf backward(const T* saved, vf, vf d_state, vf cell, vf& d_cell, vf* grads) {
     const vf i = load(saved), f = load(saved + kPanel), g = load(saved + 2 * kPanel);
     const vf o = load(saved + 3 * kPanel), one = splat(1);
-    const vf t = gate_tanh<float>(fma(f, cell, i * g));
+    const vf t = gate_tanh<T>(fma(f, cell, i * g));
     const vf d = fma(d_state * o, one - t * t, d_cell);
     grads[0] = d * g * i * (one - i);
     grads[1] = d * cell * f * (one - f);

@@ -46,7 +46,7 @@ struct StepRows {
   float *state, *cell;
   char* left;
   T* output[kMaxTileRows];
-  float* saved[kMaxTileRows];  // [P / 16, kKind.saved, 16] each
+  T* saved[kMaxTileRows];  // [P / 16, kKind.saved, 16] each
   const T* recurrent_mask[kMaxTileRows];
   const T* zoneout_mask[kMaxTileRows];
   bool save, mask, zoneout;
@@ -94,8 +94,8 @@ inline void step_unit(const Layer<Cell, W>& layer, const StepRows<T>& step, int6
   left < kLanes ? store_some(step.output[row] + unit, state, left)
                 : store_rounded(step.output[row] + unit, state);
   if (step.save) {
-    float* target = step.saved[row] + unit / kPanel * kPanel * kSaved + unit % kPanel;
-    for (int s = 0; s < kSaved; ++s) store(target + s * kPanel, saved[s]);
+    T* target = step.saved[row] + unit / kPanel * kPanel * kSaved + unit % kPanel;
+    for (int s = 0; s < kSaved; ++s) store_rounded(target + s * kPanel, saved[s]);
   }
 }
 
@@ -107,7 +107,7 @@ inline void prefetch_results(const StepRows<T>& step, int64_t panel, int64_t uni
     for (int64_t j = 0; j < units * kPanel; j += kLine)
       __builtin_prefetch(step.output[row] + panel * kPanel + j, 1);
     if (!step.save) continue;
-    for (int64_t j = 0; j < units * kSaved; j += 16)
+    for (int64_t j = 0; j < units * kSaved; j += kLine)
       __builtin_prefetch(step.saved[row] + panel * kSaved + j, 1);
   }
 }
@@ -239,7 +239,7 @@ class ForwardTile {
       const int64_t event = tile_.event(i, t);
       step_.output[i] = args_.output.as<T>() + event * layer_.hidden;
       step_.zoneout_mask[i] = row_of<T>(args_.zoneout_mask, event);
-      if (step_.save) step_.saved[i] = args_.saved.as<float>() + event * Cell::kKind.saved * layer_.padded;
+      if (step_.save) step_.saved[i] = args_.saved.as<T>() + event * Cell::kKind.saved * layer_.padded;
     }
     run_step(layer_, multiplier_, step_);
     step_.sums += active * layer_.sum_stride;

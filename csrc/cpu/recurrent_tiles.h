@@ -24,6 +24,8 @@ constexpr RecurrentKind kRnn = {1, 1, 1, false};  // the new state
 
 constexpr int64_t kUnitPanel = 16;
 inline int64_t padded_units(int64_t hidden_size) { return round_up(hidden_size, kUnitPanel); }
+// Units as depths of a product of bf16: whole tiles of the matrix unit.
+inline int64_t pair_units(int64_t units) { return round_up(units, 32); }
 // Rows a cache line further than a multiple of the cache's own stride.
 inline int64_t row_stride(int64_t columns) { return columns + 16; }
 
@@ -104,25 +106,90 @@ struct ForwardRoom {
   }
 };
 
+// What a thread gathers of a slice of events. In fp32:
+struct FloatSliceRoom {
+  float* gates;      // [kMaxTileRows, slots, P]: gradients of one step's sums, rows row_stride apart
+  float* values;     // [kMaxTileRows, I]: gradient of one step's values
+  float* gradients;  // [blocks, kSlice, kBlock]: gradients of the sums of the slice's events
+  float* states;     // [kSlice, P]: what weight_hh was multiplied with
+  float* inputs;     // [kSlice, I]: what weight_ih was multiplied with
+  int64_t bytes;
+
+  FloatSliceRoom(void* base, const RecurrentKind& kind, int64_t input, int64_t hidden) {
+    const int64_t padded = padded_units(hidden), wide = padded_units(input);
+    Carver carver(base);
+    gates = carver.take<float>(kMaxTileRows, row_stride(kind.slots * padded));
+    values = carver.take<float>(kMaxTileRows, wide);
+    gradients = carver.take<float>(kSlice, round_up(kind.slots * padded, kBlock));
+    states = carver.take<float>(kSlice, row_stride(padded));
+    inputs = carver.take<float>(kSlice, row_stride(wide));
+    bytes = carver.used();
+  }
+};
+
+// In bf16, with Q = pair_units(H) and J = pair_units(I). The rows of a step are multiplied as a whole tile.
+struct PairSliceRoom {
+  char* gradients;      // [kSlice + kMaxTileRows, slots, Q], rows row_stride apart
+  char* states;         // [kSlice, Q]
+  char* inputs;         // [kSlice, J]
+  char* turned_states;  // [kSlice / 32, Q, 32]: the transpose
+  char* turned_inputs;  // [kSlice / 32, J, 32]
+  char* panels;         // [kBlock / 16, kSlice / 2, 16, 2]: a block of the gradients, ready to be multiplied
+  int64_t bytes;
+
+  PairSliceRoom(void* base, const RecurrentKind& kind, int64_t input, int64_t hidden) {
+    const int64_t units = pair_units(hidden), wide = pair_units(input);
+    Carver carver(base);
+    gradients = carver.take<char>(kSlice + kMaxTileRows, row_stride(kind.slots * units), 2);
+    states = carver.take<char>(kSlice, units, 2);
+    inputs = carver.take<char>(kSlice, wide, 2);
+    turned_states = carver.take<char>(kSlice, units, 2);
+    turned_inputs = carver.take<char>(kSlice, wide, 2);
+    panels = carver.take<char>(kSlice, kBlock, 2);
+    bytes = carver.used();
+  }
+};
+
+// A thread's part of BackwardScratch. Rows are row_stride apart.
+struct BackwardRoom {
+  float* direct;   // [kMaxTileRows, P]: gradient of the state as far as it does not pass through weight_hh
+  float* through;  // [kMaxTileRows, P]: as far as it does, before the recurrent mask
+  float* cell;     // [kMaxTileRows, P]: gradient of the cell
+  char* slice;     // a FloatSliceRoom or a PairSliceRoom
+  int64_t bytes;
+
+  BackwardRoom(void* base, const RecurrentKind& kind, int64_t input, int64_t hidden) {
+    const int64_t stride = row_stride(padded_units(hidden));
+    Carver carver(base);
+    direct = carver.take<float>(kMaxTileRows, stride);
+    through = carver.take<float>(kMaxTileRows, stride);
+    cell = carver.take<float>(kMaxTileRows, stride);
+    slice = carver.take<char>(max64(FloatSliceRoom(nullptr, kind, input, hidden).bytes,
+                                    PairSliceRoom(nullptr, kind, input, hidden).bytes));
+    bytes = carver.used();
+  }
+};
+
 struct BackwardScratch {
-  int64_t* order;    // [B] sequences by falling length
-  int64_t* starts;   // [N + 2] work space of the sort
-  float* weight_hh;  // [P / 16, gates * P, 16], packed for gradients of gates times weight_hh
-  float* weight_ih;  // [ceil(I / 16), gates * P, 16], likewise
-  float* groups;     // per group: gradients of weight_ih, of weight_hh and of the biases, see the sizes
-  float* threads;    // per thread, see BackwardRoom
+  int64_t* order;   // [B] sequences by falling length
+  int64_t* starts;  // [N + 2] work space of the sort
+  // Packed for gradients of gates times a weight: [P / 16, gates * P, 16] and [ceil(I / 16), gates * P, 16];
+  // in bf16 with Q in place of the second P, which takes no more room.
+  float *weight_hh, *weight_ih;
+  float* groups;  // per group: gradients of weight_ih, of weight_hh and of the biases, see the sizes
+  char* threads;  // per thread, see BackwardRoom
   int64_t num_groups, blocks, ih_size, hh_size, bias_size, per_group, per_thread;
   int64_t bytes;
 
   BackwardScratch(void* base, const RecurrentKind& kind, int64_t sequences, int64_t events, int64_t input,
                   int64_t hidden) {
-    const int64_t padded = padded_units(hidden), columns = kind.slots * padded;
+    const int64_t padded = padded_units(hidden);
     Carver carver(base);
     order = carver.take<int64_t>(sequences);
     starts = carver.take<int64_t>(events + 2);
     weight_hh = carver.take<float>(padded * kind.gates * padded);
     weight_ih = carver.take<float>(padded_units(input) * kind.gates * padded);
-    blocks = ceil_div(columns, kBlock);
+    blocks = ceil_div(kind.slots * padded, kBlock);
     const int64_t wide = kind.gates < 3 ? kBlock : kind.gates * kUnitPanel;
     ih_size = blocks * input * wide;   // [blocks, I, wide]: weight_ih's gradient, transposed
     hh_size = blocks * hidden * wide;  // [blocks, H, wide]
@@ -130,35 +197,9 @@ struct BackwardScratch {
     per_group = ih_size + hh_size + bias_size;
     num_groups = count_groups(count_tiles(sequences), per_group);
     groups = carver.take<float>(per_group * num_groups);
-    per_thread = kMaxTileRows * (row_stride(columns) + 3 * row_stride(padded) + padded_units(input)) +
-                 kSlice * (blocks * kBlock + row_stride(padded) + row_stride(padded_units(input)));
-    threads = carver.take<float>(per_thread * num_threads());
+    per_thread = BackwardRoom(nullptr, kind, input, hidden).bytes;
+    threads = carver.take<char>(per_thread, num_threads());
     bytes = carver.used();
-  }
-};
-
-// A thread's part of BackwardScratch.
-struct BackwardRoom {
-  float* gates;       // [kMaxTileRows, slots, P]: gradients of one step's sums, rows row_stride apart
-  float* direct;      // [kMaxTileRows, P]: gradient of the state as far as it does not pass through weight_hh
-  float* through;     // [kMaxTileRows, P]: as far as it does, before the recurrent mask
-  float* cell;        // [kMaxTileRows, P]: gradient of the cell
-  float* values;      // [kMaxTileRows, I]: gradient of one step's values
-  float* slice;       // [blocks, kSlice, kBlock]: gradients of the sums of the slice's events
-  float* states;      // [kSlice, P]: what weight_hh was multiplied with
-  float* inputs;      // [kSlice, I]: what weight_ih was multiplied with
-  int64_t count = 0;  // events in the slice
-
-  BackwardRoom(float* base, const RecurrentKind& kind, int64_t input, int64_t hidden, int64_t blocks) {
-    const int64_t padded = padded_units(hidden), array = kMaxTileRows * row_stride(padded);
-    gates = base;
-    direct = gates + kMaxTileRows * row_stride(kind.slots * padded);
-    through = direct + array;
-    cell = through + array;
-    values = cell + array;
-    slice = values + kMaxTileRows * padded_units(input);
-    states = slice + kSlice * blocks * kBlock;
-    inputs = states + kSlice * row_stride(padded);
   }
 };
 

@@ -6,33 +6,38 @@ namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
 
-struct TanhCell {
+struct RnnSlots {
+  using Slots = RnnSlots;
   static constexpr RecurrentKind kKind = kRnn;
   static constexpr int kStateSlot = 0, kUnitPanels = 4;
 
   static int64_t input_gate(int64_t) { return 0; }
   static int64_t state_gate(int64_t) { return 0; }
+};
 
+struct TanhCell : RnnSlots {
   template <typename T>
   static inline vf forward(const float* sums, vf, vf&, vf* saved) {
     return saved[0] = gate_tanh<T>(load(sums));
   }
 
-  static inline vf backward(const float* saved, vf, vf d_state, vf, vf&, vf* grads) {
+  template <typename T>
+  static inline vf backward(const T* saved, vf, vf d_state, vf, vf&, vf* grads) {
     const vf state = load(saved);
     grads[0] = d_state * (splat(1) - state * state);
     return splat(0);
   }
 };
 
-struct ReluCell : TanhCell {
+struct ReluCell : RnnSlots {
   template <typename T>
   static inline vf forward(const float* sums, vf, vf&, vf* saved) {
     const vf sum = load(sums);
     return saved[0] = sum < splat(0) ? splat(0) : sum;  // NaN stays
   }
 
-  static inline vf backward(const float* saved, vf, vf d_state, vf, vf&, vf* grads) {
+  template <typename T>
+  static inline vf backward(const T* saved, vf, vf d_state, vf, vf&, vf* grads) {
     grads[0] = load(saved) <= splat(0) ? splat(0) : d_state;
     return splat(0);
   }

@@ -20,7 +20,8 @@ namespace chronorec {
 // 127ths of the largest of a row, and the rows' scales); their layout belongs to the level. They have room
 // for K(depth) depths: depth in float, round_up(depth, 32) in bf16, round_up(depth, 4) + 4 in u8. Values and
 // states are multiplied with float weights as they are, with bf16 weights rounded to bf16, with u8 weights as
-// numbers of 24 bits times one scale a row (NaN where the row is not finite); all sums are float.
+// numbers of 24 bits times one scale a row (NaN where the row is not finite); all sums are float. Backward
+// multiplies gradients of sums, states and weights in the type of the values.
 struct RecurrentPackArgs {
   TensorView weight_ih;         // float/bf16 [G H, I], rows may be strided
   TensorView weight_hh;         // float/bf16 [G H, H], rows may be strided
@@ -47,7 +48,7 @@ struct RecurrentForwardArgs {
   TensorView output;       // float/bf16 [N, H]
   TensorView final_state;  // float/bf16 [B, H]: the initial state where a sequence is empty
   TensorView final_cell;   // likewise
-  TensorView saved;        // float [N, P / 16, A, 16] or none: for backward
+  TensorView saved;        // float/bf16 [N, P / 16, A, 16] or none: for backward
   TensorView scratch;
 };
 void gru_forward(const RecurrentForwardArgs& args);
@@ -87,7 +88,7 @@ struct RecurrentBackwardArgs {
   TensorView initial_state, initial_cell, recurrent_mask, zoneout_mask;  // as in RecurrentForwardArgs
   bool reverse;
   TensorView output;                      // float/bf16 [N, H] of forward
-  TensorView saved;                       // float [N, P / 16, A, 16] of forward
+  TensorView saved;                       // float/bf16 [N, P / 16, A, 16] of forward
   TensorView grad_values;                 // float/bf16 [N, I]
   TensorView grad_weight_ih;              // float/bf16 [G H, I]
   TensorView grad_weight_hh;              // float/bf16 [G H, H]

@@ -94,7 +94,7 @@ inline void run_forward(const RecurrentForwardArgs& args, const RecurrentKind& k
   else
     expect_no_cell(args.final_cell, "final_cell");
   const int64_t panels = padded_units(hidden) / kUnitPanel;
-  if (args.saved) expect_output(args.saved, "saved", DType::f32, {events, panels, kind.saved, kUnitPanel});
+  if (args.saved) expect_output(args.saved, "saved", dtype, {events, panels, kind.saved, kUnitPanel});
   const ScratchThreads threads(args.scratch,
                                [&] { return forward_scratch(kind, sequences, events, hidden); });
   kernel(args);
@@ -152,7 +152,7 @@ inline void run_backward(const RecurrentBackwardArgs& args, const RecurrentKind&
   expect(args.weight_hh, "weight_hh", dtype, {kind.gates * hidden, hidden});
   expect_sequence_inputs(args, kind, dtype, sequences, events, hidden);
   const int64_t panels = padded_units(hidden) / kUnitPanel;
-  expect_packed(args.saved, "saved", DType::f32, {events, panels, kind.saved, kUnitPanel});
+  expect_packed(args.saved, "saved", dtype, {events, panels, kind.saved, kUnitPanel});
   expect_gradients(args, kind, dtype, sequences);
   const ScratchThreads threads(args.scratch,
                                [&] { return backward_scratch(kind, sequences, events, input, hidden); });

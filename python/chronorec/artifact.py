@@ -51,6 +51,16 @@ program has no state: bias and adjustments speak. An adjustment is a sparse addi
   ``W_item_users``, ``W_item_similarities``).
 - ``copy``: exp(score) of every item among the tokens grows by the exp of a weight, made from the state and
   learned tables; :class:`chronorec.engine.copy.CopyHead` says how. The weights are ``W.gap`` and so on.
+- ``rescore``: the ``count`` best items by state and bias gain what they find by attention in the items of the
+  last tokens. With rows of the table times sqrt(D), (q, u) = ``W.candidate`` of the candidate's and (k, v) =
+  ``W.history`` of an item's, D each, the gain is the sum of (u . v) / sqrt(D) weighted by the softmax of
+  q . k / sqrt(D) + ``W.rank`` at how many tokens ago. All candidates rise together where one would fall
+  behind the other items.
+
+Where nothing is known of a user, ``fallback`` answers in place of the model: the links of a chain, each with
+``counts``, the name of a [V] weight of events per item, and for the recent past ``days`` and ``until``; see
+:mod:`chronorec.engine.fallback`. Models updated since their training hold ``update.evidence`` [V], the number
+of events that the vector of an item rests on: infinite for those that were trained.
 
 A head says more of an item v after a state. Its output k is ``(state query_k^T + b_k) . table[v] +
 constant_k . state + c_k + item[v, k]``, with weights ``W.pair.query.weight`` [K D, D] and so on:
@@ -150,7 +160,7 @@ class Artifact:
         digest = hashlib.sha256(_digest(named | {"num_items": self.num_items}).encode())
         for name, value in sorted(self.weights.items()):
             digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
+            digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

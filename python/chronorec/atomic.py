@@ -58,10 +58,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield work
         for path in work.iterdir():
-            _sync(path)
-        _sync(work)
+            sync(path)
+        sync(work)
         _put(work, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)  # after the exchange: what was replaced
 
@@ -82,7 +82,7 @@ def new_file(path: str | os.PathLike[str], draft: Path | None = None) -> Iterato
             file.flush()
             os.fsync(file.fileno())
         os.replace(work, target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         work.unlink(missing_ok=True)
 
@@ -117,7 +117,8 @@ def _exchange(first: Path, second: Path) -> bool:
     raise OSError(code, os.strerror(code), str(second))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

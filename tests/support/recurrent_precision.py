@@ -70,6 +70,11 @@ class PrecisionSuite:
             self.assert_step_correct(inputs, hidden, torch.float32, "bfloat16")
             self.cell.assert_correct([5, 0, 17, 1, 9], inputs, hidden, torch.bfloat16)
 
+    @needs_tiles
+    def test_vector_instructions_in_large_tiles(self) -> None:
+        with without_amx():
+            self.cell.assert_correct([(7 * i) % 19 for i in range(75)], 9, 48, torch.bfloat16)
+
     @pytest.mark.parametrize("precision", PRECISIONS)
     def test_steps_give_the_sequence_of_the_core_bitwise(self, precision: str) -> None:
         values, offsets, *weights = self.cell.inputs([12] * 21, 13, 21)

@@ -37,14 +37,17 @@ class RecurrentSuite:
     def test_long_sequences(self, dtype: torch.dtype) -> None:
         self.cell.assert_correct(LONG_LENGTHS, 6, 20, dtype, draws=2)
 
-    def test_many_sequences_take_the_large_tiles(self) -> None:
-        self.cell.assert_correct([(7 * i) % 19 for i in range(75)], 9, 48)
+    @pytest.mark.parametrize("dtype", FLOATS)
+    def test_many_sequences_take_the_large_tiles(self, dtype: torch.dtype) -> None:
+        self.cell.assert_correct([(7 * i) % 19 for i in range(75)], 9, 48, dtype)
 
-    def test_many_tiles_share_a_gradient(self) -> None:
-        self.cell.assert_correct([i % 4 for i in range(700)], 3, 9, draws=1)
+    @pytest.mark.parametrize("dtype", FLOATS)
+    def test_many_tiles_share_a_gradient(self, dtype: torch.dtype) -> None:
+        self.cell.assert_correct([i % 4 for i in range(700)], 3, 9, dtype, draws=1)
 
-    def test_depths_beyond_a_slice(self) -> None:
-        self.cell.assert_correct([3, 9, 5, 8, 2, 7, 6, 1, 4, 9, 9, 3], 150, 270)
+    @pytest.mark.parametrize("dtype", FLOATS)
+    def test_depths_beyond_a_slice(self, dtype: torch.dtype) -> None:
+        self.cell.assert_correct([3, 9, 5, 8, 2, 7, 6, 1, 4, 9, 9, 3], 150, 270, dtype)
 
     # From 8 on: with one or two units the reference may be exact by luck; those sizes stand above.
     @settings(max_examples=10, suppress_health_check=[HealthCheck.differing_executors])

@@ -82,8 +82,8 @@ def check_specs(artifact: Artifact) -> None:
             _check_values(artifact, f"{spec.get('weights')}", "items", "shares")
         elif kind == "neighbours":
             _check_neighbours(artifact, spec)
-        elif kind != "copy":  # which is checked where it is made
-            known = "frequency, transition, neighbours or copy"
+        elif kind not in ("copy", "rescore"):  # which are checked where they are made
+            known = "frequency, transition, neighbours, copy or rescore"
             raise ArtifactError(f"{artifact.name}: wanted adjustments {known}, got {kind!r}")
 
 
@@ -134,12 +134,14 @@ def most_entries(artifact: Artifact) -> int:
             most = max(most, int(np.diff(artifact.weights[f"{spec['weights']}_offsets"]).max(initial=0)))
         elif spec["kind"] == "neighbours":
             most = artifact.num_items
+        elif spec["kind"] == "rescore":
+            most = max(most, spec["count"])
     return most
 
 
 def reads_whole_history(artifact: Artifact) -> bool:
     """Whether an adjustment looks further back than the tokens of the program."""
-    return any(spec["kind"] not in ("transition", "copy") for spec in artifact.adjustments)
+    return any(spec["kind"] not in ("transition", "copy", "rescore") for spec in artifact.adjustments)
 
 
 def from_model(

@@ -35,13 +35,14 @@ class Catalogue:
         self._indexes: dict[str, Any] = {}
         self._lock = threading.RLock()
 
-    def having(self, column: str, values: Iterable[Hashable]) -> Int32s:
+    def having(self, column: str, values: Iterable[Hashable], rule: str) -> Int32s:
         """Codes of the items that have one of the values; an item may come more than once.
 
         Raises:
-            ValueError: there is no such column, or it holds no plain values nor lists of them.
+            ValueError: there is no such column, or it holds no plain values nor lists of them; says that
+                ``rule`` wants it.
         """
-        index: _Values = self._index(f"values of {column}", lambda: _values(self.items, column))
+        index: _Values = self._index(f"values of {column}", lambda: _values(self.items, column, rule))
         numbers = [index.numbers[value] for value in dict.fromkeys(values) if value in index.numbers]
         rows = [index.items[index.offsets[n] : index.offsets[n + 1]] for n in numbers]
         return np.concatenate(rows) if rows else np.empty(0, np.int32)
@@ -82,13 +83,14 @@ class _Values(NamedTuple):
     items: Int32s
 
 
-def _values(table: pa.Table, column: str) -> _Values:
-    values, items = plain(column_of(table, column, "category")), np.arange(table.num_rows)
+def _values(table: pa.Table, column: str, rule: str) -> _Values:
+    values, items = plain(column_of(table, column, rule)), np.arange(table.num_rows)
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
         items, values = row_of_values(offsets_of(lengths.astype(np.int64))), plain(values.flatten())
     if pa.types.is_nested(values.type):
-        raise ValueError(f"{column}: wanted a column of plain values or lists of them, got {values.type}")
+        wanted = "plain values or lists of them"
+        raise ValueError(f"{rule}: wanted {wanted} in column {column!r}, got {values.type}")
     encoded = pc.dictionary_encode(values)
     has = encoded.indices.is_valid().to_numpy(zero_copy_only=False)
     number = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False).astype(np.int64)

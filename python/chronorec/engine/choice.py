@@ -103,11 +103,11 @@ class Choice:
             return None
         allow = np.ones(num_items, np.uint8)
         for column, values in rules.allow.items():
-            allow &= _mask(self._catalogue.having(column, values), num_items)
+            allow &= _mask(self._catalogue.having(column, values, "allow"), num_items)
         if rules.near is not None:
             allow &= _mask(self._catalogue.within(rules.near), num_items)
         for column, values in rules.deny.items():
-            allow[self._catalogue.having(column, values)] = 0
+            allow[self._catalogue.having(column, values, "deny")] = 0
         allow[blocked] = 0
         return allow
 
@@ -121,7 +121,7 @@ class Choice:
             if code >= 0:
                 boosted[code] += number
         for column, value, number in rules.boost_category:
-            boosted[self._catalogue.having(column, [value])] += np.float32(number)
+            boosted[self._catalogue.having(column, [value], "boost_category")] += np.float32(number)
         return boosted
 
     def _pinned(self, k: int) -> tuple[Int64s, Int32s]:

@@ -29,6 +29,7 @@ from chronorec.engine.item_table import ItemTable, make_item_table, score_lists,
 from chronorec.engine.precision import Precision, Precisions
 from chronorec.engine.program import Floats, Program, scratch, weight_of
 from chronorec.engine.requests import Unknown, When, checked_k, one_request, table_of_requests
+from chronorec.engine.rescore import rescores
 from chronorec.engine.rules import Rules
 from chronorec.engine.stream import runner_of
 from chronorec.engine.vocabulary import Vocabulary
@@ -75,6 +76,7 @@ class Engine:
             for spec in artifact.adjustments
             if spec["kind"] == "copy"
         ]
+        self._rescores = rescores(artifact, self._program.width)
         self.vocabulary = Vocabulary(artifact.items.column("item"))
         self.event_types = EventTypes(artifact.event_types)
         self.profile = Profile.from_plain(artifact.profile)
@@ -423,12 +425,15 @@ class Engine:
         additions = [
             (str(spec["kind"]), adjust.from_model(spec, model.weights, batch, tokens))
             for spec in model.adjustments
-            if spec["kind"] != "copy"
+            if spec["kind"] not in ("copy", "rescore")
         ]
         for head in self._copy_heads:
             score = functools.partial(score_lists, states, self.table, self.bias, None)
             added = adjust.Additions(*head.adjust(tokens, self.num_items, states, score))
             additions.append(("copy", added))
+        for stage in self._rescores:
+            best = topk(states, self.table, self.bias, None, stage.count)
+            additions.append(("rescore", stage.adjust(tokens, *best)))
         return states, additions
 
     def _fill_topk(self, states: Floats, adjustment: adjust.Adjustment | None, found: Int32s) -> None:

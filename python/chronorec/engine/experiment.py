@@ -26,6 +26,9 @@ class Experiment:
     Args:
         name: another name shares the users out anew, independently.
         shares: variant to its share of the users; any positive numbers.
+
+    Attributes:
+        shares: the same, with the sum 1.
     """
 
     def __init__(self, name: str, shares: Mapping[str, float]) -> None:
@@ -35,6 +38,7 @@ class Experiment:
         self.variants = list(shares)
         edges = np.cumsum(list(shares.values()))
         self._edges = edges / edges[-1]
+        self.shares = dict(zip(self.variants, np.diff(self._edges, prepend=0.0).tolist(), strict=True))
 
     def variant(self, user: str | int) -> str:
         """The variant of a user."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from chronorec.artifact import Artifact
+from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.counts import MICROSECONDS_PER_DAY, decayed_counts, event_counts
 from chronorec.data.jagged import Int32s, Int64s
 from chronorec.data.splits import format_time
@@ -44,7 +44,10 @@ class Fallback:
     """
 
     def __init__(self, artifact: Artifact) -> None:
-        self._links = [_Link.read(artifact, spec) for spec in artifact.fallback]
+        try:
+            self._links = [_Link.read(artifact, spec) for spec in artifact.fallback]
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"{artifact.name}: fallback: wanted source, counts: {error}") from error
         self._table = make_item_table(np.zeros((artifact.num_items, 0), np.float32), "float32")
 
     def fill(
@@ -63,6 +66,8 @@ class Fallback:
             codes, scores: [B, k].
         """
         left = np.flatnonzero(np.diff(batch.offsets) == 0)
+        if len(left) == 0:
+            return {}
         said = dict.fromkeys(left.tolist(), _MODEL)
         at = np.full(batch.num_users, time.time_ns() // 1000) if batch.at is None else batch.at
         for link in self._links:

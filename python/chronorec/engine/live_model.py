@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 User = str | int
 
-_ALWAYS = 2**63 - 1
+ALWAYS = 2**63 - 1
+_OPEN = nullcontext()
 SNAPSHOT = b"chronorec.sessions 1"
 
 
@@ -95,7 +97,7 @@ class LiveModel(NamedTuple):
             allowed = np.zeros(engine.num_items, np.uint8)
             allowed[known(vocabulary.codes_of(candidates, "candidates"))] = 1
         now = microseconds(None)
-        asked, end = (now, _ALWAYS) if at is None else (microseconds(at),) * 2
+        asked, end = (now, ALWAYS) if at is None else (microseconds(at),) * 2
         leave_seen = engine.leaves_seen(exclude_seen)
         scores = np.empty(min(k, engine.num_items), np.float32)
         own = self._codes_of(profile)
@@ -170,7 +172,7 @@ class LiveModel(NamedTuple):
         """The answer by rules, from the state that is kept."""
         engine, now = self.engine, microseconds(at)
         state = np.empty((1, engine.table.panels.shape[1]), np.float32)
-        end = _ALWAYS if at is None else now
+        end = ALWAYS if at is None else now
         own = self._codes_of(profile)
         seen = np.frombuffer(self.store.query(user, now, end, seconds(), own, state[0]), np.int32)
         batch = HistoryBatch(seen, np.array([0, len(seen)], np.int64), engine.num_items)
@@ -213,8 +215,18 @@ class LiveModel(NamedTuple):
                 columns.append(pa.LargeListArray.from_arrays(offsets, pa.array(types, pa.string())))
             yield pa.record_batch(columns, schema=schema)
 
-    def restore(self, batch: pa.RecordBatch) -> int:
-        """Adds sessions; returns how many. Items that the model does not know are left out."""
+    def restore(
+        self,
+        batch: pa.RecordBatch,
+        gate: AbstractContextManager[Any] = _OPEN,
+        forgotten: Collection[User] = (),
+    ) -> int:
+        """Adds sessions; returns how many. Items that the model does not know are left out.
+
+        Args:
+            gate: held while a session is added; who forgets a user meanwhile holds it too.
+            forgotten: users who are left out, since what the batch knows of them was erased.
+        """
         now = seconds()
         items, times = batch.column("items"), batch.column("times")
         offsets = items.offsets.to_numpy()
@@ -230,7 +242,9 @@ class LiveModel(NamedTuple):
             kept = codes[events] >= 0
             user = number if text is None else text
             kinds = None if types is None else types[events][kept]
-            self.store.append(user, codes[events][kept], micros[events][kept], kinds, now)
+            with gate:
+                if user not in forgotten:
+                    self.store.append(user, codes[events][kept], micros[events][kept], kinds, now)
         return int(batch.num_rows)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 _MOST = 1e30  # sums of as many as anybody writes stay finite in float32
+_MOST_NEAR = (90, 180, _MOST)
 
 
 class Near(NamedTuple):
@@ -61,20 +62,21 @@ class Rules:
         if self.min_score is not None:
             _check_number("min_score", self.min_score, -_MOST, _MOST)
         for name in ("allow", "deny"):
-            for column, values in getattr(self, name).items():
-                if isinstance(values, (str, bytes)) or not isinstance(values, Collection):
-                    raise TypeError(f"{name}: wanted a list of values of column {column!r}, got {values!r}")
+            _check_categories(name, getattr(self, name))
         if self.near is not None:
-            latitude, longitude, km = self.near
-            _check_number("near.latitude", latitude, -90, 90)
-            _check_number("near.longitude", longitude, -180, 180)
-            _check_number("near.km", km, 0, _MOST)
+            for part, value, most in zip(Near._fields, _parts("near", self.near, 3), _MOST_NEAR, strict=True):
+                _check_number(f"near.{part}", value, 0 if part == "km" else -most, most)
         for name, size in (("boost", 2), ("boost_category", 3), ("pin", 2)):
-            for entry in getattr(self, name):
-                if isinstance(entry, str) or len(entry) != size:
-                    raise ValueError(f"{name}: wanted entries of {size}, got {entry!r}")
-        for entry in (*self.boost, *self.boost_category):
-            _check_number("boost", entry[-1], -_MOST, _MOST)
+            entries = getattr(self, name)
+            if isinstance(entries, (str, bytes)) or not isinstance(entries, Sequence):
+                raise TypeError(f"{name}: wanted a list of entries of {size}, got {entries!r}")
+            for entry in entries:
+                number = _parts(name, entry, size)[-1]
+                _check_hashable(name, *entry)
+                if name != "pin":
+                    _check_number(name, number, -_MOST, _MOST)
+        for column, *_ in self.boost_category:
+            _check_column("boost_category", column)
         places, pinned = [place for place, _ in self.pin], [item for _, item in self.pin]
         if not all(_is_count(place) for place in places) or len(set(places)) < len(places):
             raise ValueError(f"pin: wanted different places, whole numbers from 1, got {places}")
@@ -88,6 +90,34 @@ class Rules:
     def arranges(self) -> bool:
         """Whether the order is not just that of the scores, or ends early."""
         return self.min_score is not None or bool(self.pin) or self.diversity > 0
+
+
+def _check_categories(name: str, categories: Any) -> None:
+    if not isinstance(categories, Mapping):
+        raise TypeError(f"{name}: wanted columns with lists of their values, got {categories!r}")
+    for column, values in categories.items():
+        _check_column(name, column)
+        if isinstance(values, (str, bytes)) or not isinstance(values, Collection):
+            raise TypeError(f"{name}: wanted a list of values of column {column!r}, got {values!r}")
+        _check_hashable(name, *values)
+
+
+def _check_column(name: str, column: Any) -> None:
+    if not isinstance(column, str):
+        raise TypeError(f"{name}: wanted the name of a column, got {column!r}")
+
+
+def _check_hashable(name: str, *values: Any) -> None:
+    for value in values:
+        if not isinstance(value, Hashable):
+            raise TypeError(f"{name}: wanted plain values, got {value!r}")
+
+
+def _parts(name: str, entry: Any, size: int) -> Sequence[Any]:
+    """The parts of an entry, if there are ``size``."""
+    if isinstance(entry, (str, bytes)) or not isinstance(entry, Sequence) or len(entry) != size:
+        raise ValueError(f"{name}: wanted entries of {size}, got {entry!r}")
+    return entry
 
 
 def _check_number(name: str, value: Any, least: float, most: float) -> None:

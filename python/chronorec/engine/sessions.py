@@ -6,6 +6,7 @@ import datetime
 import os
 import threading
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyarrow as pa
@@ -50,6 +51,7 @@ class Sessions:
         self._live = self._model(engine)
         self._next: LiveModel | None = None  # while a reload is under way
         self._unknown_types = 0
+        self._forgotten: set[User] = set()  # since it began
         self._gate = threading.Lock()  # between events and the two moments of a reload
         self._changes = threading.RLock()  # one reload or update at a time
 
@@ -65,6 +67,10 @@ class Sessions:
     def streams(self) -> bool:
         """Whether a state is kept from event to event; else each answer runs the model over the history."""
         return self._live.streams
+
+    def current(self, user: User) -> AbstractContextManager[LiveModel]:
+        """The model of this moment: answers of it and its name belong together, whatever is reloaded."""
+        return nullcontext(self._live)
 
     # --- events ---------------------------------------------------------------------------------------
 
@@ -112,6 +118,7 @@ class Sessions:
         """Erases everything about a user; False if there was nothing."""
         with self._gate:
             if self._next is not None:
+                self._forgotten.add(user)
                 self._next.store.forget(user)
             return self._live.store.forget(user)
 
@@ -202,9 +209,14 @@ class Sessions:
         with self._changes:
             coming = self._model(engine)
             with self._gate:  # from here on it hears of every event
-                live, self._next = self._live, coming
-            for batch in live.batches():
-                coming.restore(batch)
+                live, self._next, self._forgotten = self._live, coming, set()
+            try:
+                for batch in live.batches():
+                    coming.restore(batch, self._gate, self._forgotten)
+            except BaseException:
+                with self._gate:
+                    self._next = None
+                raise
             with self._gate:
                 self._live, self._next = coming, None
 

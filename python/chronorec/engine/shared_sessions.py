@@ -30,20 +30,32 @@ if TYPE_CHECKING:
 
 _NO_BOUND = 2**60
 _MOST_TIME = 2**61  # as the session store has it
+_ID_SECONDS = 24 * 3600  # that the id of an event is remembered
 _LOCKS = 64
 _SECONDS = 2.0  # that the store may take to answer
 _READ_BYTES = 300  # of an entry in the dictionary of what was read
 
 # A user's events are a list in the order of their arrival. Its first element names this life of the list:
 # after a `forget` and a new beginning, or when the list was shortened, it is another.
+# What comes under the id of an event that was told lately is left out; returns what was not, in order.
 _APPEND = """
-if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('RPUSH', KEYS[1], ARGV[1]) end
-for i = 4, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+local fresh = {}
+for i = 5, #ARGV, 2 do
+  local id = ARGV[i + 1]
+  if id == '' or redis.call('SET', KEYS[2] .. id, '', 'NX', 'EX', ARGV[4]) then
+    if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('RPUSH', KEYS[1], ARGV[1]) end
+    redis.call('RPUSH', KEYS[1], ARGV[i])
+    fresh[#fresh + 1] = 1
+  else
+    fresh[#fresh + 1] = 0
+  end
+end
 if redis.call('LLEN', KEYS[1]) > 2 * tonumber(ARGV[3]) then
   redis.call('LTRIM', KEYS[1], -ARGV[3], -1)
   redis.call('LPUSH', KEYS[1], ARGV[1])
 end
 if tonumber(ARGV[2]) > 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+return fresh
 """
 
 
@@ -151,6 +163,17 @@ class SharedSessions:
         """Whether a state is kept from event to event; else each answer runs the model over the history."""
         return self._cache.model.streams
 
+    @contextlib.contextmanager
+    def current(self, user: User) -> Iterator[LiveModel]:
+        """The model, which knows what the store knows of the user, and hears of nothing else meanwhile."""
+        cache = self._cache
+        with self._lock_of(user):
+            self._catch_up(cache, user)
+            yield cache.model
+        while cache.bytes() > self._memory and (victim := cache.oldest()) is not None:
+            with self._lock_of(victim):
+                cache.drop(victim)
+
     # --- events ---------------------------------------------------------------------------------------
 
     def append(self, user: User, item: Hashable, *, at: When | None = None, event: str | None = None) -> bool:
@@ -158,7 +181,7 @@ class SharedSessions:
 
         See :meth:`chronorec.engine.Sessions.append`; types are kept as told, for models of any version.
         """
-        return self.tell([(user, item, microseconds(at), event)])[0]
+        return bool(self.tell([(user, item, microseconds(at), event)])[0])
 
     def extend(
         self,
@@ -172,30 +195,49 @@ class SharedSessions:
             raise ValueError(f"times: wanted one per item ({len(items)}), got {len(times)}")
         types = [None] * len(items) if events is None else events
         told = zip(items, times, types, strict=True)
-        return sum(self.tell([(user, item, microseconds(at), event) for item, at, event in told]))
+        return self.tell([(user, item, microseconds(at), event) for item, at, event in told]).count(True)
 
-    def tell(self, events: Iterable[tuple[User, Hashable, int, str | None]]) -> list[bool]:
-        """Adds events of any users, with times in microseconds and types; returns of which the model knows
-        the item."""
-        by_user: dict[str, list[str]] = {}
-        known = []
+    def tell(
+        self,
+        events: Sequence[tuple[User, Hashable, int, str | None]],
+        ids: Sequence[str | int | None] | None = None,
+    ) -> list[bool | None]:
+        """Adds events of any users, with times in microseconds and types.
+
+        Args:
+            ids: of each event, or None; one that comes under an id of the last 24 hours is left out.
+
+        Returns:
+            Of which events the model knows the item; None for those left out.
+        """
+        by_user: dict[str, list[int]] = {}
+        entries: list[str] = []
+        known: list[bool | None] = []
         for user, item, at, event in events:
             if not -_MOST_TIME <= at <= _MOST_TIME:
                 raise ValueError(f"at: wanted microseconds from -2^61 to 2^61, got {at}")
-            by_user.setdefault(self._key(user), []).append(_encode(item, at, event))
+            by_user.setdefault(self._key(user), []).append(len(entries))
+            entries.append(_encode(item, at, event))
             known.append(self.engine.vocabulary.code_of(item) >= 0)
+        names = [""] * len(entries) if ids is None else list(map(_name_of, ids))
         with self._reachable(), self._client.pipeline(transaction=False) as pipe:
-            for key, entries in by_user.items():
-                life = secrets.token_hex(16)
-                self._append(
-                    keys=[key], args=[life, self._idle_seconds, self._most_events, *entries], client=pipe
-                )
-            pipe.execute()
+            for key, numbers in by_user.items():
+                pairs = [text for number in numbers for text in (entries[number], names[number])]
+                how: list[str | int] = [
+                    secrets.token_hex(16),
+                    self._idle_seconds,
+                    self._most_events,
+                    _ID_SECONDS,
+                ]
+                self._append(keys=[key, f"{self._prefix}:id:"], args=[*how, *pairs], client=pipe)
+            for numbers, fresh in zip(by_user.values(), pipe.execute(), strict=True):
+                for number, is_fresh in zip(numbers, fresh, strict=True):
+                    known[number] = known[number] if is_fresh else None
         return known
 
     def history(self, user: User) -> tuple[list[Any], Int64s]:
         """The items of a user's events that the model knows, oldest first, and their times."""
-        with self._current(user) as model:
+        with self.current(user) as model:
             return model.history(user)
 
     def forget(self, user: User) -> bool:
@@ -221,7 +263,7 @@ class SharedSessions:
         rules: Rules | None = None,
     ) -> Recommendations:
         """The k best next items of a user; see :meth:`chronorec.engine.Sessions.recommend`."""
-        with self._current(user) as model:
+        with self.current(user) as model:
             return model.recommend(user, at, profile, k, exclude_seen, candidates, exclude, rules)
 
     def explain(
@@ -234,11 +276,11 @@ class SharedSessions:
         last: int = 50,
     ) -> list[Explanation]:
         """Why ``items`` score as they do for a user; see :meth:`chronorec.engine.Engine.explain`."""
-        with self._current(user) as model:
+        with self.current(user) as model:
             return model.explain(user, items, at, profile, last)
 
     def __contains__(self, user: User) -> bool:
-        with self._current(user) as model:
+        with self.current(user) as model:
             return model.store.contains(user)
 
     def counts(self) -> dict[str, int]:
@@ -257,26 +299,20 @@ class SharedSessions:
         told = read_events(events)
         engine, found = updated(self.engine, told, items, history_of=self._events)
         events = zip(told.users, told.items, told.times.tolist(), strict=True)
-        self.tell((user, item, at, None) for user, item, at in events)
+        self.tell([(user, item, at, None) for user, item, at in events])
         self.reload(engine)
         return found
+
+    def ping(self) -> None:
+        """Raises :class:`StoreError` where the store does not answer."""
+        with self._reachable():
+            self._client.ping()
 
     def close(self) -> None:
         """Ends the connections."""
         self._client.close()
 
     # --- inside ---------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _current(self, user: User) -> Iterator[LiveModel]:
-        """The model, which knows what the store knows of the user, and hears of nothing else meanwhile."""
-        cache = self._cache
-        with self._lock_of(user):
-            self._catch_up(cache, user)
-            yield cache.model
-        while cache.bytes() > self._memory and (victim := cache.oldest()) is not None:
-            with self._lock_of(victim):
-                cache.drop(victim)
 
     def _catch_up(self, cache: _Cache, user: User) -> None:
         key, read = self._key(user), cache.known(user) or _Read(b"", 1)
@@ -310,7 +346,7 @@ class SharedSessions:
         return life, entries
 
     def _events(self, user: User) -> tuple[Int32s, Int64s]:
-        with self._current(user) as model:
+        with self.current(user) as model:
             return model.events(user)[:2]
 
     def _key(self, user: User) -> str:
@@ -326,6 +362,10 @@ class SharedSessions:
             yield
         except self._failures as error:
             raise StoreError(f"the store of sessions does not answer: {error}") from error
+
+
+def _name_of(event_id: str | int | None) -> str:
+    return "" if event_id is None else f"{'number' if isinstance(event_id, int) else 'text'}:{event_id}"
 
 
 def _plain_id(item: Hashable) -> str | int:

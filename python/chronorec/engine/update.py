@@ -1,25 +1,20 @@
 """What happened since a model was trained, taken into it at once, without training.
 
 - Popularity is counted on, exactly: older counts of the recent past fade by the time that has passed.
-- An item that the model was not trained on gets the weights of its neighbours: their weighted mean, in every
-  array that has a row per item (Gantner et al., "Learning attribute-to-feature mappings for cold-start
-  recommendations", ICDM 2010, mapping by k nearest neighbours). Neighbours are, by content, trained items
-  with like features (:class:`chronorec.engine.content.Content`); by its first events, the items that the
-  model would have expected in its place: the softmax over the best ``NEIGHBOURS`` scores after what the user
-  had done before. Content counts as ``CONTENT_EVENTS`` events, and every further event moves the mean on.
+- An item that the model was not trained on gets a row in every array that has one per item, from its
+  content or from its first events; see :mod:`chronorec.engine.neighbours`. Content counts as
+  ``CONTENT_EVENTS`` events, and every further event moves the rows on.
 
-Approximated: a mean of vectors is shorter than they are, so a new item never outranks all of its neighbours;
-vectors of trained items, weights shared by all items, transitions and user neighbours stay as they were
-trained. Train on to learn from the events themselves.
+Approximated: new rows are scaled means of others; rows of trained items, weights shared by all items,
+transitions and user neighbours stay as they were trained. Train on to learn from the events themselves.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,20 +22,14 @@ import pyarrow.compute as pc
 
 from chronorec.artifact import Artifact
 from chronorec.data.counts import MICROSECONDS_PER_DAY
-from chronorec.data.jagged import Int32s, Int64s, offsets_of
-from chronorec.engine.content import Content, Reals
+from chronorec.data.jagged import Int32s, Int64s
 from chronorec.engine.engine import Engine
 from chronorec.engine.fallback import EVER, RECENT, Fallback
-from chronorec.engine.history import HistoryBatch
+from chronorec.engine.neighbours import HistoryOf, Mixes, Scale, Told, by_content, by_events, item_arrays
 from chronorec.engine.program import Floats, weight_of
 from chronorec.engine.requests import plain, read_times
 
-NEIGHBOURS = 20
 CONTENT_EVENTS = 10
-
-User = str | int
-#: Item codes and times of a user's events, oldest first.
-HistoryOf = Callable[[User], tuple[Int32s, Int64s]]
 
 _EVIDENCE = "update.evidence"  # events that a row rests on, [V]; infinite for items that were trained
 
@@ -61,24 +50,6 @@ class Updated:
     new_items: list[Any]
     refreshed_items: list[Any]
     unknown_items: list[Any]
-
-
-class Mix(NamedTuple):
-    """Neighbours of an item; the sum of their shares is the number of events that they stand for."""
-
-    codes: Int32s
-    shares: Reals
-
-
-Mixes = dict[int, list[Mix]]
-
-
-class Told(NamedTuple):
-    """Events, the oldest first; times are microseconds."""
-
-    users: list[User]
-    items: list[Any]
-    times: Int64s
 
 
 def read_events(events: Any) -> Told:
@@ -126,25 +97,26 @@ def updated(
     provisional = {item: code for code, item in enumerate(ids)}
     codes = np.array([provisional[item] for item in told.items], np.int32).reshape(-1)
     evidence = _evidence(model, table.num_rows)
-    mixes = _by_content(table, evidence) if items is not None or not evidence[: model.num_items].all() else {}
-    for code, mix in _by_events(engine, told, codes, evidence, history_of).items():
-        mixes.setdefault(code, []).extend(mix)
-    if model.table is None:  # counted models have no vectors to wait for
-        mixes |= {code: [] for code in range(model.num_items, table.num_rows)}
-    left = [code for code in range(model.num_items, table.num_rows) if code in mixes]
+    rows = _Rows(engine, evidence)
+    if items is not None or (evidence[: model.num_items] == 0).any():
+        rows.add_content(*by_content(model, table, evidence))
+    rows.add_events(*by_events(engine, told, codes, evidence, history_of))
+    new = range(model.num_items, table.num_rows)
+    left = [code for code in new if model.table is None or code in rows.events]  # who needs no vector is in
     kept = np.array([*range(model.num_items), *left], np.int64)
     place = np.full(table.num_rows, -1, np.int32)
     place[kept] = np.arange(len(kept))
     counted = place[codes]
-    grown = _grown(model, table.take(pa.array(kept)), kept, mixes, evidence) if mixes else model
+    changes = len(left) + len(rows.events) > 0
+    grown = _grown(model, table.take(pa.array(kept)), kept, rows, evidence) if changes else model
     artifact = _counted(grown, counted[counted >= 0], told.times[counted >= 0])
     report = Updated(
         events=int(np.count_nonzero(counted >= 0)),
         new_items=[ids[code] for code in left],
-        refreshed_items=[ids[code] for code in sorted(mixes) if code < model.num_items],
+        refreshed_items=[ids[code] for code in sorted(rows.events) if code < model.num_items],
         unknown_items=[ids[code] for code in np.flatnonzero(place < 0).tolist()],
     )
-    if mixes:
+    if changes:
         return Engine(artifact, engine.precisions), report
     same = copy.copy(engine)  # tables and dictionaries are what they were
     same.artifact, same.fallback = artifact, Fallback(artifact)
@@ -200,82 +172,50 @@ def _evidence(model: Artifact, num_items: int) -> Floats:
     return evidence
 
 
-# --- neighbours -------------------------------------------------------------------------------------
-
-
-def _by_content(table: pa.Table, evidence: Floats) -> Mixes:
-    content, trained = Content(table), np.flatnonzero(np.isinf(evidence)).astype(np.int32)
-    mixes: Mixes = {}
-    for code in np.flatnonzero(evidence == 0).tolist():
-        codes, likeness = content.nearest(code, trained, NEIGHBOURS)
-        if len(codes):
-            mixes[code] = [Mix(codes, CONTENT_EVENTS * likeness / likeness.sum())]
-    return mixes
-
-
-def _by_events(
-    engine: Engine, told: Told, codes: Int32s, evidence: Floats, history_of: HistoryOf | None
-) -> Mixes:
-    """For every event of an untrained item the items that the model would have expected in its place."""
-    untrained = np.isfinite(evidence)
-    taken = np.flatnonzero(untrained[codes])
-    if engine.artifact.table is None or len(taken) == 0:
-        return {}
-    past = _Past(engine.num_items, told, codes, history_of)
-    pairs = [(event, *past.before(told.users[event], int(told.times[event]))) for event in taken.tolist()]
-    pairs = [pair for pair in pairs if len(pair[1])]
-    if not pairs:
-        return {}
-    events, histories, times = zip(*pairs, strict=True)
-    batch = HistoryBatch(
-        item=np.concatenate(histories),
-        offsets=offsets_of(np.array([len(history) for history in histories])),
-        num_items=engine.num_items,
-        time=np.concatenate(times),
-        at=told.times[list(events)],
-    )
-    unknown = np.zeros(batch.num_users, np.bool_)
-    untrained_ids = engine.vocabulary.names(np.flatnonzero(untrained[: engine.num_items]).astype(np.int32))
-    expected, scores, _ = engine.answer(batch, unknown, NEIGHBOURS, False, untrained_ids, None, None)
-    shares = np.exp(scores.astype(np.float64) - scores[:, :1])
-    shares /= shares.sum(axis=1, keepdims=True)
-    mixes: Mixes = {}
-    for event, neighbours, share in zip(events, expected, shares, strict=True):
-        mixes.setdefault(int(codes[event]), []).append(Mix(neighbours, share))
-    return mixes
-
-
-class _Past:
-    """What users did before a moment, of what the engine knows."""
-
-    def __init__(self, num_items: int, told: Told, codes: Int32s, history_of: HistoryOf | None) -> None:
-        self._history_of = history_of
-        self._told: dict[User, list[int]] = {}
-        for event in np.flatnonzero(codes < num_items).tolist():
-            self._told.setdefault(told.users[event], []).append(event)
-        self._codes, self._times = codes, told.times
-
-    def before(self, user: User, at: int) -> tuple[Int32s, Int64s]:
-        """Codes and times, oldest first; an event that was told twice is there once."""
-        own = self._told.get(user, [])
-        codes, times = self._codes[own], self._times[own]
-        if self._history_of is not None:
-            older_codes, older_times = self._history_of(user)
-            codes, times = np.concatenate([older_codes, codes]), np.concatenate([older_times, times])
-        pairs = np.unique(np.stack([times, codes], axis=1), axis=0)
-        pairs = pairs[pairs[:, 0] < at]
-        return pairs[:, 1].astype(np.int32), pairs[:, 0].astype(np.int64)
-
-
 # --- the model afterwards ---------------------------------------------------------------------------
 
 
-def _grown(model: Artifact, table: pa.Table, kept: Int64s, mixes: Mixes, evidence: Floats) -> Artifact:
-    """The model with rows for new items, and other rows for those whose neighbours were found.
+class _Rows:
+    """Rows of untrained items and the number of events that they rest on, as evidence comes in.
+
+    Args:
+        evidence: what the rows of the model rest on, and new ones behind them on nothing.
+
+    Attributes:
+        values: by array, then by item.
+        events: by item.
+    """
+
+    def __init__(self, engine: Engine, evidence: Floats) -> None:
+        self._weights, self._evidence = engine.artifact.weights, evidence
+        self.values: dict[str, dict[int, Any]] = {name: {} for name in item_arrays(engine.artifact)}
+        self.events: dict[int, float] = {}
+
+    def add_content(self, mixes: Mixes, scale: Scale) -> None:
+        """What stands for ``CONTENT_EVENTS`` events of items of which nothing else is known."""
+        for name, values in self.values.items():
+            means = scale.factors[name] * mixes.of(self._weights[name])
+            values |= dict(zip(mixes.own.tolist(), means, strict=True))
+        self.events |= dict.fromkeys(mixes.own.tolist(), float(CONTENT_EVENTS))
+
+    def add_events(self, mixes: Mixes, scale: Scale) -> None:
+        """An event for each of the mixes."""
+        means = {name: scale.factors[name] * mixes.of(self._weights[name]) for name in self.values}
+        for place, item in enumerate(mixes.own.tolist()):
+            before = self.events.get(item, float(self._evidence[item])) or scale.kappa
+            for name, values in self.values.items():
+                rows = self._weights[name]
+                old = values.get(item, rows[item] if item < len(rows) and self._evidence[item] else 0.0)
+                values[item] = (before * old + means[name][place]) / (before + 1)
+            self.events[item] = before + 1
+
+
+def _grown(model: Artifact, table: pa.Table, kept: Int64s, rows: _Rows, evidence: Floats) -> Artifact:
+    """The model with rows for new items, and other rows for those of which more is known.
 
     Args:
         table: item table afterwards.
-        kept: its rows in the numbering of ``mixes`` and ``evidence``.
+        kept: its rows in the numbering of ``rows`` and ``evidence``.
     """
     weights, added = dict(model.weights), len(kept) - model.num_items
     for name in _item_arrays(model):
@@ -284,32 +224,18 @@ def _grown(model: Artifact, table: pa.Table, kept: Int64s, mixes: Mixes, evidenc
     for name in _row_offsets(model):
         weights[name] = np.append(weights[name], np.repeat(weights[name][-1:], added))
     weights[_EVIDENCE] = evidence[kept].copy()
-    for row, code in enumerate(kept.tolist()):
-        mix = mixes.get(code, [])
-        if not mix:
-            continue
-        codes, shares = np.concatenate([m.codes for m in mix]), np.concatenate([m.shares for m in mix])
-        before, new = float(evidence[code]), float(shares.sum())
-        for name in _mixed_arrays(model):
-            values = weights[name]
-            mean = np.tensordot(shares, model.weights[name][codes].astype(np.float64), axes=1)
-            values[row] = (before * values[row] + mean) / (before + new)
-        weights[_EVIDENCE][row] = before + new
+    place = {code: row for row, code in enumerate(kept.tolist())}
+    for code, events in rows.events.items():
+        weights[_EVIDENCE][place[code]] = events
+        for name, values in rows.values.items():
+            weights[name][place[code]] = values[code]
     return dataclasses.replace(model, items=table, weights=weights)
-
-
-def _mixed_arrays(model: Artifact) -> list[str]:
-    """The arrays with a learned row per item."""
-    names = {model.table, model.bias} if model.table is not None else set()
-    names |= {step["table"] for step in model.program if step["call"] == "embed"}
-    names |= {f"{spec['weights']}.item" for spec in model.adjustments if spec["kind"] == "copy"}
-    return sorted(name for name in names if name is not None)
 
 
 def _item_arrays(model: Artifact) -> list[str]:
     """All arrays with a row per item."""
     counts = {link["counts"] for link in model.fallback}
-    return sorted({*_mixed_arrays(model), *counts, *([] if model.bias is None else [model.bias])})
+    return sorted({*item_arrays(model), *counts, *([] if model.bias is None else [model.bias])})
 
 
 def _row_offsets(model: Artifact) -> list[str]:

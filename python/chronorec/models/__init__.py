@@ -2,6 +2,7 @@
 
 from chronorec.models.base import CountingModel, SequenceModel, Sequences
 from chronorec.models.bert4rec import BERT4Rec
+from chronorec.models.dual_encoder import DualEncoder
 from chronorec.models.frequency import PersonalFrequency
 from chronorec.models.gru4rec import GRU4Rec
 from chronorec.models.hstu import HSTU
@@ -16,6 +17,7 @@ __all__ = [
     "GRU4Rec",
     "HSTU",
     "CountingModel",
+    "DualEncoder",
     "LogBilinear",
     "Markov",
     "PersonalFrequency",

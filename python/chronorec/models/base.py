@@ -210,19 +210,24 @@ class SequenceModel(nn.Module, ABC):
         """What training compares: the state after every token, and the targets of these tokens."""
         return Predictions(self(sequences), targets, target_offsets)
 
+    def extra_loss(
+        self, sequences: Sequences, states: Tensor, targets: Tensor, target_offsets: Tensor | None
+    ) -> Tensor | float:
+        """What training minimises beside the loss of the states; the arguments as in :meth:`predictions`."""
+        return 0.0
+
     def embed(self, sequences: Sequences) -> Tensor:
         """Tokens [N, D]: what happened, how, and when."""
         return self.place(self.embed_items(sequences), sequences)
 
-    def embed_items(self, sequences: Sequences) -> Tensor:
-        """The item of each token, or the mean over its bag: [N, D]."""
+    def embed_items(self, sequences: Sequences, table: Tensor | None = None) -> Tensor:
+        """The item of each token in ``table``, or the mean over its bag: [N, D]; by default as the input."""
         items, bag_offsets = sequences.items, sequences.bag_offsets
+        table = self.item_embedding if table is None else table
         if bag_offsets is None:
-            tokens = F.embedding(items, self.item_embedding)
+            tokens = F.embedding(items, table)
         else:
-            tokens = F.embedding_bag(
-                items, self.item_embedding, bag_offsets, mode="mean", include_last_offset=True
-            )
+            tokens = F.embedding_bag(items, table, bag_offsets, mode="mean", include_last_offset=True)
         return tokens * self.embedding_scale
 
     def place(self, tokens: Tensor, sequences: Sequences) -> Tensor:

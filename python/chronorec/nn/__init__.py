@@ -4,6 +4,7 @@ from chronorec.nn._recurrent import RecurrentBase
 from chronorec.nn.attention import SelfAttention, TransformerBlock
 from chronorec.nn.categories import Category
 from chronorec.nn.copy import Candidates, CopyHead
+from chronorec.nn.fusion import FusedAttention
 from chronorec.nn.gap_bias import GapBias
 from chronorec.nn.graph import GraphAttention, GraphConvolution
 from chronorec.nn.gru import GRU
@@ -12,6 +13,7 @@ from chronorec.nn.lstm import LSTM
 from chronorec.nn.mixed_cross_entropy import mixed_cross_entropy
 from chronorec.nn.pair_head import PairHead
 from chronorec.nn.profile import UserProfile
+from chronorec.nn.rescore import Rescore
 from chronorec.nn.rnn import RNN
 from chronorec.nn.segment_memory import SegmentMemory
 from chronorec.nn.time_features import EventTime, RequestTime
@@ -25,6 +27,7 @@ __all__ = [
     "Category",
     "CopyHead",
     "EventTime",
+    "FusedAttention",
     "GapBias",
     "GraphAttention",
     "GraphConvolution",
@@ -32,6 +35,7 @@ __all__ = [
     "PairHead",
     "RecurrentBase",
     "RequestTime",
+    "Rescore",
     "SegmentMemory",
     "SelfAttention",
     "TimeGate",

@@ -273,7 +273,7 @@ class Recurrent:
             values.new_empty(events, hidden),
             values.new_empty(sequences, hidden),
             values.new_empty(sequences if self.cell else 0, hidden),
-            values.new_empty(saved, dtype=values.dtype if values.is_cuda else torch.float32),
+            values.new_empty(saved),
         )
 
     def _forward_cpu(
@@ -297,8 +297,7 @@ class Recurrent:
         return output, final_state, final_cell, saved
 
     def _forward_cuda(self, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        output, final_state, final_cell, saved = self._forward_fake(*inputs)
-        outputs = output, final_state, final_cell, saved.to(output.dtype)  # as it is on a GPU
+        outputs = self._forward_fake(*inputs)
         self._cuda.forward(outputs, *inputs)
         return outputs
 

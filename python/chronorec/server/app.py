@@ -3,201 +3,217 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from chronorec import __version__
-from chronorec.artifact import ArtifactError
-from chronorec.engine.shared_sessions import StoreError
 from chronorec.server import schemas
+from chronorec.server.access import KeyCheck
+from chronorec.server.batcher import Batcher
+from chronorec.server.console import console
+from chronorec.server.endpoint import FORESEEN, Endpoint, RefusalError, encode, refusal_of
+from chronorec.server.front import Front
 from chronorec.server.journal import JournalError
-from chronorec.server.openapi import openapi
+from chronorec.server.logs import logger
+from chronorec.server.metrics import Metrics
+from chronorec.server.openapi import MOST_SHOWN, openapi
 from chronorec.server.service import Service
 
-MOST_BYTES = 1 << 20
-_encode = msgspec.json.Encoder().encode
+_MOST_TOGETHER = 64  # recommendations; more would keep the first of them waiting
 
 
-def make_app(service: Service, *, snapshot_seconds: float = 300.0) -> Starlette:
+def make_app(
+    service: Service,
+    *,
+    snapshot_seconds: float = 300.0,
+    keys: frozenset[bytes] = frozenset(),
+    most_waiting: int = 1000,
+    log_requests: bool = False,
+) -> Starlette:
     """The ASGI application.
 
     Args:
         snapshot_seconds: how often sessions are written down and the journal is shortened; 0: at the end.
+        keys: from :func:`chronorec.server.access.read_keys`; without any everybody may ask.
+        most_waiting: more requests that are not answered yet are refused.
+        log_requests: write a line for each to the log.
     """
-    handlers = _Handlers(service)
+    metrics = Metrics(service)
+    handlers = _Handlers(service, metrics)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> Any:
-        task = asyncio.create_task(_snapshots(service, snapshot_seconds))
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(_snapshots(service, metrics, snapshot_seconds))
+        logger.info(
+            "ready", extra={"models": [msgspec.structs.asdict(one) for one in service.models().models]}
+        )
         yield
         task.cancel()
-        await run_in_threadpool(service.snapshot)
-        service.close()
+        await run_in_threadpool(_snapshot, service, metrics)
+        await run_in_threadpool(service.close)
+        logger.info("ended")
 
+    endpoints: dict[str, ASGIApp] = {
+        "/v1/events": Endpoint(schemas.Events, handlers.events),
+        "/v1/recommend": Endpoint(schemas.Request, handlers.recommend),
+        "/v1/explain": Endpoint(schemas.Explain, handlers.explain),
+        "/v1/similar": Endpoint(schemas.Similar, handlers.similar),
+    }
+    user = "/v1/users/{kind}/{user:path}"
     routes = [
-        Route("/v1/events", handlers.events, methods=["POST"]),
-        Route("/v1/recommend", handlers.recommend, methods=["POST"]),
-        Route("/v1/explain", handlers.explain, methods=["POST"]),
-        Route("/v1/similar", handlers.similar, methods=["POST"]),
-        Route("/v1/users/{kind}/{user:path}", handlers.forget, methods=["DELETE"]),
+        *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
+        Route(user, handlers.history),
+        Route(user, handlers.forget, methods=["DELETE"]),
+        Route("/v1/models", handlers.models),
         Route("/v1/reload", handlers.reload, methods=["POST"]),
+        Route("/", handlers.console),
         Route("/health", handlers.health),
+        Route("/ready", handlers.ready),
         Route("/metrics", handlers.metrics),
         Route("/openapi.json", handlers.openapi),
     ]
+    front = Middleware(
+        Front,
+        endpoints=endpoints,
+        routes=("/v1/users", "/v1/models", "/v1/reload"),
+        metrics=metrics,
+        most_waiting=most_waiting,
+        log_requests=log_requests,
+    )
+    check = Middleware(KeyCheck, keys=keys, on_refusal=metrics.refused.labels("any", "401").inc)
     return Starlette(
         routes=routes,
         lifespan=lifespan,
-        exception_handlers={HTTPException: _refuse, Exception: _fail},
+        middleware=[check, front] if keys else [front],
+        exception_handlers={
+            HTTPException: _refuse,
+            **dict.fromkeys(FORESEEN, _answer_error),
+            Exception: _answer_error,
+        },
     )
 
 
-async def _snapshots(service: Service, seconds: float) -> None:
+async def _snapshots(service: Service, metrics: Metrics, seconds: float) -> None:
     while seconds > 0:
         await asyncio.sleep(seconds)
-        await run_in_threadpool(service.snapshot)
+        await run_in_threadpool(_snapshot, service, metrics)
+
+
+def _snapshot(service: Service, metrics: Metrics) -> None:
+    """Sessions that cannot be written down now stay in the journal, and are written the next time."""
+    try:
+        sessions = service.snapshot()
+    except (OSError, JournalError) as error:
+        metrics.snapshots.labels("failed").inc()
+        logger.error("the sessions could not be written down", exc_info=error)
+    else:
+        metrics.snapshots.labels("done").inc()
+        logger.info("snapshot", extra={"sessions": sessions})
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    return Response(_encode(value), status, media_type="application/json")
+    return Response(encode(value), status, media_type="application/json")
 
 
 async def _refuse(_: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return Response(
-        _encode(schemas.Problem(str(error.detail))),
-        error.status_code,
-        headers=error.headers,
-        media_type="application/json",
-    )
+    answer = _json(schemas.Problem(str(error.detail)), error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
-async def _fail(_: HttpRequest, __: Exception) -> Response:
-    return _json(schemas.Problem("the server failed; its log says why"), 500)
-
-
-async def _body(request: HttpRequest) -> bytes:
-    """The body, refused as soon as it is too long, whatever its header says."""
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MOST_BYTES:
-            raise HTTPException(413, f"body: wanted at most {MOST_BYTES} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)
+async def _answer_error(_: HttpRequest, error: Exception) -> Response:
+    refusal = refusal_of(error)
+    return _json(schemas.Problem(refusal.reason), refusal.status)
 
 
 class _Handlers:
-    """One function per route."""
+    """One function per route; those of :class:`Endpoint` take and give structs."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self.registry = CollectorRegistry()
-        self.registry.register(_SessionMetrics(service))
-        self.seconds = Histogram(
-            "chronorec_request_seconds",
-            "Time inside the service.",
-            ["route"],
-            buckets=(1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.2, 1),
-            registry=self.registry,
-        )
-        self.answers = Counter(
-            "chronorec_answers_total", "Answers.", ["source", "variant"], registry=self.registry
-        )
-        self.decoders = {
-            kind: msgspec.json.Decoder(kind)
-            for kind in (schemas.Events, schemas.Request, schemas.Explain, schemas.Similar)
-        }
+    def __init__(self, service: Service, metrics: Metrics) -> None:
+        self.service, self._metrics = service, metrics
+        self._page = console()
+        self._batcher = Batcher(self._recommend_many, _MOST_TOGETHER)
 
-    async def _answer(
-        self, request: HttpRequest, kind: Any, work: Callable[[Any], Any], slow: bool = False
-    ) -> Response:
-        body = await _body(request)
-        try:
-            asked = self.decoders[kind].decode(body)
-            with self.seconds.labels(request.url.path).time():
-                # what waits for others, or looks at the whole catalogue in Python
-                if slow or self.service.shared or getattr(asked, "rules", None) is not None:
-                    return _json(await run_in_threadpool(work, asked))
-                return _json(work(asked))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise HTTPException(400, f"body: {error}") from error
-        except (ValueError, TypeError, OverflowError) as error:
-            raise HTTPException(422, str(error)) from error
-        except KeyError as error:
-            raise HTTPException(404, str(error.args[0])) from error
-        except (JournalError, StoreError) as error:
-            raise HTTPException(503, str(error)) from error
+    async def events(self, asked: schemas.Events) -> schemas.Accepted:
+        if self.service.append_waits:
+            return await run_in_threadpool(self.service.append, asked.events)
+        return self.service.append(asked.events)
 
-    async def events(self, request: HttpRequest) -> Response:
-        return await self._answer(request, schemas.Events, lambda asked: self.service.append(asked.events))
+    async def recommend(self, asked: schemas.Request) -> schemas.Answer:
+        # what waits for others, or looks at the whole catalogue in Python
+        if self.service.shared or asked.rules is not None:
+            answer = await run_in_threadpool(self.service.recommend, asked)
+        else:
+            answer = await self._batcher.ask(asked)
+        self._metrics.count_answer(answer.source, answer.variant)
+        return answer
 
-    async def recommend(self, request: HttpRequest) -> Response:
-        def work(asked: schemas.Request) -> schemas.Answer:
-            answer = self.service.recommend(asked)
-            self.answers.labels(answer.source, answer.variant).inc()
-            return answer
+    def _recommend_many(self, asked: Sequence[schemas.Request]) -> list[schemas.Answer | Exception]:
+        self._metrics.batch_sizes.observe(len(asked))
+        return self.service.recommend_many(asked)
 
-        return await self._answer(request, schemas.Request, work)
+    async def explain(self, asked: schemas.Explain) -> schemas.Reasons:
+        return await run_in_threadpool(self.service.explain, asked)
 
-    async def explain(self, request: HttpRequest) -> Response:
-        return await self._answer(request, schemas.Explain, self.service.explain, slow=True)
+    async def similar(self, asked: schemas.Similar) -> schemas.Answer:
+        return await run_in_threadpool(self.service.similar, asked.item, asked.k)
 
-    async def similar(self, request: HttpRequest) -> Response:
-        def work(asked: schemas.Similar) -> schemas.Answer:
-            return self.service.similar(asked.item, asked.k)
-
-        return await self._answer(request, schemas.Similar, work)
+    async def history(self, request: HttpRequest) -> Response:
+        text = request.query_params.get("last", "200")
+        last = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else 0
+        if not 1 <= last <= MOST_SHOWN:
+            raise RefusalError(422, f"last: wanted a whole number from 1 to {MOST_SHOWN}, got {text!r}")
+        return _json(await run_in_threadpool(self.service.history, _user_of(request), last))
 
     async def forget(self, request: HttpRequest) -> Response:
-        kind, user = request.path_params["kind"], request.path_params["user"]
-        if kind not in ("text", "number"):
-            raise HTTPException(404, f"kind: wanted text or number, got {kind!r}")
-        try:
-            found = await run_in_threadpool(self.service.forget, user if kind == "text" else int(user))
-        except (ValueError, OverflowError) as error:
-            raise HTTPException(422, f"user: wanted a whole number of 64 bits, got {user!r}") from error
-        except (JournalError, StoreError) as error:
-            raise HTTPException(503, str(error)) from error
+        found = await run_in_threadpool(self.service.forget, _user_of(request))
         return _json(schemas.Forgotten(found))
 
+    async def models(self, _: HttpRequest) -> Response:
+        return _json(await run_in_threadpool(self.service.models))
+
     async def reload(self, _: HttpRequest) -> Response:
-        try:
-            return _json({"reloaded": await run_in_threadpool(self.service.reload)})
-        except ArtifactError as error:
-            raise HTTPException(409, f"the models stay as they are: {error}") from error
+        return _json(schemas.Reloaded(await run_in_threadpool(self.service.reload)))
+
+    async def console(self, _: HttpRequest) -> Response:
+        return self._page
 
     async def health(self, _: HttpRequest) -> Response:
-        models = {name: variant.engine.artifact.name for name, variant in self.service.variants.items()}
-        return _json({"status": "ok", "version": __version__, "models": models})
+        return _json(schemas.Status("ok"))
+
+    async def ready(self, _: HttpRequest) -> Response:
+        await run_in_threadpool(self.service.check_ready)
+        return _json(schemas.Status("ready"))
 
     async def metrics(self, _: HttpRequest) -> Response:
-        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await run_in_threadpool(self._metrics.text), media_type=CONTENT_TYPE_LATEST)
 
     async def openapi(self, _: HttpRequest) -> Response:
         return _json(openapi())
 
 
-class _SessionMetrics:
-    """The sessions' own counts, read when somebody asks."""
-
-    def __init__(self, service: Service) -> None:
-        self.service = service
-
-    def collect(self) -> Any:
-        for name, variant in self.service.variants.items():
-            for key, value in variant.sessions.counts().items():
-                metric = GaugeMetricFamily(f"chronorec_sessions_{key}", key, labels=["variant"])
-                metric.add_metric([name], value)
-                yield metric
+def _user_of(request: HttpRequest) -> str | int:
+    kind, user = request.path_params["kind"], request.path_params["user"]
+    if kind not in ("text", "number"):
+        raise RefusalError(404, f"kind: wanted text or number, got {kind!r}")
+    if kind == "text":
+        return str(user)
+    try:
+        number = int(user)
+    except ValueError:
+        number = 2**63
+    if not -(2**63) <= number < 2**63:
+        raise RefusalError(422, f"user: wanted a whole number of 64 bits, got {user!r}")
+    return number

@@ -21,13 +21,15 @@ class Event(Struct, forbid_unknown_fields=True):
     """A user took an item.
 
     ``at`` is an ISO time or microseconds since the epoch, by default now; ``event`` is its type, such as
-    "view", for models that read types. The same user, item, ``at`` and type again are the same event.
+    "view", for models that read types. The same user, item, ``at`` and type again are the same event; so is
+    whatever comes under an ``id`` that came before.
     """
 
     user: Id
     item: Id
     at: When | None = None
     event: EventType | None = None
+    id: Id | None = None
 
 
 class Events(Struct, forbid_unknown_fields=True):
@@ -37,13 +39,14 @@ class Events(Struct, forbid_unknown_fields=True):
 
 
 class Accepted(Struct):
-    """How many events were kept; the others have items that the model does not know.
+    """How many events were kept; the others have items that no model knows, or an id that came before.
 
     ``unknown_types`` were told of a type that a model does not know, which counts as a missing one.
     """
 
     accepted: int
     unknown_items: int
+    repeated: int
     unknown_types: int = 0
 
 
@@ -168,6 +171,55 @@ class Similar(Struct, forbid_unknown_fields=True):
 
     item: Id
     k: Annotated[int, Meta(ge=1, le=1000)] = 10
+
+
+class Past(Struct):
+    """An event of a user, microseconds since the epoch."""
+
+    item: str | int
+    time: int
+
+
+class History(Struct):
+    """The latest events of a user, oldest first, of the ``total`` that the variant knows."""
+
+    events: list[Past]
+    total: int
+    variant: str
+
+
+class Model(Struct):
+    """What a variant answers with.
+
+    ``version`` is the same wherever models answer alike. ``streams``: an event costs one step of the model,
+    whatever the length of the history. ``share``: of the users.
+    """
+
+    variant: str
+    model: str
+    version: str
+    items: int
+    share: float
+    streams: bool
+    needs_time: bool
+
+
+class Models(Struct):
+    """The variants in the order of their names on the command line."""
+
+    models: list[Model]
+
+
+class Status(Struct):
+    """Whether the process lives (health), or wants requests (ready)."""
+
+    status: str
+
+
+class Reloaded(Struct):
+    """The variants whose models were read again."""
+
+    reloaded: list[str]
 
 
 class Forgotten(Struct):

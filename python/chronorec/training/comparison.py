@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.splits import Split
 from chronorec.engine import Engine
+from chronorec.engine.rescore import first_stage
 from chronorec.evaluation.confidence import best_item_calibration
 from chronorec.evaluation.head_metrics import Calibration
 from chronorec.evaluation.heads import HeadTable, evaluate_heads
@@ -41,7 +42,8 @@ def compare(
     """Evaluates models on the split they were trained under, with the baselines beside.
 
     Models that differ by their seed alone become one row, their mean. Every evaluation of a model that is in
-    a folder is recorded there (:mod:`chronorec.evaluation.ledger`) before anybody sees its numbers.
+    a folder is recorded there (:mod:`chronorec.evaluation.ledger`) before anybody sees its numbers. A model
+    of two stages has a row for the first alone, and recall at as many items as that hands to the second.
 
     Args:
         models: label (such as the folder) to model; rows are labelled where names would clash.
@@ -65,21 +67,23 @@ def compare(
         if part == "test":
             check_untested(label, model, again=again)
     names = _row_names(models, configs)
-    results: list[EvaluationResult] = []
-    for label, model in models.items():
-        seed = model.provenance["seed"] if "epochs" in model.provenance else None
-        results.append(
-            evaluate_split(Engine(model), histories, split, name=names[label], part=part, ks=ks, seed=seed)
-        )
+    stages = {label: stage for label, model in models.items() if (stage := first_stage(model)) is not None}
+    ks = sorted({*ks, *(candidates for _, candidates in stages.values())})
+
+    def evaluated(model: Artifact, name: str, seed: int | None = None) -> EvaluationResult:
+        return evaluate_split(Engine(model), histories, split, name=name, part=part, ks=ks, seed=seed)
+
+    seeds = {label: m.provenance["seed"] if "epochs" in m.provenance else None for label, m in models.items()}
+    results = [evaluated(model, names[label], seeds[label]) for label, model in models.items()]
     calibrations = _calibrations(models, histories, split, part) if calibrated else {}
     taken = set(names.values())
     baselines = [b for b in fit_baselines(histories, split, part=part) if b.name not in taken]
     heads = {label: _heads(model, histories, split, part, baselines) for label, model in models.items()}
     tested = _record(models, names, results, heads)
-    for baseline in baselines:
-        results.append(
-            evaluate_split(Engine(baseline), histories, split, name=baseline.name, part=part, ks=ks)
-        )
+    results += [
+        evaluated(first, f"{names[label]}, first stage", seeds[label]) for label, (first, _) in stages.items()
+    ]
+    results += [evaluated(baseline, baseline.name) for baseline in baselines]
     slicings = slice_queries(histories, split, part) if slices else []
     return Report(
         results,

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+from chronorec.training.counting_config import CountingConfig
+from chronorec.training.counting_config import limited as _limited
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -21,11 +24,6 @@ else:
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message says what to write instead."""
-
-
-def _limited(default: Any, least: float, most: float = math.inf) -> Any:
-    """A number that must lie in [least, most]."""
-    return field(default=default, metadata={"limits": (least, most)})
 
 
 @dataclass(frozen=True)
@@ -159,43 +157,19 @@ class LogBilinearConfig(_SequenceConfig):
 
 
 @dataclass(frozen=True)
-class PopularityConfig:
-    """See :class:`chronorec.models.Popularity`; ``days = 0`` counts all events."""
+class DualEncoderConfig(_SequenceConfig):
+    """See :class:`chronorec.models.DualEncoder`; needs features in the item table."""
 
-    kind: ClassVar[str] = "popularity"
-    days: float = _limited(0.0, 0)
-
-
-@dataclass(frozen=True)
-class PersonalFrequencyConfig:
-    """See :class:`chronorec.models.PersonalFrequency`; 0 days weigh all events alike, 0 hours all hours."""
-
-    kind: ClassVar[str] = "personal-frequency"
-    decay_days: float = _limited(0.0, 0)
-    hour_width: float = _limited(0.0, 0)
-    transition_weight: float = _limited(0.0, 0)
+    kind: ClassVar[str] = "dual-encoder"
+    item_bias: bool = True
+    hidden_size: int = _limited(64, 1)
+    heads: int = _limited(2, 1)
+    candidates: int = _limited(500, 1)
 
 
-@dataclass(frozen=True)
-class MarkovConfig:
-    """See :class:`chronorec.models.Markov`."""
-
-    kind: ClassVar[str] = "markov"
-    max_successors: int = _limited(500, 1)
-
-
-@dataclass(frozen=True)
-class UserNeighboursConfig:
-    """See :class:`chronorec.models.UserNeighbours`; ``decay_days = 0`` weighs all events alike."""
-
-    kind: ClassVar[str] = "user-neighbours"
-    decay_days: float = _limited(0.0, 0)
-    count: int = _limited(200, 1)
-    share: float = _limited(0.5, 0, 1)
-
-
-SequenceConfig = SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig | LogBilinearConfig
-CountingConfig = PopularityConfig | PersonalFrequencyConfig | MarkovConfig | UserNeighboursConfig
+SequenceConfig = (
+    SASRecConfig | BERT4RecConfig | GRU4RecConfig | HSTUConfig | LogBilinearConfig | DualEncoderConfig
+)
 ModelConfig = SequenceConfig | CountingConfig
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {config.kind: config for config in get_args(ModelConfig)}
 

@@ -12,7 +12,7 @@ import torch
 from chronorec.artifact import Artifact
 from chronorec.data.splits import Split, format_time
 from chronorec.engine.fallback import RECENT
-from chronorec.training.config import Config, ConfigError, SequenceConfig, config_from_text
+from chronorec.training.config import Config, ConfigError, DualEncoderConfig, SequenceConfig, config_from_text
 
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
@@ -32,7 +32,7 @@ def check_start(start: Artifact, config: Config, histories: Histories, split: Sp
     _check_items(start, histories)
     _check_model(start, config)
     if config.training.item2vec:
-        raise ConfigError("training.item2vec: not beside --from, which brings the item vectors")
+        raise ConfigError("training.item2vec: wanted false beside --from, which brings the item vectors")
     until = trained_until(start)
     if until is None:
         raise ConfigError(f"{start.name}: the model does not say until when it was trained; train it again")
@@ -75,6 +75,11 @@ def _check_model(start: Artifact, config: Config) -> None:
     before = config_from_text(start.config, f"configuration of {start.name}").model
     if not isinstance(before, SequenceConfig):
         raise ConfigError(f"{start.name}: was counted, not trained; counting anew is all that it takes")
+    if isinstance(before, DualEncoderConfig):
+        raise ConfigError(
+            f"model.kind: {before.kind!r} does not go on from a model, since item features are encoded anew "
+            "with every log; train without --from"
+        )
     if type(before) is not type(config.model):
         raise ConfigError(f"model.kind: wanted {before.kind!r} as in the model, got {config.model.kind!r}")
     for name, value in dataclasses.asdict(before).items():
@@ -87,10 +92,19 @@ def _check_model(start: Artifact, config: Config) -> None:
 def start_from(model: SequenceModel, start: Artifact) -> None:
     """Gives a model the weights of an earlier one; rows of new items stay as they were initialised.
 
+    So do heads that the earlier model has not, or not with the same classes or scale.
+
     Raises:
         ConfigError: a weight is missing or has another shape.
     """
+    specs = {
+        f"heads.{name}": head.spec(f"heads.{name}")  # type: ignore[operator]
+        for name, head in model.heads.items()
+    }
+    fresh = tuple(f"{name}." for name, spec in specs.items() if spec not in start.heads)
     for name, parameter in model.named_parameters():
+        if name.startswith(fresh):
+            continue
         if name not in start.weights:
             raise ConfigError(f"{start.name}: wanted a weight {name!r}, got none of that name")
         weight = torch.from_numpy(start.weights[name])

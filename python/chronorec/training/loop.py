@@ -170,7 +170,8 @@ class Loop:
         if candidates is not None:
             loss = mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
             return heads + loss
-        return heads + self._item_loss(hidden, targets, target_offsets)
+        extra = self.model.extra_loss(sequences, hidden, targets, target_offsets)
+        return heads + extra + self._item_loss(hidden, targets, target_offsets)
 
     def _item_loss(self, hidden: Tensor, targets: Tensor, target_offsets: Tensor | None = None) -> Tensor:
         """Of states and the items that came after them, in the configured precision."""

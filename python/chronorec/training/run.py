@@ -16,6 +16,7 @@ from chronorec import _core
 from chronorec.artifact import Artifact, check_target
 from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.counts import event_counts
+from chronorec.data.feature_matrix import feature_matrix
 from chronorec.data.jagged import Int64s, ranges
 from chronorec.data.profile import Profile
 from chronorec.data.segments import BasketSegments, EventSegments
@@ -27,6 +28,7 @@ from chronorec.models import (
     HSTU,
     BERT4Rec,
     CountingModel,
+    DualEncoder,
     GRU4Rec,
     LogBilinear,
     Markov,
@@ -41,18 +43,21 @@ from chronorec.training.config import (
     BERT4RecConfig,
     Config,
     ConfigError,
-    CountingConfig,
+    DualEncoderConfig,
     GRU4RecConfig,
     HSTUConfig,
     LogBilinearConfig,
-    MarkovConfig,
-    PopularityConfig,
     SASRecConfig,
     SequenceConfig,
-    UserNeighboursConfig,
     to_toml,
 )
 from chronorec.training.continuing import check_start, start_from, trained_until
+from chronorec.training.counting_config import (
+    CountingConfig,
+    MarkovConfig,
+    PopularityConfig,
+    UserNeighboursConfig,
+)
 from chronorec.training.heads import add_heads
 from chronorec.training.item2vec import start_from_item2vec
 from chronorec.training.loop import Loop, LoopState
@@ -243,6 +248,7 @@ _MODELS: dict[type[SequenceConfig], type[SequenceModel]] = {
     GRU4RecConfig: GRU4Rec,
     HSTUConfig: HSTU,
     LogBilinearConfig: LogBilinear,
+    DualEncoderConfig: DualEncoder,
 }
 
 
@@ -259,6 +265,8 @@ def build_model(config: SequenceConfig, histories: Histories, *, basket: bool = 
     settings["profile"] = [column.count for column in profile.columns]
     if settings.pop("type_features"):
         settings["event_types"] = _count_types(histories, basket)
+    if isinstance(config, DualEncoderConfig):
+        settings["features"] = feature_matrix(histories.items)
     built: SequenceModel = model(histories.num_items, **settings)
     if built.needs_time and not histories.has_time:
         raise ConfigError(
