@@ -49,9 +49,11 @@ def test_the_example_answers_like_python(
     for count in (0, 1, 30):
         sessions, codes = Sessions(engine), generator.integers(0, engine.num_items, count)
         times = np.sort(generator.integers(0, at, count))
-        sessions.extend("u", engine.vocabulary.names(codes), times.tolist())
+        types = generator.integers(-1, max(len(engine.event_types.names), 1), count)
+        told = engine.event_types.names_of(types) if engine.event_types else None
+        sessions.extend("u", engine.vocabulary.names(codes), times.tolist(), told)
         wanted = sessions.recommend("u", at=at, k=engine.num_items)
-        events = [f"{code}:{time}" for code, time in zip(codes, times, strict=True)]
+        events = [f"{code}:{time}:{kind}" for code, time, kind in zip(codes, times, types, strict=True)]
         path = artifact.save(tmp_path / "model")
         status, out, error = run(example, path, engine.num_items, at, *events)
         assert (status, error) == (0, "")
@@ -125,7 +127,8 @@ def test_damaged_files_are_refused(example: Path, folder: Path) -> None:
 def test_bad_arguments(example: Path, folder: Path) -> None:
     for arguments, reason in (
         ((folder, 0, 0), "K: wanted"),
-        ((folder, 3, 0, "40:1"), "wanted ITEM:TIME with an item of the model"),
+        ((folder, 3, 0, "1:1:-2"), "types: wanted codes of the model"),
+        ((folder, 3, 0, "40:1"), "wanted ITEM:TIME[:TYPE] with an item of the model"),
         ((folder, 3, 0, "x"), "stoll"),
         ((folder / "nowhere", 3, 0), "cannot be opened"),
     ):

@@ -15,7 +15,17 @@ from hypothesis import given, settings
 from chronorec.artifact import Artifact
 from chronorec.engine import Engine, Precisions, Sessions
 from chronorec.models import GRU4Rec
-from tests.test_sessions import ENGINES, EVENTS, ITEMS, MICROS, STREAMING, assert_same, expected
+from tests.test_sessions import (
+    ENGINES,
+    EVENTS,
+    ITEMS,
+    MICROS,
+    PROFILES,
+    STREAMING,
+    assert_same,
+    expected,
+    is_told,
+)
 
 Doubles = npt.NDArray[np.float64]
 RECURRENT = ["gru", "lstm", "rnn"]
@@ -35,26 +45,26 @@ def assert_equal(found: Any, wanted: Any) -> None:
 @settings(deadline=None, max_examples=15)
 @given(story=EVENTS)
 def test_rounded_states_are_those_of_whole_histories_bitwise(
-    kind: str, memory: str, story: list[tuple[int, int, int, str]]
+    kind: str, memory: str, story: list[tuple[int, int, int, str, str | None]]
 ) -> None:
     engine = short_engine(kind, states="bfloat16", weights="int8" if kind in RECURRENT else "float32")
     sessions = Sessions(engine, memory=memory)
-    log: dict[str, list[tuple[int, str]]] = {}
-    for number, code, seconds, action in story:
+    log: dict[str, list[tuple[int, str, str | None]]] = {}
+    for number, code, seconds, action, event in story:
         user, item, at = f"user {number}", f"item {code}", seconds * MICROS
         events = log.setdefault(user, [])
         if user not in sessions:
             events.clear()  # it was given up
         if action == "append":
-            sessions.append(user, item, at=at)
-            if code < ITEMS and (at, item) not in events:
-                events.append((at, item))
+            sessions.append(user, item, at=at, event=event)
+            if code < ITEMS and not is_told(engine, (at, item, event), events):
+                events.append((at, item, event))
         elif action == "forget":
             sessions.forget(user)
             events.clear()
         else:
             asked = at if action == "past" else 10**9 * MICROS
-            how = {"k": ITEMS, "exclude_seen": number % 2 == 0}
+            how = {"k": ITEMS, "exclude_seen": number % 2 == 0, "profile": PROFILES[(code + seconds) % 3]}
             assert_equal(sessions.recommend(user, at=asked, **how), expected(engine, events, asked, **how))
 
 

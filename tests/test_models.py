@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from chronorec.artifact import Artifact
 from chronorec.data import Histories
 from chronorec.data.jagged import offsets_of, ranges
+from chronorec.data.profile import Profile, ProfileColumn
 from chronorec.engine import Engine
 from chronorec.engine.history import HistoryBatch, Tokens, cut_tokens
 from chronorec.models import (
@@ -54,6 +56,14 @@ MODELS: dict[str, tuple[type[SequenceModel], Settings]] = {
     "gru with copies": (GRU4Rec, {"copy": True}),
     "gru with timed copies": (GRU4Rec, {"copy": True, "request_time": True, "tied": False}),
     "gru with times": (GRU4Rec, {"time_features": True, "timezone": "America/New_York"}),
+    "gru with a time gate": (GRU4Rec, {"time_gate": True, "hidden_size": 33}),
+    "lstm with a time gate": (GRU4Rec, {"time_gate": True, "cell": "lstm", "time_features": True}),
+    "gru with types": (GRU4Rec, {"event_types": 3, "time_features": True}),
+    "sasrec with types": (SASRec, {"event_types": 3}),
+    "hstu sliding with types": (HSTU, {"event_types": 3, "max_length": 5}),
+    "bert4rec with types": (BERT4Rec, {"event_types": 3, "time_features": True}),
+    "gru with a profile": (GRU4Rec, {"profile": [2, 3]}),
+    "sasrec with a profile": (SASRec, {"profile": [2, 3], "time_bias": True, "request_time": True}),
     "log-bilinear": (LogBilinear, {}),
     "log-bilinear sliding with times": (
         LogBilinear,
@@ -81,6 +91,20 @@ def _model(name: str, items: int, bias: bool) -> SequenceModel:
     return model
 
 
+TYPED = {name: settings.get("event_types", 0) for name, (_, settings) in MODELS.items()}
+TYPES = ["view", "cart", "buy"]
+PROFILED = {name: settings.get("profile", []) for name, (_, settings) in MODELS.items()}
+PROFILE = Profile([ProfileColumn("sex", values=["f", "m"]), ProfileColumn("age", boundaries=[20.0, 50.0])])
+PROFILES: list[dict[str, Any]] = [
+    {"sex": "m", "age": 19.5},
+    {"sex": "f", "age": 20},
+    {},
+    {"age": 50.0, "sex": "other"},
+    {"sex": None, "age": 30, "hat": "red"},
+    {"sex": "m"},
+]
+#: Models, with events and with baskets; event types are those of events.
+MODES = [(name, basket) for name in MODELS for basket in (False, True) if not (basket and TYPED[name])]
 CAUSAL = [name for name, (kind, _) in MODELS.items() if kind is not BERT4Rec]
 #: Models whose states depend on a bounded number of tokens.
 SLIDING = [name for name in MODELS if "sliding" in name]
@@ -109,6 +133,8 @@ def sequences_of(tokens: Tokens) -> Sequences:
         None if tokens.bag_offsets is None else torch.from_numpy(tokens.bag_offsets),
         torch.from_numpy(tokens.times),
         torch.from_numpy(asked),
+        None if tokens.types is None else torch.from_numpy(tokens.types).long(),
+        None if tokens.profile is None else torch.from_numpy(tokens.profile).long(),
     )
 
 
@@ -129,9 +155,12 @@ def _requests(name: str, basket: bool, bias: bool) -> tuple[Histories, SequenceM
     events = ranges(histories.offsets[:-1], lengths)
     offsets = offsets_of(lengths)
     columns = {"session": histories.columns["session"][events]} if basket else {}
+    if TYPED.get(name):
+        columns["event_type"] = np.arange(len(events), dtype=np.int32) * 7 % 5 % 4 - 1
     time = irregular(histories.time[events])
     at = time[offsets[1:] - 1] + 5 * 3600 * 10**6
-    batch = HistoryBatch(histories.item[events], offsets, histories.num_items, time, columns, at)
+    profile = np.array([PROFILE.codes_of(own)[0] for own in PROFILES]) if PROFILED[name] else None
+    batch = HistoryBatch(histories.item[events], offsets, histories.num_items, time, columns, at, profile)
     return histories, model, batch
 
 
@@ -140,14 +169,19 @@ def irregular(days: np.ndarray) -> np.ndarray:
     return days + (days // DAY) ** 2 * 7000 * 10**6
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("basket", [False, True], ids=["event", "basket"])
+def exported(name: str, model: SequenceModel, histories: Histories, basket: bool) -> Artifact:
+    profile = PROFILE.to_plain() if PROFILED[name] else []
+    fields = {"basket": basket, "event_types": TYPES[: TYPED[name]], "profile": profile}
+    return model.export(histories.items, **fields)
+
+
+@pytest.mark.parametrize(("name", "basket"), MODES)
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.usefixtures("plain_ops")
 def test_engine_scores_equal_torch(name: str, basket: bool, bias: bool) -> None:
     histories, model, batch = _requests(name, basket, bias)
     tokens = cut_tokens(batch, basket=basket, max_length=model.history_length)
-    engine = Engine(model.export(histories.items, basket=basket))
+    engine = Engine(exported(name, model, histories, basket))
     ids = np.array(histories.items.column("item").to_pylist())
     scores = [
         engine.score(
@@ -155,9 +189,11 @@ def test_engine_scores_equal_torch(name: str, basket: bool, bias: bool) -> None:
             ids.tolist(),
             times=batch.time[a:b].tolist(),
             sessions=batch.columns["session"][a:b].tolist() if basket else None,
+            events=engine.event_types.names_of(batch.columns["event_type"][a:b]) if TYPED[name] else None,
             at=int(at),
+            profile=profile if PROFILED[name] else None,
         )
-        for (a, b), at in zip(pairwise(batch.offsets), batch.at, strict=True)
+        for (a, b), at, profile in zip(pairwise(batch.offsets), batch.at, PROFILES, strict=True)
     ]
     assert_within_budget(
         torch.from_numpy(np.stack(scores)),
@@ -167,12 +203,11 @@ def test_engine_scores_equal_torch(name: str, basket: bool, bias: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("basket", [False, True], ids=["event", "basket"])
+@pytest.mark.parametrize(("name", "basket"), MODES)
 def test_an_empty_history_has_finite_scores(name: str, basket: bool) -> None:
     histories = histories_of(basket_log(users=6) if basket else cycle_log(users=6))
     model = _model(name, histories.num_items, True)
-    engine = Engine(model.export(histories.items, basket=basket))
+    engine = Engine(exported(name, model, histories, basket))
     assert np.isfinite(engine.score([], histories.items.column("item").to_pylist(), times=[])).all()
 
 
@@ -204,15 +239,21 @@ def test_a_token_sees_nothing_after_it(name: str) -> None:
     torch.manual_seed(0)
     model = _model(name, 50, True)
     items, times = torch.randint(0, 50, (9,)), torch.arange(10) ** 2 * 3600 * 10**6
-    others, later = items.clone(), times.clone()
+    others, later, types = items.clone(), times.clone(), torch.arange(9) % 4 - 1
+    other_types = types.clone()
+    profile = torch.tensor([[1, -1]])
+    other_types[5:] = (types[5:] + 2) % 4 - 1
     others[5:] = (others[5:] + 1) % 50
     later[6:] += 40 * 3600 * 10**6
 
-    def states(items: Tensor, times: Tensor) -> Tensor:
+    def states(items: Tensor, times: Tensor, types: Tensor = types) -> Tensor:
         with torch.no_grad():
-            return model(Sequences(items, torch.tensor([0, 9]), None, times[:-1], times[1:]))
+            return model(Sequences(items, torch.tensor([0, 9]), None, times[:-1], times[1:], types, profile))
 
     before, after, delayed = states(items, times), states(others, times), states(items, later)
+    typed = states(items, times, other_types)
+    assert torch.equal(before[:5], typed[:5])
+    assert torch.equal(before, typed) == (not TYPED[name])
     assert torch.equal(before[:5], after[:5])
     assert not torch.equal(before[5:], after[5:])
     assert torch.equal(before[:5], delayed[:5])
@@ -221,17 +262,23 @@ def test_a_token_sees_nothing_after_it(name: str) -> None:
 
 @pytest.mark.parametrize("basket", [False, True], ids=["event", "basket"])
 def test_what_is_hidden_is_not_seen(basket: bool) -> None:
-    """Hiding everything, no state depends on the items; the targets are the items in the order of tokens."""
+    """Hiding everything, no state depends on the items and their types; the targets are the items in the
+    order of tokens."""
     torch.manual_seed(0)
-    model = BERT4Rec(50, width=8, heads=2, max_length=9, mask_share=1.0).eval()
+    typed = not basket
+    model = BERT4Rec(50, width=8, heads=2, max_length=9, mask_share=1.0, event_types=2 * typed).eval()
+    if model.event_type is not None:
+        torch.nn.init.normal_(model.event_type.table)
     sizes = torch.tensor([2, 1, 3, 1, 2, 1] if basket else [1] * 6)
     bags = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
     items, others = torch.arange(10)[: int(bags[-1])], torch.arange(30, 40)[: int(bags[-1])]
-    given = torch.tensor([0, 2, 6]), bags if basket else None
+    given = torch.tensor([0, 2, 6]), bags if basket else None, None, None
+    types = [torch.tensor(x) for x in ([0, 1, -1, 1, 0, 1], [1, 0, 1, -1, 1, 0])] if typed else [None, None]
     targets, target_offsets = torch.arange(20, 20 + int(bags[-1])), bags if basket else None
     with torch.no_grad():
         one, other = (
-            model.predictions(Sequences(x, *given), targets, target_offsets) for x in (items, others)
+            model.predictions(Sequences(x, *given, kind), targets, target_offsets)
+            for x, kind in zip((items, others), types, strict=True)
         )
     assert torch.equal(one.states, other.states)
     found = one.targets.tolist()

@@ -103,7 +103,7 @@ def test_an_event_without_a_session_is_a_basket_of_its_own() -> None:
         np.zeros(1, np.int32), offsets[:1], np.array([4]), None, offsets, np.array([2], np.int32)
     )
     batch = HistoryBatch.of_queries(log, queries)
-    np.testing.assert_array_equal(engine._score_codes(batch, np.arange(30, dtype=np.int32), False)[0], alone)
+    np.testing.assert_array_equal(engine.score_codes(batch, np.arange(30, dtype=np.int32), False)[0], alone)
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from starlette.testclient import TestClient
 
 from chronorec.artifact import Artifact
+from chronorec.data.profile import Profile, ProfileColumn
 from chronorec.engine import Engine, Recommendations
 from chronorec.engine.experiment import Experiment, ExposureLog
 from chronorec.engine.live_model import LiveModel
+from chronorec.models import GRU4Rec
 from chronorec.server import Service, endpoint, make_app
 from chronorec.server.journal import Journal
 from chronorec.server.logs import JsonFormatter
 from chronorec.server.schemas import Answer, Event, Request
+from tests.support.logs import cycle_log, histories_of
 from tests.support.servers import ask, make_models, tell
 
 
@@ -43,7 +47,7 @@ def client(models: dict[str, Path], tmp_path: Path) -> Iterator[TestClient]:
 
 def test_answers_are_the_engines(client: TestClient, models: dict[str, Path]) -> None:
     told = tell(client, (7, "item 3", 1), ("7", "item 9", 1), (7, "item 4", 2), (7, "nothing", 3))
-    assert told == {"accepted": 3, "unknown_items": 1, "repeated": 0}
+    assert told == {"accepted": 3, "unknown_items": 1, "repeated": 0, "unknown_types": 0}
     wanted = Engine.load(models["first"]).recommend(["item 3", "item 4"], k=5, exclude_seen=True)
     found = ask(client, user=7, k=5, exclude_seen=True)
     assert found["items"] == wanted.items
@@ -53,6 +57,45 @@ def test_answers_are_the_engines(client: TestClient, models: dict[str, Path]) ->
     assert (again["items"], again["source"], again["unknown_items"]) == (wanted.items, "history", 1)
     similar = client.post("/v1/similar", json={"item": "item 3", "k": 3}).json()
     assert similar["items"] == Engine.load(models["first"]).similar_items("item 3", 3).items
+
+
+def typed_model(folder: Path) -> Path:
+    histories = histories_of(cycle_log(items=40, events=30))
+    typed = GRU4Rec(histories.num_items, width=16, hidden_size=16, event_types=2, profile=[2]).eval()
+    with torch.no_grad():
+        for parameter in typed.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    inputs: dict[str, Any] = {
+        "event_types": ["view", "buy"],
+        "profile": Profile([ProfileColumn("team", values=["blue", "red"])]).to_plain(),
+    }
+    return typed.export(histories.items, **inputs).save(folder)
+
+
+def test_types_of_events_and_profiles_reach_the_model(tmp_path: Path) -> None:
+    """By session, from the journal after a restart, and with a history."""
+    model = typed_model(tmp_path / "typed")
+    items, types, times = ["item 3", "item 4", "item 5"], ["view", "buy", "wish"], [1, 2, 3]
+    wanted = Engine.load(model).recommend(items, times=times, events=types, k=40)
+    events = zip(items, times, types, strict=True)
+    told = [{"user": 7, "item": item, "at": at, "event": event} for item, at, event in events]
+    for start in ("first", "again"):
+        service = Service({"model": model}, journal=Journal(tmp_path / "journal"))
+        with TestClient(make_app(service)) as client:
+            if start == "first":
+                answer = client.post("/v1/events", json={"events": told}).json()
+                assert answer == {"accepted": 3, "unknown_items": 0, "repeated": 0, "unknown_types": 1}
+            found = ask(client, user=7, k=40)
+            np.testing.assert_allclose(found["scores"], wanted.scores, rtol=1e-4)
+            assert found["items"] == wanted.items
+            given = ask(client, history=items, times=times, events=types, k=40)
+            assert (given["items"], given["unknown_types"]) == (wanted.items, 1)
+            assert ask(client, history=items, times=times, k=40)["items"] != wanted.items
+            of_team = ask(client, user=7, k=40, profile={"team": "red", "hat": 1.5})
+            given = ask(client, history=items, times=times, events=types, k=40, profile={"team": "red"})
+            assert of_team["items"] == given["items"] != wanted.items
+            bad = client.post("/v1/recommend", json={"user": 7, "profile": {"team": ["red"]}})
+            assert bad.status_code == 400
 
 
 def test_who_is_not_known_gets_what_is_popular(client: TestClient) -> None:

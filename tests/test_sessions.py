@@ -18,7 +18,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chronorec.engine import Engine, Sessions
+from chronorec.data.profile import Profile, ProfileColumn
+from chronorec.engine import Engine, Rules, Sessions
 from chronorec.engine.live_model import LiveModel
 from chronorec.models import HSTU, GRU4Rec, LogBilinear, PersonalFrequency, SASRec, SequenceModel
 from tests.support.logs import cycle_log, histories_of
@@ -32,16 +33,27 @@ STREAMING: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
     "gru": (GRU4Rec, {"hidden_size": 24, "layers": 2}),
     "lstm": (GRU4Rec, {"hidden_size": 17, "cell": "lstm", "tied": False, "time_features": True}),
     "rnn": (GRU4Rec, {"cell": "rnn", "request_time": True, "timezone": "America/New_York"}),
+    "time gate": (GRU4Rec, {"hidden_size": 17, "time_gate": True, "request_time": True}),
     "sasrec": (SASRec, {"position": "relative", "block": "ligr", "max_length": 5}),
     "sasrec with times": (
         SASRec,
         {"position": "relative", "max_length": 4, "time_features": True, "request_time": True},
     ),
+    "gru with types": (GRU4Rec, {"hidden_size": 17, "event_types": 2}),
+    "hstu with types": (HSTU, {"max_length": 3, "event_types": 2}),
+    "gru with a profile": (GRU4Rec, {"profile": [2, 3], "request_time": True}),
     "hstu": (HSTU, {"max_length": 5, "time_bias": False}),
     "hstu with times": (HSTU, {"max_length": 3, "blocks": 3}),
     "log-bilinear": (LogBilinear, {"time_features": True, "request_time": True}),
 }
-OTHERS = {"absolute": (SASRec, {"max_length": 5})}
+OTHERS: dict[str, tuple[type[SequenceModel], dict[str, Any]]] = {
+    "absolute": (SASRec, {"max_length": 5}),
+    "absolute with types": (SASRec, {"max_length": 5, "event_types": 2, "profile": [2, 3]}),
+}
+TYPES = ["view", "buy"]
+PROFILE = Profile([ProfileColumn("sex", values=["f", "m"]), ProfileColumn("age", boundaries=[20.0, 50.0])])
+PROFILES: list[dict[str, Any] | None] = [None, {"sex": "m"}, {"age": 50, "sex": "f", "hat": "red"}]
+TOLD = [None, "view", "buy", "wish"]  # the last one is unknown
 
 
 def make_engine(kind: str, seed: int = 0) -> Engine:
@@ -55,7 +67,9 @@ def make_engine(kind: str, seed: int = 0) -> Engine:
     with torch.no_grad():  # make every weight matter
         for parameter in built.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    return Engine(built.export(histories.items))
+    types = TYPES[: options.get("event_types", 0)]
+    profile = PROFILE.to_plain() if "profile" in options else []
+    return Engine(built.export(histories.items, event_types=types, profile=profile))
 
 
 ENGINES = {kind: make_engine(kind) for kind in (*STREAMING, *OTHERS, "frequency")}
@@ -65,14 +79,24 @@ EVENTS = st.lists(
         st.integers(0, ITEMS),  # item; the last one is unknown
         st.integers(0, 20),  # time
         st.sampled_from(["append", "recommend", "past", "forget"]),
+        st.sampled_from(TOLD),
     ),
     max_size=60,
 )
 
 
-def expected(engine: Engine, events: list[tuple[int, str]], at: int, **how: Any) -> Any:
+def expected(engine: Engine, events: list[tuple[int, str, str | None]], at: int, **how: Any) -> Any:
     events = sorted((e for e in events if e[0] < at), key=lambda e: e[0])
-    return engine.recommend([item for _, item in events], times=[t for t, _ in events], at=at, **how)
+    times, items, types = zip(*events, strict=True) if events else ((), (), ())
+    return engine.recommend(items, times=times, events=types, at=at, **how)
+
+
+def is_told(engine: Engine, event: tuple[int, str, str | None], events: list[Any]) -> bool:
+    """Whether the same event is among others: types matter to models that read them."""
+    if not engine.event_types:
+        return any(event[:2] == other[:2] for other in events)
+    known = [(at, item, kind if kind in TYPES else None) for at, item, kind in [event, *events]]
+    return known[0] in known[1:]
 
 
 def assert_same(found: Any, wanted: Any) -> None:
@@ -88,25 +112,27 @@ def assert_same(found: Any, wanted: Any) -> None:
 @settings(deadline=None, max_examples=30)
 @given(story=EVENTS)
 def test_answers_are_those_of_whole_histories(
-    kind: str, forgetful: bool, story: list[tuple[int, int, int, str]]
+    kind: str, forgetful: bool, story: list[tuple[int, int, int, str, str | None]]
 ) -> None:
     engine, sessions = ENGINES[kind], Sessions(ENGINES[kind])
-    log: dict[str, list[tuple[int, str]]] = {}
-    for number, code, seconds, action in story:
+    log: dict[str, list[tuple[int, str, str | None]]] = {}
+    for number, code, seconds, action, event in story:
         user, item, at = f"user {number}", f"item {code}", seconds * MICROS
         events = log.setdefault(user, [])
         if forgetful:
             sessions.reload(engine)  # states are made anew
         if action == "append":
-            assert sessions.append(user, item, at=at) == (code < ITEMS)
-            if code < ITEMS and (at, item) not in events:  # told twice it is the same event
-                events.append((at, item))
+            assert sessions.append(user, item, at=at, event=event) == (code < ITEMS)
+            if code < ITEMS and not is_told(engine, (at, item, event), events):
+                events.append((at, item, event))
         elif action == "forget":
             assert sessions.forget(user) == bool(events)
             events.clear()
         else:
             asked = at if action == "past" else 10**9 * MICROS
-            how = {"k": ITEMS, "exclude_seen": number % 2 == 0}
+            how = {"k": ITEMS, "exclude_seen": number % 2 == 0, "profile": PROFILES[(code + seconds) % 3]}
+            if seconds % 3 == 0:
+                how["rules"] = Rules(boost=[("item 3", 2.0)])
             assert_same(sessions.recommend(user, at=asked, **how), expected(engine, events, asked, **how))
 
 
@@ -115,13 +141,14 @@ def test_long_sessions(kind: str) -> None:
     """Windows slide, and what is kept of them moves to the front of its room, many times."""
     engine, sessions = ENGINES[kind], Sessions(ENGINES[kind])
     rng = np.random.default_rng(0)
-    events: list[tuple[int, str]] = []
+    events: list[tuple[int, str, str | None]] = []
     at = 0
     for step in range(150):
         at += int(rng.choice([1, 60, 5000])) * MICROS
         item = f"item {rng.integers(ITEMS)}"
-        sessions.append("u", item, at=at)
-        events.append((at, item))
+        event = TOLD[int(rng.integers(len(TOLD)))]
+        sessions.append("u", item, at=at, event=event)
+        events.append((at, item, event))
         if step % 7 == 0:
             asked = at + 3600 * MICROS
             found = sessions.recommend("u", at=asked, k=ITEMS)
@@ -144,6 +171,31 @@ def test_filters_are_those_of_the_engine() -> None:
         assert_same(found, wanted)
     with pytest.raises(ValueError, match="k: wanted a whole number from 1, got 0"):
         sessions.recommend(7, k=0)
+
+
+def test_types_are_counted_where_they_are_unknown() -> None:
+    """Those that are unknown count as missing, by either path; models without types look at none."""
+    engine = ENGINES["gru with types"]
+    sessions = Sessions(engine)
+    for at, event in enumerate(TOLD):
+        sessions.append("u", "item 1", at=at, event=event)
+    assert sessions.counts()["unknown_types"] == 1
+    items, times = ["item 1"] * 4, list(range(4))
+    missing = engine.recommend(items, times=times, events=[None, "view", "buy", None])
+    unknown = engine.recommend(items, times=times, events=TOLD)
+    assert (missing.unknown_types, unknown.unknown_types) == (0, 1)
+    assert_same(unknown, missing)
+    with pytest.raises(AssertionError):
+        assert_same(unknown, engine.recommend(items, times=times))
+    table = pa.table({"items": [items, []], "times": [times, []], "events": [TOLD, None]})
+    batch = engine.recommend_batch(table)
+    assert batch["unknown_types"].to_pylist() == [1, 0]
+    assert batch["scores"][0].as_py() == unknown.scores.tolist()
+    plain = Sessions(ENGINES["gru"])
+    plain.append("u", "item 1", event="wish")
+    assert plain.counts()["unknown_types"] == 0
+    with pytest.raises(ValueError, match="events: wanted one per event of the history"):
+        engine.recommend(items, events=["buy"])
 
 
 def test_which_models_stream() -> None:
@@ -207,12 +259,14 @@ def test_idle_sessions_are_forgotten() -> None:
         Sessions(ENGINES["gru"], forget_after=datetime.timedelta(0))
 
 
-def test_snapshot_and_restore(tmp_path: Path) -> None:
-    sessions = Sessions(ENGINES["gru"])
+@pytest.mark.parametrize("kind", ["gru", "gru with types", "absolute with types"])
+def test_snapshot_and_restore(tmp_path: Path, kind: str) -> None:
+    sessions = Sessions(ENGINES[kind])
     for user in (1, "1", "ü", 2**40):
-        sessions.extend(user, [f"item {i}" for i in range(9)], list(range(9)))
+        types = [TOLD[(i + hash(user)) % 4] for i in range(9)]
+        sessions.extend(user, [f"item {i}" for i in range(9)], list(range(9)), types)
     assert sessions.snapshot(tmp_path / "sessions.arrow") == 4
-    again = Sessions(ENGINES["gru"])
+    again = Sessions(ENGINES[kind])
     assert again.restore(tmp_path / "sessions.arrow") == 4
     for user in (1, "1", "ü", 2**40):
         items, times = again.history(user)

@@ -78,14 +78,14 @@ def prefix(request: pytest.FixtureRequest) -> str:
     return f"{request.node.name}-{time.monotonic_ns()}"
 
 
-def engine_of(seed: int = 0, items: int = ITEMS) -> Engine:
+def engine_of(seed: int = 0, items: int = ITEMS, event_types: int = 0) -> Engine:
     torch.manual_seed(seed)
     histories = histories_of(cycle_log(items=items, events=30))
-    built: SequenceModel = GRU4Rec(items, width=16, hidden_size=16).eval()
+    built: SequenceModel = GRU4Rec(items, width=16, hidden_size=16, event_types=event_types).eval()
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
-    return Engine(built.export(histories.items))
+    return Engine(built.export(histories.items, event_types=["view", "buy"][:event_types]))
 
 
 def frequency_engine() -> Engine:
@@ -94,7 +94,7 @@ def frequency_engine() -> Engine:
     return Engine(PersonalFrequency(1.0).fit(histories, end, basket=False, exclude_seen=False))
 
 
-ENGINES = {"gru": engine_of(), "frequency": frequency_engine()}
+ENGINES = {"gru": engine_of(), "types": engine_of(event_types=2), "frequency": frequency_engine()}
 EVENTS = st.lists(
     st.tuples(
         st.integers(0, 1),  # process
@@ -121,7 +121,9 @@ def test_answers_are_those_of_one_process(
         user: str | int = number or "a/b: c"
         if action == "append":
             item = f"item {code}"
-            assert shared[process].append(user, item, at=at) == alone.append(user, item, at=at)
+            event = (None, "view", "buy", "wish")[(code + at + process) % 4]
+            told = [one.append(user, item, at=at, event=event) for one in (shared[process], alone)]
+            assert told[0] == told[1]
         elif action == "forget":
             shared[process].forget(user)
             alone.forget(user)
@@ -349,11 +351,8 @@ def test_two_http_servers(server: Server, tmp_path: Path) -> None:
         TestClient(make_app(Service(models, shared=server.url))) as there,
     ):
         body = {"events": [{"user": 5, "item": f"item {code}", "at": code} for code in (3, 30, 99)]}
-        assert here.post("/v1/events", json=body).json() == {
-            "accepted": 2,
-            "unknown_items": 1,
-            "repeated": 0,
-        }
+        told = here.post("/v1/events", json=body).json()
+        assert told == {"accepted": 2, "unknown_items": 1, "repeated": 0, "unknown_types": 0}
         answers = [side.post("/v1/recommend", json={"user": 5}).json() for side in (here, there)]
         assert answers[0] == answers[1]
         assert answers[0]["source"] == "session"
@@ -386,12 +385,12 @@ def test_a_server_without_its_store_says_so(tmp_path: Path) -> None:
 def test_an_event_counts_once_by_its_id(server: Server, prefix: str) -> None:
     """Whatever process it was told to, and whichever of its users was forgotten meanwhile."""
     first, second = (SharedSessions(engine_of(), server.url, prefix=prefix) for _ in "ab")
-    told = [(7, "item 3", 1), (8, "item 4", 1), (7, "item 5", 2), (7, "nothing", 3)]
+    told = [(7, "item 3", 1, None), (8, "item 4", 1, "buy"), (7, "item 5", 2, None), (7, "nothing", 3, None)]
     ids = ["a", 1, "1", None]
     assert first.tell(told, ids) == [True, True, True, False]
-    assert second.tell([(7, "item 3", 9), *told[1:]], ids) == [None, None, None, False]
+    assert second.tell([(7, "item 3", 9, None), *told[1:]], ids) == [None, None, None, False]
     assert second.history(7)[0] == ["item 3", "item 5"]
-    assert first.tell([(9, "item 3", 1), (9, "item 4", 2)], ["x", "x"]) == [True, None]
+    assert first.tell([(9, "item 3", 1, None), (9, "item 4", 2, None)], ["x", "x"]) == [True, None]
     first.forget(7)
     assert second.tell(told[:1], ids[:1]) == [None]
     assert 7 not in second

@@ -151,6 +151,8 @@ def test_module_exports_only_its_entry() -> None:
 
 
 def test_files_stay_readable() -> None:
-    for name in tracked("csrc", "python", "tests", "benchmarks", ".ci", ":!*.pyi"):  # a stub is one list
+    for name in tracked(
+        "csrc", "python", "tests", "benchmarks", ".ci", ":!*.pyi", ":!*.json"
+    ):  # those are one list each
         lines = len((ROOT / name).read_text().splitlines())
         assert lines <= 450, f"{name} has {lines} lines"

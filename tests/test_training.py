@@ -22,7 +22,7 @@ from chronorec.training.comparison import compare
 from chronorec.training.config import ConfigError
 from chronorec.training.loop import learning_rate_share
 from chronorec.training.negatives import NegativeSampler
-from tests.support.logs import DAY, basket_log, clock_log, cycle_log, gap_log, histories_of
+from tests.support.logs import DAY, basket_log, clock_log, cycle_log, gap_log, histories_of, type_log
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +76,7 @@ def test_learns_the_cycle(kind: str, loss: str) -> None:
         (["model.kind=hstu", "model.time_bias=true"], True),
         (["model.kind=hstu", "model.time_bias=false"], False),
         (["model.kind=gru4rec", "model.time_features=true"], True),
+        (["model.kind=gru4rec", "model.time_gate=true"], True),
         (["model.kind=gru4rec"], False),
     ],
 )
@@ -102,6 +103,30 @@ def test_learns_from_the_time_of_the_request(kind: str, known: bool) -> None:
         asked = [f"1970-02-09T{hour:02}:00" for hour in (0, 6, 12, 18)]
         answers = [engine.recommend(items, times=times, at=at, k=1).items for at in asked]
         assert answers == [["item 4"], ["item 5"], ["item 6"], ["item 7"]]
+
+
+@pytest.mark.parametrize("kind", ["gru4rec", "sasrec"])
+@pytest.mark.parametrize("known", [True, False], ids=["types", "no types"])
+def test_learns_from_types_of_events(kind: str, known: bool) -> None:
+    histories = histories_of(type_log())
+    common = ["model.dropout=0", "training.epochs=60", "training.learning_rate=0.01"]
+    settings = [*common, f"model.kind={kind}", f"model.type_features={str(known).lower()}"]
+    run = train(config_of(*settings), histories, quiet=True)
+    assert (run.validation > 0.97) == known
+    if known:
+        items, events = [f"item {code}" for code in (0, 2, 3, 5, 6, 7)], ["buy", "view", "buy", None, "view"]
+        engine = Engine(run.artifact)
+        answers = [engine.recommend(items, events=[*events, last], k=1).items for last in ("view", "buy")]
+        assert answers == [["item 8"], ["item 9"]]
+
+
+def test_types_need_a_log_of_typed_events() -> None:
+    with pytest.raises(ConfigError, match="this log has no event types"):
+        train(config_of("model.type_features=true"), histories_of(cycle_log()), quiet=True)
+    log = basket_log()
+    baskets = histories_of(log.append_column("kind", pa.array(["buy"] * log.num_rows)))
+    with pytest.raises(ConfigError, match="leave it out or split by events"):
+        train(config_of(*BASKETS, "model.type_features=true"), baskets, quiet=True)
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "hstu"])

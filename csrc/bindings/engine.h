@@ -57,9 +57,10 @@ inline py::object object_of(const UserId& user) {
 class Sessions {
  public:
   Sessions(const KeptProgram& program, const py::object& panels, int64_t num_items, const py::object& bias,
-           const py::object& codes, const py::object& facts, int64_t memory, int64_t idle_seconds)
+           const py::object& codes, const py::object& facts, int64_t memory, int64_t idle_seconds,
+           bool keeps_types)
       : scorer_{table_.view(panels), num_items, table_.view(bias), table_.view(codes), table_.view(facts)},
-        store_(program.program, memory, idle_seconds) {
+        store_(program.program, memory, idle_seconds, keeps_types) {
     expect_that(program.program.most_items() >= num_items, "program", num_items,
                 program.program.most_items());
     streams_ = program.program.answers();
@@ -70,34 +71,38 @@ class Sessions {
 
   SessionStore& store() { return store_; }
 
-  int64_t append(py::handle user, py::handle items, py::handle times, int64_t now) {
-    Borrow borrows[2];
+  int64_t append(py::handle user, py::handle items, py::handle times, py::handle types, int64_t now) {
+    Borrow borrows[3];
     const TensorView codes = borrows[0].view(items), at = borrows[1].view(times);
+    const TensorView kinds = borrows[2].view(types);
     expect_packed(codes, "items", DType::i32, {kAnySize});
+    if (kinds) expect_packed(kinds, "types", DType::i32, {codes.shape[0]});
     expect_packed(at, "times", DType::i64, {codes.shape[0]});
     expect_ids(codes, "items", scorer_.num_items);
-    return add(user, codes.as<const int32_t>(), at.as<const int64_t>(), codes.shape[0], now);
+    return add(user, codes.as<const int32_t>(), at.as<const int64_t>(), kinds.as<const int32_t>(),
+               codes.shape[0], now);
   }
 
-  int64_t append_one(py::handle user, int32_t item, int64_t time, int64_t now) {
+  int64_t append_one(py::handle user, int32_t item, int64_t time, int32_t type, int64_t now) {
     expect_that(item >= 0 && item < scorer_.num_items, "item", "a code of the model", item);
-    return add(user, &item, &time, 1, now);
+    return add(user, &item, &time, &type, 1, now);
   }
 
   // Fills the scores; returns the codes of as many items as there are.
   py::list recommend(py::handle user, int64_t at, int64_t end, int64_t now, bool leave_seen,
-                     py::handle exclude, py::handle allow, py::handle scores) {
+                     py::handle profile, py::handle exclude, py::handle allow, py::handle scores) {
     static thread_local std::vector<int32_t> items;
     expect_that(streams_, "program", "one that answers", "an empty one");
-    Borrow borrows[3];
+    Borrow borrows[4];
+    const TensorView own = borrows[3].view(profile);
     const TensorView out = borrows[0].view(exclude), allowed = borrows[1].view(allow);
     const TensorView top_scores = borrows[2].view(scores);
     if (out) expect_packed(out, "exclude", DType::i32, {kAnySize});
     expect_output(top_scores, "scores", DType::f32, {kAnySize});
     items.resize(static_cast<size_t>(top_scores.shape[0]));
     const TensorView top_items = view_of(items.data(), DType::i32, {top_scores.shape[0]});
-    const SessionRequest request = {user_id(user), at,      end,        now,      leave_seen,
-                                    out,           allowed, top_scores, top_items};
+    const SessionRequest request = {user_id(user), at,  end,     now,        leave_seen,
+                                    own,           out, allowed, top_scores, top_items};
     without_gil([&] { chronorec::recommend(store_, scorer_, request); });
     const auto end_of_items = std::find(items.begin(), items.end(), -1);
     py::list found(end_of_items - items.begin());
@@ -106,25 +111,27 @@ class Sessions {
   }
 
   // Writes the answer register to `state`; returns the items of the events used as bytes.
-  py::bytes query(py::handle user, int64_t at, int64_t end, int64_t now, py::handle state) {
+  py::bytes query(py::handle user, int64_t at, int64_t end, int64_t now, py::handle profile,
+                  py::handle state) {
     expect_that(streams_, "program", "one that answers", "an empty one");
-    Borrow borrow;
-    const TensorView out = borrow.view(state);
+    Borrow borrows[2];
+    const TensorView own = borrows[0].view(profile), out = borrows[1].view(state);
     expect_output(out, "state", DType::f32, {scorer_.panels.shape[1]});
     const UserId id = user_id(user);
     std::vector<int32_t> seen;
-    without_gil([&] { store_.query(id, at, end, now, out.as<float>(), seen); });
+    without_gil([&] { store_.query(id, at, end, now, own, out.as<float>(), seen); });
     return bytes_of(seen);
   }
 
+  // (items, times, types) as bytes; no types where none are kept.
   py::object events(py::handle user) const {
-    std::vector<int32_t> items;
+    std::vector<int32_t> items, types;
     std::vector<int64_t> times;
     const UserId id = user_id(user);
     bool found = false;
-    without_gil([&] { found = store_.events(id, items, times); });
+    without_gil([&] { found = store_.events(id, items, times, types); });
     if (!found) return py::none();
-    return py::make_tuple(bytes_of(items), bytes_of(times));
+    return py::make_tuple(bytes_of(items), bytes_of(times), bytes_of(types));
   }
 
   bool contains(py::handle user) const {
@@ -141,19 +148,22 @@ class Sessions {
     return found;
   }
 
-  // (ids, offsets, items, times) of the sessions of a shard; arrays as bytes.
+  // (ids, offsets, items, times, types) of the sessions of a shard; arrays as bytes, no types where none are
+  // kept.
   py::tuple shard(int64_t number) const {
     expect_that(number >= 0 && number < store_.num_shards(), "number", store_.num_shards(), number);
     std::vector<std::string> texts;
     std::vector<UserId> users;
     std::vector<int64_t> offsets = {0}, times;
-    std::vector<int32_t> items;
+    std::vector<int32_t> items, types;
     without_gil([&] {
-      store_.visit(number, [&](const UserId& user, const int32_t* item, const int64_t* time, int64_t count) {
+      store_.visit(number, [&](const UserId& user, const int32_t* item, const int64_t* time,
+                               const int32_t* type, int64_t count) {
         users.push_back({user.number, {}, user.is_text});
         texts.emplace_back(user.text);
         items.insert(items.end(), item, item + count);
         times.insert(times.end(), time, time + count);
+        if (type != nullptr) types.insert(types.end(), type, type + count);
         offsets.push_back(static_cast<int64_t>(items.size()));
       });
     });
@@ -162,7 +172,7 @@ class Sessions {
       users[i].text = texts[i];
       ids.append(object_of(users[i]));
     }
-    return py::make_tuple(ids, bytes_of(offsets), bytes_of(items), bytes_of(times));
+    return py::make_tuple(ids, bytes_of(offsets), bytes_of(items), bytes_of(times), bytes_of(types));
   }
 
  private:
@@ -171,10 +181,11 @@ class Sessions {
     return py::bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
   }
 
-  int64_t add(py::handle user, const int32_t* items, const int64_t* times, int64_t count, int64_t now) {
+  int64_t add(py::handle user, const int32_t* items, const int64_t* times, const int32_t* types,
+              int64_t count, int64_t now) {
     const UserId id = user_id(user);
     int64_t events = 0;
-    without_gil([&] { events = store_.append(id, items, times, count, now); });
+    without_gil([&] { events = store_.append(id, items, times, types, count, now); });
     return events;
   }
 
@@ -241,10 +252,11 @@ inline std::unique_ptr<KeptProgram> streaming_program(const py::list& program, c
 }
 
 inline void replay_histories(const KeptProgram& kept, py::handle items, py::handle offsets, py::handle times,
-                             py::handle at, py::handle answers) {
-  Borrow borrows[5];
-  const ReplayArgs args = {borrows[0].view(items), borrows[1].view(offsets), borrows[2].view(times),
-                           borrows[3].view(at), borrows[4].view(answers)};
+                             py::handle at, py::handle types, py::handle profile, py::handle answers) {
+  Borrow borrows[7];
+  const ReplayArgs args = {borrows[0].view(items),  borrows[1].view(offsets), borrows[2].view(times),
+                           borrows[3].view(at),     borrows[4].view(types),   borrows[5].view(profile),
+                           borrows[6].view(answers)};
   without_gil([&] { replay(kept.program, args); });
 }
 
@@ -256,7 +268,7 @@ inline void define_engine(py::module_& module) {
 
   py::class_<Sessions>(module, "Sessions")
       .def(py::init<const KeptProgram&, const py::object&, int64_t, const py::object&, const py::object&,
-                    const py::object&, int64_t, int64_t>(),
+                    const py::object&, int64_t, int64_t, bool>(),
            py::keep_alive<1, 2>())
       .def("append", &Sessions::append)
       .def("append_one", &Sessions::append_one)

@@ -224,5 +224,21 @@ class AddTime final : public Call {
   Register in_, out_;
 };
 
+class AddCategory final : public Call {
+ public:
+  AddCategory(const TensorView& table, int64_t column, const Register& in, const Register& out)
+      : table_(table), column_(column), in_(in), out_(out) {}
+  void run(const Moment& moment, float* rows, float*, Workspace&) const override {
+    const int64_t code = moment.codes == nullptr ? -1 : moment.codes[column_];
+    const float* row = table_.as<const float>() + (code + 1) * table_.stride[0];
+    for (int64_t j = 0; j < out_.width; ++j) rows[out_.place + j] = rows[in_.place + j] + row[j];
+  }
+
+ private:
+  TensorView table_;
+  int64_t column_;
+  Register in_, out_;
+};
+
 }  // namespace
 }  // namespace chronorec

@@ -1,5 +1,6 @@
 #include "engine/program.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
@@ -10,6 +11,7 @@ namespace chronorec {
 namespace {
 
 constexpr int64_t kAlignment = 64, kLineFloats = 16, kMostWindow = 1 << 24;
+constexpr int64_t kMostProfile = 1024;
 
 }  // namespace
 
@@ -150,6 +152,23 @@ int64_t Program::add_time(int64_t in, const TimeBuckets& buckets) {
                 "at least 1, and times the rows of the table within 63 bits", buckets.period);
   }
   return add(std::make_unique<AddTime>(buckets, from, out), out);
+}
+
+int64_t Program::add_category(int64_t in, const TensorView& table, int64_t column) {
+  const Register from = at(in), out = next(from.width);
+  expect(table, "table", DType::f32, {kAnySize, from.width});
+  expect_that(table.shape[0] > 0, "table", "at least one row", "none");
+  expect_that(column >= 0 && column < (last_ < 0 ? 1 : kMostProfile), "column",
+              "0 before `last`, up to 1023 after it", column);
+  const int64_t most = table.shape[0] - 1;
+  if (last_ < 0) {
+    most_types_ = std::min(most_types_, most);
+  } else {
+    const auto place = static_cast<size_t>(column);
+    if (profile_.size() <= place) profile_.resize(place + 1, INT32_MAX);
+    profile_[place] = std::min(profile_[place], most);
+  }
+  return add(std::make_unique<AddCategory>(table, column, from, out), out);
 }
 
 int64_t Program::last(int64_t in) {

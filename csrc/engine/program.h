@@ -24,6 +24,7 @@ struct Moment {
   int64_t time;          // microseconds
   int64_t taken;         // events that the state has seen before this one
   const int64_t* times;  // of those, and of this one
+  const int32_t* codes;  // of the event: its type; of a request: its profile; or none. -1: missing
 };
 
 // Causal self-attention in a window; tables are none where there is no such bias, as in
@@ -96,12 +97,20 @@ class Program {
   int64_t attention(int64_t in, const AttentionForm& form);
   int64_t multiply(int64_t in, int64_t by, int64_t residual);
   int64_t add_time(int64_t in, const TimeBuckets& buckets);
+  // Adds the row of a table that a category has, the first row where it is missing: the event's type
+  // before `last`, a column of the request's profile after it.
+  int64_t add_category(int64_t in, const TensorView& table, int64_t column);
   int64_t last(int64_t in);
 
   int64_t width_of(int64_t reg) const { return at(reg).width; }
   bool has_last() const { return last_ >= 0; }
   // Items that events may have: all below this.
   int64_t most_items() const { return most_items_; }
+  // Types that events may have: all below this; and whether any call looks at them.
+  int64_t most_types() const { return most_types_; }
+  bool reads_types() const { return most_types_ < INT32_MAX; }
+  // Codes that each column of a request's profile may have: all below these.
+  const std::vector<int64_t>& profile() const { return profile_; }
   // Floats that a session keeps, all zero before its first event.
   int64_t state_floats() const { return state_floats_; }
   DType states() const { return states_; }
@@ -130,7 +139,8 @@ class Program {
   std::vector<Entry> on_event_, on_answer_;
   std::vector<Register> registers_;
   int64_t row_floats_ = 0, state_floats_ = 0;
-  int64_t most_items_ = INT32_MAX;
+  int64_t most_items_ = INT32_MAX, most_types_ = INT32_MAX;
+  std::vector<int64_t> profile_;
   int64_t answer_ = -1;
   int64_t last_ = -1;  // register whose row a session keeps for the calls after `last`
   int64_t last_state_ = 0;

@@ -142,6 +142,12 @@ class Step {
     return program_.add_time(source(), {false, table, {}, whole("period"), starts, shifts});
   }
 
+  int64_t add_category() {
+    const char* wanted = program_.has_last() ? "profile" : "event_type";
+    expect_that(text("of") == wanted, "of", wanted, text("of"));
+    return program_.add_category(source(), matrix("table"), program_.has_last() ? whole("column") : 0);
+  }
+
   int64_t last() { return program_.last(source()); }
 
   static const std::map<std::string, Adder> kAdders;
@@ -154,12 +160,17 @@ class Step {
   std::map<std::string, int64_t>& registers_;
 };
 
-const std::map<std::string, Step::Adder> Step::kAdders = {
-    {"embed", &Step::embed},         {"layer_norm", &Step::layer_norm},
-    {"dense", &Step::dense},         {"gru", &Step::recurrent},
-    {"lstm", &Step::recurrent},      {"rnn", &Step::recurrent},
-    {"attention", &Step::attention}, {"multiply", &Step::multiply},
-    {"add_time", &Step::add_time},   {"last", &Step::last}};
+const std::map<std::string, Step::Adder> Step::kAdders = {{"embed", &Step::embed},
+                                                          {"layer_norm", &Step::layer_norm},
+                                                          {"dense", &Step::dense},
+                                                          {"gru", &Step::recurrent},
+                                                          {"lstm", &Step::recurrent},
+                                                          {"rnn", &Step::recurrent},
+                                                          {"attention", &Step::attention},
+                                                          {"multiply", &Step::multiply},
+                                                          {"add_time", &Step::add_time},
+                                                          {"add_category", &Step::add_category},
+                                                          {"last", &Step::last}};
 
 std::string text_or_nothing(const ProgramStep& step, const char* key) {
   const auto found = step.texts.find(key);

@@ -30,7 +30,8 @@ int64_t recommend(SessionStore& store, const Scorer& scorer, const SessionReques
   static thread_local std::vector<float> state;
   state.resize(static_cast<size_t>(scorer.panels.shape[1]));
   out.clear();
-  const int64_t used = store.query(request.user, request.at, request.end, request.now, state.data(), out);
+  const int64_t used =
+      store.query(request.user, request.at, request.end, request.now, request.profile, state.data(), out);
   if (!request.leave_seen) out.clear();
   const auto* more = request.exclude.as<const int32_t>();
   out.insert(out.end(), more, more + request.exclude.shape[0]);

@@ -25,6 +25,7 @@ struct SessionRequest {
   UserId user;
   int64_t at, end, now;  // as SessionStore::query takes them
   bool leave_seen;       // the items of the events used leave the answer
+  TensorView profile;    // int32 [C] or none
   TensorView exclude;    // int32 [N], in any order, or none
   TensorView allow;      // uint8 [V] or none
   TensorView scores;     // float [K]: as Scorer::best fills them

@@ -3,7 +3,6 @@
 #include <sys/random.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -13,29 +12,20 @@
 #include "core/hash.h"
 #include "core/parallel.h"
 #include "engine/kept_state.h"
+#include "engine/session.h"
 #include "engine/session_index.h"
 
 namespace chronorec {
 namespace {
 
 constexpr int64_t kMostShards = 16, kLeastShardBytes = 1 << 20;
-constexpr uint32_t kNone = SessionIndex::kNone, kNumber = UINT32_MAX;
-constexpr int64_t kMostTime = int64_t{1} << 61;  // differences of times fit 64 bits
-constexpr int64_t kEventBytes = 12;
+constexpr uint32_t kNone = SessionIndex::kNone, kNumber = Session::kNumber;
+constexpr int64_t kMostTime = int64_t{1} << 61;      // differences of times fit 64 bits
+constexpr int64_t kEventBytes = 12, kTypeBytes = 4;  // of an event, of its type
 
 uint64_t hash_of_user(const UserId& user, uint64_t seed) {
   if (!user.is_text) return mix(seed ^ static_cast<uint64_t>(user.number), kHashOdd);
   return hash_of(user.text.data(), static_cast<int64_t>(user.text.size()), seed);
-}
-
-// What an allocation takes: its length stands before it, and the whole is rounded up.
-int64_t block_bytes(int64_t bytes) { return std::max<int64_t>((bytes + 8 + 15) / 16 * 16, 32); }
-
-template <typename T>
-T* allocate(int64_t count) {
-  void* memory = std::calloc(static_cast<size_t>(count), sizeof(T));
-  if (memory == nullptr) throw std::bad_alloc();
-  return static_cast<T*>(memory);
 }
 
 Workspace& workspace() {
@@ -43,52 +33,13 @@ Workspace& workspace() {
   return work;
 }
 
-struct Session {
-  union {
-    int64_t number;
-    char* text;
-  };
-  uint32_t text_size;  // or kNumber
-  uint32_t hash;
-  int64_t* events = nullptr;  // times [capacity], then items int32 [capacity]
-  uint32_t count = 0, capacity = 0;
-  void* state = nullptr;
-  uint32_t taken = 0;  // events that the state has seen
-  uint32_t last_used = 0;
-  uint32_t newer = kNone, older = kNone;  // in the list of sessions with a state, or of those without
-
-  int64_t* times() const { return events; }
-  int32_t* items() const { return reinterpret_cast<int32_t*>(events + capacity); }
-  UserId user() const {
-    return text_size == kNumber ? UserId{number, {}, false} : UserId{0, {text, text_size}, true};
+void expect_profile(const TensorView& profile, const std::vector<int64_t>& most) {
+  expect_packed(profile, "profile", DType::i32, {static_cast<int64_t>(most.size())});
+  for (size_t c = 0; c < most.size(); ++c) {
+    const int64_t code = profile.as<const int32_t>()[c];
+    expect_that(code >= -1 && code < most[c], "profile", "codes of the model", code);
   }
-  bool is(const UserId& user) const {
-    if (!user.is_text) return text_size == kNumber && number == user.number;
-    return text_size == user.text.size() && std::memcmp(text, user.text.data(), text_size) == 0;
-  }
-};
-
-// All sessions by number, in blocks that stay where they are.
-class Sessions {
- public:
-  Session& operator[](uint32_t n) { return blocks_[n / kBlock][n % kBlock]; }
-  const Session& operator[](uint32_t n) const { return blocks_[n / kBlock][n % kBlock]; }
-  uint32_t size() const { return size_; }
-  int64_t bytes() const {
-    return static_cast<int64_t>(blocks_.size()) * block_bytes(kBlock * sizeof(Session)) +
-           static_cast<int64_t>(blocks_.capacity() * sizeof(blocks_[0]));
-  }
-  uint32_t add(const Session& session) {
-    if (size_ % kBlock == 0) blocks_.emplace_back(new Session[kBlock]);
-    (*this)[size_] = session;
-    return size_++;
-  }
-
- private:
-  static constexpr uint32_t kBlock = 64;
-  std::vector<std::unique_ptr<Session[]>> blocks_;
-  uint32_t size_ = 0;
-};
+}
 
 }  // namespace
 
@@ -100,8 +51,10 @@ class SessionStore::Shard {
     for (uint32_t n = 0; n < sessions_.size(); ++n) release(at(n));
   }
 
-  void set_up(const Program& program, const KeptState& kept, int64_t memory, int64_t idle_seconds) {
+  void set_up(const Program& program, const KeptState& kept, int64_t memory, int64_t idle_seconds,
+              bool keeps_types) {
     program_ = &program, kept_ = &kept, memory_ = memory, idle_seconds_ = idle_seconds;
+    keeps_types_ = keeps_types;
   }
 
   uint32_t find(const UserId& user, uint32_t hash) const {
@@ -122,19 +75,17 @@ class SessionStore::Shard {
     link(n);
   }
 
-  void add_event(uint32_t n, int32_t item, int64_t time) {
+  void add_event(uint32_t n, int32_t item, int64_t time, int32_t type) {
     Session& session = at(n);
     if (session.count == session.capacity) grow(session);
     const int64_t* times = session.times();
     const auto place = static_cast<uint32_t>(std::upper_bound(times, times + session.count, time) - times);
     for (uint32_t i = place; i > 0 && times[i - 1] == time; --i)
-      if (session.items()[i - 1] == item) return;
+      if (session.items()[i - 1] == item && (!keeps_types_ || session.types()[i - 1] == type)) return;
     if (place < session.taken) drop_state(n);
-    std::copy_backward(times + place, times + session.count, session.times() + session.count + 1);
-    int32_t* items = session.items();
-    std::copy_backward(items + place, items + session.count, items + session.count + 1);
-    session.times()[place] = time;
-    items[place] = item;
+    insert(session.times(), session.count, place, time);
+    insert(session.items(), session.count, place, item);
+    if (keeps_types_) insert(session.types(), session.count, place, type);
     ++session.count;
     ++counts_.events;
   }
@@ -167,7 +118,9 @@ class SessionStore::Shard {
 
   void replay(const Session& session, uint32_t begin, uint32_t end, float* state) const {
     for (uint32_t i = begin; i < end; ++i)
-      program_->append({session.items()[i], session.times()[i], i, session.times()}, state, workspace());
+      program_->append({session.items()[i], session.times()[i], i, session.times(),
+                        keeps_types_ ? &session.types()[i] : nullptr},
+                       state, workspace());
   }
 
   void drop_state(uint32_t n) {
@@ -217,8 +170,11 @@ class SessionStore::Shard {
   void visit(const Visit& visit) const {
     for (const List* list : {&without_state_, &with_state_})
       for (uint32_t n = list->oldest; n != kNone; n = at(n).newer)
-        visit(at(n).user(), at(n).items(), at(n).times(), at(n).count);
+        visit(at(n).user(), at(n).items(), at(n).times(), types_of(at(n)), at(n).count);
   }
+
+  // None where none are kept.
+  const int32_t* types_of(const Session& session) const { return keeps_types_ ? session.types() : nullptr; }
 
  private:
   struct List {
@@ -230,8 +186,9 @@ class SessionStore::Shard {
     return all.index_bytes + all.state_bytes + all.event_bytes;
   }
   int64_t state_bytes() const { return block_bytes(kept_->bytes()); }
-  static int64_t event_bytes(const Session& session) {
-    return session.capacity == 0 ? 0 : block_bytes(session.capacity * kEventBytes);
+  int64_t bytes_per_event() const { return keeps_types_ ? kEventBytes + kTypeBytes : kEventBytes; }
+  int64_t event_bytes(const Session& session) const {
+    return session.capacity == 0 ? 0 : block_bytes(session.capacity * bytes_per_event());
   }
   static int64_t id_bytes(const Session& session) {
     return session.text_size == kNumber ? 0 : block_bytes(session.text_size + 1);
@@ -265,10 +222,11 @@ class SessionStore::Shard {
   void grow(Session& session) {
     const Session before = session;
     session.capacity = before.capacity < 4 ? 4 : before.capacity + before.capacity / 2;
-    session.events = reinterpret_cast<int64_t*>(allocate<char>(session.capacity * kEventBytes));
+    session.events = reinterpret_cast<int64_t*>(allocate<char>(session.capacity * bytes_per_event()));
     if (before.count > 0) {
       std::copy_n(before.times(), before.count, session.times());
       std::copy_n(before.items(), before.count, session.items());
+      if (keeps_types_) std::copy_n(before.types(), before.count, session.types());
     }
     std::free(before.events);
     counts_.event_bytes += event_bytes(session) - event_bytes(before);
@@ -302,6 +260,7 @@ class SessionStore::Shard {
   const Program* program_ = nullptr;
   const KeptState* kept_ = nullptr;
   int64_t memory_ = 0, idle_seconds_ = 0;
+  bool keeps_types_ = false;
   Sessions sessions_;
   std::vector<uint32_t> free_;
   SessionIndex index_;
@@ -309,14 +268,15 @@ class SessionStore::Shard {
   SessionCounts counts_ = {};
 };
 
-SessionStore::SessionStore(const Program& program, int64_t memory, int64_t idle_seconds)
+SessionStore::SessionStore(const Program& program, int64_t memory, int64_t idle_seconds, bool keeps_types)
     : program_(program), kept_(std::make_unique<KeptState>(program)), idle_seconds_(idle_seconds) {
+  expect_that(keeps_types || !program.reads_types(), "keeps_types", "true for this program", "false");
   expect_that(memory > 0, "memory", "at least 1 byte", memory);
   expect_that(idle_seconds >= 0, "idle_seconds", "at least 0", idle_seconds);
   num_shards_ = std::clamp<int64_t>(memory / kLeastShardBytes, 1, kMostShards);
   shards_ = std::make_unique<Shard[]>(static_cast<size_t>(num_shards_));
   for (int64_t s = 0; s < num_shards_; ++s)
-    shards_[static_cast<size_t>(s)].set_up(program, *kept_, memory / num_shards_, idle_seconds);
+    shards_[static_cast<size_t>(s)].set_up(program, *kept_, memory / num_shards_, idle_seconds, keeps_types);
   if (getrandom(&seed_, sizeof seed_, 0) != sizeof seed_) throw std::runtime_error("no random seed");
 }
 
@@ -337,18 +297,23 @@ void SessionStore::sweep(int64_t now) {
   shard.tidy(kNone, now);
 }
 
-int64_t SessionStore::append(const UserId& user, const int32_t* items, const int64_t* times, int64_t count,
-                             int64_t now) {
-  for (int64_t i = 0; i < count; ++i)
+int64_t SessionStore::append(const UserId& user, const int32_t* items, const int64_t* times,
+                             const int32_t* types, int64_t count, int64_t now) {
+  for (int64_t i = 0; i < count; ++i) {
     expect_that(times[i] >= -kMostTime && times[i] <= kMostTime, "times", "microseconds from -2^61 to 2^61",
                 times[i]);
+    if (types != nullptr)
+      expect_that(types[i] >= -1 && types[i] < program_.most_types(), "types", "codes of the model",
+                  types[i]);
+  }
   sweep(now);
   const uint64_t hash = hash_of_user(user, seed_);
   Shard& shard = shard_of(hash);
   const std::lock_guard<std::mutex> lock(shard.mutex);
   const uint32_t n = shard.find_or_make(user, static_cast<uint32_t>(hash));
   expect_that(shard.at(n).count + count < INT32_MAX, "items", "fewer than 2^31 events in all", count);
-  for (int64_t i = 0; i < count; ++i) shard.add_event(n, items[i], times[i]);
+  for (int64_t i = 0; i < count; ++i)
+    shard.add_event(n, items[i], times[i], types == nullptr ? -1 : types[i]);
   if (shard.at(n).state != nullptr) shard.updated_state(n);
   if (interrupted()) shard.drop_state(n);  // what a Ctrl-C skipped is missing in it
   shard.touch(n, now);
@@ -356,9 +321,10 @@ int64_t SessionStore::append(const UserId& user, const int32_t* items, const int
   return shard.at(n).count;
 }
 
-int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t now, float* query,
-                            std::vector<int32_t>& seen) {
+int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t now,
+                            const TensorView& profile, float* query, std::vector<int32_t>& seen) {
   static thread_local std::vector<float> other;
+  if (profile) expect_profile(profile, program_.profile());
   expect_that(at >= -kMostTime && at <= kMostTime, "at", "microseconds from -2^61 to 2^61", at);
   const uint64_t hash = hash_of_user(user, seed_);
   Shard& shard = shard_of(hash);
@@ -380,7 +346,8 @@ int64_t SessionStore::query(const UserId& user, int64_t at, int64_t end, int64_t
     if (used > 0) shard.replay(shard.at(n), 0, used, other.data());
     state = other.data();
   }
-  const float* answer = program_.answer({-1, at, used, times}, state, workspace());
+  const float* answer =
+      program_.answer({-1, at, used, times, profile.as<const int32_t>()}, state, workspace());
   std::memcpy(query, answer, static_cast<size_t>(program_.answer_width()) * sizeof(float));
   if (n != kNone) {
     if (interrupted()) shard.drop_state(n);
@@ -397,8 +364,8 @@ bool SessionStore::contains(const UserId& user) const {
   return shard.find(user, static_cast<uint32_t>(hash)) != kNone;
 }
 
-bool SessionStore::events(const UserId& user, std::vector<int32_t>& items,
-                          std::vector<int64_t>& times) const {
+bool SessionStore::events(const UserId& user, std::vector<int32_t>& items, std::vector<int64_t>& times,
+                          std::vector<int32_t>& types) const {
   const uint64_t hash = hash_of_user(user, seed_);
   const Shard& shard = shard_of(hash);
   const std::lock_guard<std::mutex> lock(shard.mutex);
@@ -407,6 +374,7 @@ bool SessionStore::events(const UserId& user, std::vector<int32_t>& items,
   const Session& session = shard.at(n);
   items.assign(session.items(), session.items() + session.count);
   times.assign(session.times(), session.times() + session.count);
+  if (const int32_t* kept = shard.types_of(session)) types.assign(kept, kept + session.count);
   return true;
 }
 

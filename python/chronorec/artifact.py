@@ -30,6 +30,9 @@ The program is a list of steps ``{"call": ..., "out": register, ...}`` run over 
                       between ``boundaries`` (microseconds, one fewer than rows); for moments the rows share
                       out a ``period`` of local time, which is UTC + shift: int64 weights ``<zone>_starts``
                       and ``<zone>_shifts``, of which the last start <= time counts
+``add_category``      [out] = [in] + table[1 + code] of a token; ``of`` is "event_type", whose code is its
+                      place among the model's event types. Row 0: the type is missing or unknown. ``of`` a
+                      history: "profile", the code of a ``column`` of the model's profile; likewise
 ``multiply``          [out] = [in] * [by] + [residual]
 ``last``              [out] = the last token of each sequence (zeros for an empty one)
 ====================  ===========================================================================
@@ -118,6 +121,8 @@ class Artifact:
         max_length: how many of the last tokens the program sees; WHOLE_HISTORY: all of them.
         exclude_seen: whether items of the history leave the candidates unless a request says otherwise.
         needs_time: whether events and requests must carry times.
+        event_types: names of the event types that the program reads, by code; none where it reads none.
+        profile: columns of the user table that the program reads; see :mod:`chronorec.data.profile`.
         fallback: who speaks where nothing is known of a user, in order: ``source``, the fp32 [V] weight
             ``counts``, and of the recent past ``days`` and ``until``; see :mod:`chronorec.engine.fallback`.
         heads: what is predicted beside the next item; see the module's text.
@@ -137,6 +142,8 @@ class Artifact:
     max_length: int = 200
     exclude_seen: bool = False
     needs_time: bool = False
+    event_types: list[str] = field(default_factory=list)
+    profile: list[dict[str, Any]] = field(default_factory=list)
     fallback: list[dict[str, Any]] = field(default_factory=list)
     heads: list[dict[str, Any]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -258,7 +265,7 @@ _HEADER_FIELDS = (
     "provenance",
 )
 #: Lists that older folders of this format do without; where they are empty a model is what it was.
-_LATER_FIELDS = ("fallback", "heads")
+_LATER_FIELDS = ("fallback", "heads", "event_types", "profile")
 
 
 def _read_header(path: Path) -> dict[str, Any]:

@@ -83,10 +83,29 @@ def clock_log(users: int = 60, events: int = 30, seed: int = 0) -> pa.Table:
     )
 
 
+def type_log(users: int = 100, events: int = 24, items: int = 12, seed: int = 0) -> pa.Table:
+    """After a view the next item is one step on, after a purchase it is two: only the types tell. Some types
+    are missing, which counts as a view."""
+    generator = np.random.default_rng(seed)
+    bought = generator.integers(0, 2, (users, events))
+    steps = np.column_stack([generator.integers(0, items, users), 1 + bought[:, :-1]])
+    item = steps.cumsum(axis=1) % items
+    names = np.where(bought, "buy", np.where(generator.random((users, events)) < 0.2, None, "view"))
+    return pa.table(
+        {
+            "user_id": np.repeat(np.arange(users), events),
+            "item_id": [f"item {code}" for code in item.reshape(-1)],
+            "timestamp": pa.array(np.tile(np.arange(events) * DAY, users), pa.timestamp("us")),
+            "kind": pa.array(names.reshape(-1).tolist(), pa.string()),
+        }
+    )
+
+
 def histories_of(table: pa.Table) -> Histories:
-    """The log as histories; a column ``basket_id`` becomes the session."""
+    """The log as histories; a column ``basket_id`` becomes the session, ``kind`` the event type."""
     session = "basket_id" if "basket_id" in table.column_names else None
-    return EventLog.read(table, session=session).histories()
+    event_type = "kind" if "kind" in table.column_names else None
+    return EventLog.read(table, session=session, event_type=event_type).histories()
 
 
 def table() -> pa.Table:

@@ -1,12 +1,12 @@
 // A model folder, as `chronorec train` writes it, in a C++ program without Python:
 //
 //   chronorec::Model model("model");
-//   chronorec::SessionStore sessions(model.program(), 1 << 30, 0);
-//   sessions.append(user, items, times, count, now);
+//   chronorec::SessionStore sessions(model.program(), 1 << 30, 0, model.program().reads_types());
+//   sessions.append(user, items, times, types, count, now);
 //   chronorec::recommend(sessions, model.scorer(), request);
 //
-// Items are codes: rows of the folder's items.arrow. Models that keep no state from event to event are
-// refused, as are damaged files; hashes are not looked at.
+// Items are codes: rows of the folder's items.arrow; types are places in model.json's event_types. Models
+// that keep no state from event to event are refused, as are damaged files; hashes are not looked at.
 #pragma once
 #include <memory>
 #include <string>

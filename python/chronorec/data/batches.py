@@ -30,6 +30,9 @@ class Batch:
         items, targets: int32 [n].
         times: int64 [n], microseconds, when each input happened; None where the log has no times.
         asked: int64 [n], when its target did, which is when the answer is asked for; or None.
+        types: int32 [n], code of the event type of each input, -1 where it is missing; None where the log has
+            no types.
+        profile: int32 [S, C], codes of the user of each window; or None.
         labels: further columns of the targets, by name, each [n].
         previous: int64 [S], the row of the batch before that each segment goes on, or -1; None: windows.
     """
@@ -39,6 +42,8 @@ class Batch:
     targets: Int32s
     times: Int64s | None = None
     asked: Int64s | None = None
+    types: Int32s | None = None
+    profile: Int32s | None = None
     labels: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     previous: Int64s | None = None
 
@@ -58,6 +63,7 @@ class BasketBatch:
         targets: int32, the distinct items of every target basket.
         times: int64 [T], microseconds, when each input basket began; None where the log has no times.
         asked: int64 [T], when the target basket began, which is when the answer is asked for; or None.
+        profile: int32 [S, C], codes of the user of each window; or None.
         previous: int64 [S], the row of the batch before that each segment goes on, or -1; None: windows.
     """
 
@@ -68,6 +74,7 @@ class BasketBatch:
     targets: Int32s
     times: Int64s | None = None
     asked: Int64s | None = None
+    profile: Int32s | None = None
     previous: Int64s | None = None
 
     def __len__(self) -> int:
@@ -97,6 +104,8 @@ class Windows(Generic[BatchType]):
         max_length: int,
         batch_events: int,
         seed: int,
+        offsets: Int64s,
+        profile: Int32s | None,
     ) -> None:
         if max_length < 1:
             raise ValueError(f"max_length: wanted at least 1, got {max_length}")
@@ -110,6 +119,7 @@ class Windows(Generic[BatchType]):
         self._max_length = max_length
         self._batch_events = batch_events
         self._seed = seed
+        self._offsets, self._profile = offsets, profile
         self._planned: tuple[int, Plan] | None = None
         if len(users) == 0:
             raise ValueError("begin, end: wanted a user with at least two tokens to train on, got none")
@@ -134,6 +144,12 @@ class Windows(Generic[BatchType]):
 
     def _gather(self, begin: Int64s, end: Int64s) -> BatchType:
         raise NotImplementedError
+
+    def _profiles(self, begin: Int64s) -> Int32s | None:
+        """Those of the users whose tokens windows begin with, [S, C]."""
+        if self._profile is None:
+            return None
+        return self._profile[np.searchsorted(self._offsets, begin, side="right") - 1]
 
     def _plan(self, epoch: int) -> Plan:
         if epoch < 0:
@@ -178,6 +194,7 @@ class EventBatches(Windows[Batch]):
         begin, end: int64 [B], the training range of every user: ``split.begin`` and ``split.train_end``.
         max_length: the most targets of a window.
         batch_events: the most targets of a batch (its token budget), at least ``max_length``.
+        profile: int32 [B, C], codes of the user table's columns that the model reads, or None.
         labels: event columns whose entries at the targets belong to the batches.
     """
 
@@ -190,21 +207,26 @@ class EventBatches(Windows[Batch]):
         max_length: int,
         batch_events: int,
         seed: int = 0,
+        profile: Int32s | None = None,
         labels: Sequence[str] = (),
     ) -> None:
-        super().__init__(begin, end, max_length=max_length, batch_events=batch_events, seed=seed)
+        sizes = {"max_length": max_length, "batch_events": batch_events}
+        super().__init__(begin, end, **sizes, seed=seed, offsets=histories.offsets, profile=profile)
         self._histories = histories
         self._labels = {name: histories.columns[name] for name in labels}
 
     def _gather(self, begin: Int64s, end: Int64s) -> Batch:
         inputs = ranges(begin, end - begin)
         item, time = self._histories.item, self._histories.time
+        kind = self._histories.columns.get("event_type")
         return Batch(
             offsets=offsets_of(end - begin),
             items=item[inputs],
             targets=item[inputs + 1],
             times=None if time is None else time[inputs],
             asked=None if time is None else time[inputs + 1],
+            types=None if kind is None else kind[inputs],
+            profile=self._profiles(begin),
             labels={name: column[inputs + 1] for name, column in self._labels.items()},
         )
 
@@ -225,11 +247,13 @@ class BasketBatches(Windows[BasketBatch]):
         max_length: int,
         batch_events: int,
         seed: int = 0,
+        profile: Int32s | None = None,
     ) -> None:
         self._index = histories.baskets
         self._time = None if histories.time is None else histories.time[self._index.event_offsets[:-1]]
         first, last = self._index.inside(begin, end)
-        super().__init__(first, last, max_length=max_length, batch_events=batch_events, seed=seed)
+        sizes = {"max_length": max_length, "batch_events": batch_events}
+        super().__init__(first, last, **sizes, seed=seed, offsets=self._index.offsets, profile=profile)
 
     def _gather(self, begin: Int64s, end: Int64s) -> BasketBatch:
         inputs = ranges(begin, end - begin)
@@ -243,6 +267,7 @@ class BasketBatches(Windows[BasketBatch]):
             targets=targets,
             times=None if self._time is None else self._time[inputs],
             asked=None if self._time is None else self._time[inputs + 1],
+            profile=self._profiles(begin),
         )
 
     def _items(self, basket: Int64s) -> tuple[Int64s, Int32s]:

@@ -23,6 +23,7 @@ class Recommendations:
         source: who spoke: ``"history"`` or ``"session"``: the model after known events. Where none is known
             ``"recent popularity"``, then ``"popularity"``, and ``"model"`` where its folder has neither.
         reason: why it was them.
+        unknown_types: how many events count as events without a type because the model does not know theirs.
     """
 
     items: list[Any]
@@ -30,6 +31,7 @@ class Recommendations:
     unknown_items: int
     source: str
     reason: str
+    unknown_types: int = 0
 
 
 class Said(NamedTuple):

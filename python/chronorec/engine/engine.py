@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +14,14 @@ import pyarrow as pa
 from chronorec import _core
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int32s, Int64s, offsets_of
+from chronorec.data.profile import Profile
 from chronorec.engine import adjust
+from chronorec.engine.additions import ModelAdditions
 from chronorec.engine.answers import BY_HISTORY, BY_LIKENESS, Recommendations, Said, columns_of
 from chronorec.engine.approximate import AnySearch, Search, index_of
 from chronorec.engine.catalogue import Catalogue
 from chronorec.engine.choice import Choice
-from chronorec.engine.copy import CopyHead
+from chronorec.engine.event_types import EventTypes
 from chronorec.engine.explain import Explanation, explanations, parts_of
 from chronorec.engine.fallback import Fallback
 from chronorec.engine.heads import Heads
@@ -27,8 +29,7 @@ from chronorec.engine.history import HistoryBatch, cut_tokens
 from chronorec.engine.item_table import ItemTable, make_item_table, score_lists, topk
 from chronorec.engine.precision import AnyPrecision, Precisions
 from chronorec.engine.program import Floats, Program, scratch, weight_of
-from chronorec.engine.requests import When, checked_k, one_request, table_of_requests
-from chronorec.engine.rescore import rescores
+from chronorec.engine.requests import Unknown, When, checked_k, one_request, table_of_requests
 from chronorec.engine.rules import Rules
 from chronorec.engine.stream import runner_of
 from chronorec.engine.vocabulary import Vocabulary
@@ -73,14 +74,10 @@ class Engine:
         self.precisions = Precisions.of(precision)
         self._program = Program(artifact, self.precisions.weights)
         self._run_program = runner_of(artifact, self.precisions, self._program)
-        adjust.check_specs(artifact)
-        self._copy_heads = [
-            CopyHead(artifact, spec, self._program.width)
-            for spec in artifact.adjustments
-            if spec["kind"] == "copy"
-        ]
-        self._rescores = rescores(artifact, self._program.width)
+        self._additions = ModelAdditions(artifact, self._program.width)
         self.vocabulary = Vocabulary(artifact.items.column("item"))
+        self.event_types = EventTypes(artifact.event_types)
+        self.profile = Profile.from_plain(artifact.profile)
         table = artifact.weights[artifact.table] if artifact.table is not None else None
         rows = np.zeros((self.num_items, 0), np.float32) if table is None else table
         self.bias = None if artifact.bias is None else weight_of(artifact, artifact.bias, (self.num_items,))
@@ -112,7 +109,9 @@ class Engine:
         *,
         times: Sequence[When] | None = None,
         sessions: Sequence[Hashable] | None = None,
+        events: Sequence[str | None] | None = None,
         at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude_seen: bool | None = None,
         candidates: Iterable[Hashable] | None = None,
@@ -127,6 +126,9 @@ class Engine:
                 since the epoch; times without a zone are UTC.
             sessions: the basket of each event, for models of baskets; None or -1 is a basket of its own. By
                 default one per time, or per event.
+            events: the type of each event, for models that read types; None where it is missing.
+            profile: values of columns of the user table by name, for models that read them; the model's other
+                columns are missing, and names that it does not read are passed over.
             at: when the answer is asked for; by default now, where the model uses time. Where ``times`` are
                 given too, events at or after it are as if they were not in the history.
             k: how many items.
@@ -136,9 +138,10 @@ class Engine:
             rules: what else the answer may hold, and in which order.
         """
         k = checked_k(k)
-        batch, unknown = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
-        codes, scores, said = self.answer(batch, unknown > 0, k, exclude_seen, exclude, candidates, rules)
-        return self.recommendations(codes[0], scores[0], said.get(0, BY_HISTORY), int(unknown[0]))
+        batch, lost = self.request(profile, history, times, sessions, events, at)
+        codes, scores, said = self.answer(batch, lost.items > 0, k, exclude_seen, exclude, candidates, rules)
+        counts = (int(count[0]) for count in lost)
+        return self.recommendations(codes[0], scores[0], said.get(0, BY_HISTORY), *counts)
 
     def score(
         self,
@@ -147,13 +150,15 @@ class Engine:
         *,
         times: Sequence[When] | None = None,
         sessions: Sequence[Hashable] | None = None,
+        events: Sequence[str | None] | None = None,
         at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
     ) -> Floats:
         """Scores float32 of ``items`` after a history; NaN for items the model does not know.
 
         The other arguments are those of :meth:`recommend`.
         """
-        batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
+        batch, _ = self.request(profile, history, times, sessions, events, at)
         found = self.vocabulary.codes_of(items, "items")
         scores = np.full(len(found), np.nan, np.float32)
         scores[found >= 0] = self.score_codes(batch, found[found >= 0], False)[0]
@@ -189,20 +194,26 @@ class Engine:
         *,
         times: Sequence[When] | None = None,
         sessions: Sequence[Hashable] | None = None,
+        events: Sequence[str | None] | None = None,
         at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
         last: int = 50,
     ) -> list[Explanation]:
         """Why ``items`` score as they do after a history: exact, by scoring it again without each event.
 
         Args:
             last: how many of the latest events are left out, one after the other.
-            history, times, sessions, at: see :meth:`recommend`.
+            history, times, sessions, events, at, profile: see :meth:`recommend`.
 
         Raises:
             KeyError: the model does not know an item.
         """
-        batch, _ = one_request(self.artifact, self.vocabulary, history, times, sessions, at)
+        batch, _ = self.request(profile, history, times, sessions, events, at)
         return self.explain_batch(batch, items, last)
+
+    def request(self, profile: Mapping[str, Any] | None, *given: Any) -> tuple[HistoryBatch, Unknown]:
+        """A batch of one request, of what :func:`one_request` takes beside the profile."""
+        return one_request(self.artifact, self.vocabulary, self.profile.codes_of(profile), *given)
 
     # --- many requests ------------------------------------------------------------------------------
 
@@ -221,25 +232,27 @@ class Engine:
         Args:
             requests: anything that speaks ``__arrow_c_stream__``, one row per request, with columns
                 ``items`` (list of item ids, oldest first), and where the model needs them ``times`` (list of
-                timestamps), ``sessions`` (list of integers or texts) and ``at`` (timestamp).
+                timestamps), ``sessions`` (list of integers or texts), ``events`` (list of texts), ``at``
+                (timestamp) and columns of the user table.
             candidates, exclude, rules: the same for all requests.
 
         The requests are worked on in chunks, so that only the answers need memory for all of them at once.
 
         Returns:
-            A table with ``items`` (list of ids), ``scores`` (list of float32), ``unknown_items`` (int32),
-            ``source`` and ``reason`` (dictionaries of texts).
+            A table with ``items`` (list of ids), ``scores`` (list of float32), ``unknown_items`` and
+            ``unknown_types`` (int32), ``source`` and ``reason`` (dictionaries of texts).
         """
         k = checked_k(k)
-        batch, unknown = table_of_requests(self.artifact, self.vocabulary, pa.table(requests))
-        codes, scores, said = self.answer(batch, unknown > 0, k, exclude_seen, exclude, candidates, rules)
+        batch, lost = table_of_requests(self.artifact, self.vocabulary, self.profile, pa.table(requests))
+        codes, scores, said = self.answer(batch, lost.items > 0, k, exclude_seen, exclude, candidates, rules)
         left = scores > -np.inf
         offsets = pa.array(offsets_of(left.sum(axis=1)).astype(np.int32))
         return pa.table(
             {
                 "items": pa.ListArray.from_arrays(offsets, self.vocabulary.take(codes[left])),
                 "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[left])),
-                "unknown_items": pa.array(unknown.astype(np.int32)),
+                "unknown_items": pa.array(lost.items.astype(np.int32)),
+                "unknown_types": pa.array(lost.types.astype(np.int32)),
                 **columns_of(said, len(codes)),
             }
         )
@@ -303,11 +316,12 @@ class Engine:
     # --- inside -------------------------------------------------------------------------------------
 
     def recommendations(
-        self, codes: Int32s, scores: Floats, said: Said, unknown_items: int = 0
+        self, codes: Int32s, scores: Floats, said: Said, unknown_items: int = 0, unknown_types: int = 0
     ) -> Recommendations:
         """The answer in ids; what has the score -inf is not there."""
         left = int(np.count_nonzero(scores > -np.inf))  # the others come last
-        return Recommendations(self.vocabulary.names(codes[:left]), scores[:left], unknown_items, *said)
+        names = self.vocabulary.names(codes[:left])
+        return Recommendations(names, scores[:left], unknown_items, *said, unknown_types)
 
     def answer(
         self,
@@ -360,18 +374,8 @@ class Engine:
         rules: Rules | None,
     ) -> Choice:
         """What a request asks of its answer, ready to be applied to states."""
-        return Choice(
-            self.artifact,
-            self.vocabulary,
-            self._catalogue,
-            self.table,
-            self.bias,
-            self.heads,
-            k,
-            exclude,
-            candidates,
-            rules,
-        )
+        model = self.artifact, self.vocabulary, self._catalogue, self.table, self.bias, self.heads
+        return Choice(*model, k, exclude, candidates, rules)
 
     def leaves_seen(self, exclude_seen: bool | None) -> bool:
         """Whether a request leaves out the items of its history."""
@@ -403,7 +407,7 @@ class Engine:
 
     def batch_of(self, histories: Histories, queries: Queries, most: int | None = None) -> HistoryBatch:
         """The histories of queries as this model reads them: the last ``most``, or all, events."""
-        return HistoryBatch.of_queries(histories, queries, most)
+        return HistoryBatch.of_queries(histories, queries, most, self.event_types, self.profile)
 
     def _reads_whole_history(self, exclude_seen: bool) -> bool:
         model = self.artifact
@@ -424,19 +428,7 @@ class Engine:
             batch.require_time(model.name)
         tokens = cut_tokens(batch, basket=model.basket, max_length=model.max_length)
         states = self._run_program(tokens)
-        additions = [
-            (str(spec["kind"]), adjust.from_model(spec, model.weights, batch, tokens))
-            for spec in model.adjustments
-            if spec["kind"] not in ("copy", "rescore")
-        ]
-        for head in self._copy_heads:
-            score = functools.partial(score_lists, states, self.table, self.bias, None)
-            added = adjust.Additions(*head.adjust(tokens, self.num_items, states, score))
-            additions.append(("copy", added))
-        for stage in self._rescores:
-            best = topk(states, self.table, self.bias, None, stage.count)
-            additions.append(("rescore", stage.adjust(tokens, *best)))
-        return states, additions
+        return states, self._additions.of(batch, tokens, states, self.table, self.bias)
 
     def _fill_topk(self, states: Floats, adjustment: adjust.Adjustment | None, found: Int32s) -> None:
         k = min(found.shape[1], self.num_items)

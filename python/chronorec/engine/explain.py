@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -137,14 +138,13 @@ def _without(batch: HistoryBatch, events: Int64s) -> HistoryBatch:
         time=None if batch.time is None else batch.time[places],
         columns={name: column[places] for name, column in batch.columns.items()},
         at=None if batch.at is None else np.repeat(batch.at, len(kept)),
+        profile=None if batch.profile is None else np.repeat(batch.profile, len(kept), axis=0),
     )
 
 
 def _waiting(batch: HistoryBatch, whole: Floats, score: Score) -> Floats | None:
     if batch.time is None or batch.num_events == 0:
         return None
-    at_once = HistoryBatch(
-        batch.item, batch.offsets, batch.num_items, batch.time, batch.columns, batch.time[-1:] + 1
-    )
+    at_once = dataclasses.replace(batch, at=batch.time[-1:] + 1)
     difference: Floats = whole - score(at_once)[0]
     return difference

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from chronorec.data.baskets import baskets
 from chronorec.data.jagged import Int32s, Int64s, offsets_of, ranges
+from chronorec.data.profile import NO_PROFILE, Profile
+from chronorec.engine.event_types import NO_TYPES, EventTypes
 
 if TYPE_CHECKING:
     from chronorec.data.histories import Histories
@@ -29,8 +31,10 @@ class HistoryBatch:
         offsets: int64 [B + 1].
         num_items: catalogue size V.
         time: microseconds since the epoch, int64 [N], or None.
-        columns: event columns by name; ``session`` [N] marks baskets.
+        columns: event columns by name; ``session`` [N] marks baskets, ``event_type`` [N] holds the model's
+            codes of types, negative where they are missing.
         at: time of each request in microseconds, int64 [B], or None.
+        profile: int32 [B, C], codes of the columns of the user table that the model reads, or None.
     """
 
     item: Int32s
@@ -39,6 +43,7 @@ class HistoryBatch:
     time: Int64s | None = None
     columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     at: Int64s | None = None
+    profile: Int32s | None = None
 
     @property
     def num_users(self) -> int:
@@ -64,23 +69,41 @@ class HistoryBatch:
             time=None if self.time is None else self.time[events],
             columns={name: column[events] for name, column in self.columns.items()},
             at=None if self.at is None else self.at[first:last],
+            profile=None if self.profile is None else self.profile[first:last],
         )
 
     @classmethod
-    def of_queries(cls, histories: Histories, queries: Queries, most: int | None = None) -> HistoryBatch:
-        """The histories of evaluation queries: the last ``most``, or all, of the events ``begin:end``."""
+    def of_queries(
+        cls,
+        histories: Histories,
+        queries: Queries,
+        most: int | None = None,
+        types: EventTypes = NO_TYPES,
+        profile: Profile = NO_PROFILE,
+    ) -> HistoryBatch:
+        """The histories of evaluation queries: the last ``most``, or all, of the events ``begin:end``.
+
+        Args:
+            types, profile: those that the model reads.
+        """
         lengths = queries.end - queries.begin
         if most is not None:
             lengths = np.minimum(lengths, most)
         events = ranges(queries.end - lengths, lengths)
-        session = histories.columns.get("session")
+        columns = {}
+        if "session" in histories.columns:
+            columns["session"] = histories.columns["session"][events]
+        if types and "event_type" in histories.columns:
+            codes = histories.columns["event_type"][events]
+            columns["event_type"] = types.recode(codes, histories.event_types)
         return cls(
             item=histories.item[events],
             offsets=offsets_of(lengths),
             num_items=histories.num_items,
             time=None if histories.time is None else histories.time[events],
-            columns={} if session is None else {"session": session[events]},
+            columns=columns,
             at=queries.at,
+            profile=profile.codes_of_users(histories.users, queries.user),
         )
 
 
@@ -94,6 +117,8 @@ class Tokens:
         offsets: int64 [B + 1] tokens of each history.
         times: int64 [N], microseconds, when each token happened (a basket: when it began), or None.
         at: time of each request in microseconds, int64 [B], or None.
+        types: int32 [N], the model's code of each event's type, negative where it is missing; None: all are.
+        profile: int32 [B, C], codes of the columns that the model reads, -1 where missing; None: all are.
     """
 
     items: Int32s
@@ -101,6 +126,8 @@ class Tokens:
     offsets: Int64s
     times: Int64s | None = None
     at: Int64s | None = None
+    types: Int32s | None = None
+    profile: Int32s | None = None
 
     def moments(self) -> Int64s:
         """When each token happened, int64 [N]."""
@@ -128,12 +155,14 @@ class Tokens:
         return waits
 
     def with_queries(self) -> Tokens:
-        """Offsets and times with one more token after each history, at the time of the request."""
+        """Offsets, times and types with one more token after each history, at the time of the request."""
         offsets = self.offsets + np.arange(len(self.offsets))
-        times = None
+        times = types = None
+        if self.types is not None:
+            types = np.insert(self.types, self.offsets[1:], -1)
         if self.times is not None and self.at is not None:
             times = np.insert(self.times, self.offsets[1:], self.at)
-        return dataclasses.replace(self, offsets=offsets, times=times)
+        return dataclasses.replace(self, offsets=offsets, times=times, types=types)
 
     def last_items(self) -> tuple[Int32s, Int64s]:
         """Items of the last token of each history, and their offsets int64 [B + 1]."""
@@ -156,11 +185,13 @@ def cut_tokens(batch: HistoryBatch, *, basket: bool, max_length: int) -> Tokens:
     begin = np.maximum(all_offsets[:-1], all_offsets[1:] - max_length)
     lengths = all_offsets[1:] - begin
     kept, offsets = ranges(begin, lengths), offsets_of(lengths)
-    times = None
+    times = types = None
     if batch.time is not None:
         times = batch.time[kept if found is None else found.event_offsets[kept]]
     if found is None:
-        return Tokens(batch.item[kept], None, offsets, times, batch.at)
+        if "event_type" in batch.columns:
+            types = batch.columns["event_type"][kept]
+        return Tokens(batch.item[kept], None, offsets, times, batch.at, types, batch.profile)
     sizes = np.diff(found.item_offsets)[kept]
     items = found.items[ranges(found.item_offsets[kept], sizes)]
-    return Tokens(items, offsets_of(sizes), offsets, times, batch.at)
+    return Tokens(items, offsets_of(sizes), offsets, times, batch.at, None, batch.profile)

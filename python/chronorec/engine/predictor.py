@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -17,7 +17,7 @@ from chronorec.engine.heads import ClassHead, every_item, log_shares_of
 from chronorec.engine.history import HistoryBatch
 from chronorec.engine.item_table import score_lists, topk
 from chronorec.engine.program import Floats
-from chronorec.engine.requests import When, checked_k, one_request
+from chronorec.engine.requests import When, checked_k
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,7 +33,9 @@ class Context(TypedDict, total=False):
 
     times: Sequence[When] | None
     sessions: Sequence[Hashable] | None
+    events: Sequence[str | None] | None
     at: When | None
+    profile: Mapping[str, Any] | None
 
 
 class Predictor:
@@ -189,14 +191,9 @@ class Predictor:
 
     def _request(self, history: Sequence[Hashable], context: Context) -> tuple[HistoryBatch, Int64s]:
         """A batch of one request, and how many of its events have an unknown item [1]."""
-        return one_request(
-            self._engine.artifact,
-            self._engine.vocabulary,
-            history,
-            times=context.get("times"),
-            sessions=context.get("sessions"),
-            at=context.get("at"),
-        )
+        given = (context.get(name) for name in ("times", "sessions", "events", "at"))
+        batch, lost = self._engine.request(context.get("profile"), history, *given)
+        return batch, lost.items
 
     def _beside(
         self,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from chronorec import _core
 from chronorec.artifact import Artifact, ArtifactError
 from chronorec.data.jagged import Int64s
+from chronorec.data.profile import Profile
 from chronorec.engine.history import Tokens
 from chronorec.engine.precision import Precision
 
@@ -143,7 +144,7 @@ class _Maker:
         weights: Precision,
     ) -> None:
         self.artifact, self.step, self.registers, self.where = artifact, step, registers, where
-        self.weights = weights
+        self.profile, self.weights = Profile.from_plain(artifact.profile), weights
 
     def make(self) -> Step:
         makers = {
@@ -152,6 +153,7 @@ class _Maker:
             "dense": self.dense,
             **dict.fromkeys(RECURRENT, self.recurrent),
             "add_time": self.add_time,
+            "add_category": self.add_category,
             "attention": self.attention,
             "multiply": self.multiply,
             "last": self.last,
@@ -301,6 +303,32 @@ class _Maker:
             registers[out_name] = registers[source] + table[bucket(getattr(tokens, _TIMES[of])())]
 
         return run
+
+    def add_category(self) -> Step:
+        source, register = self.read("in")
+        wanted = "event_type" if register.per_token else "profile"
+        if self.field("of") != wanted:
+            raise ArtifactError(f"{self.where}: of: wanted {wanted!r}, got {self.step['of']!r}")
+        column = None if register.per_token else self._profile_column()
+        count = len(self.artifact.event_types) if column is None else self.profile.columns[column].count
+        table = self.weight("table", (1 + count, register.width))
+        out_name = self.write(*register)
+
+        def run(tokens: Tokens, registers: Registers) -> None:
+            codes = tokens.types
+            if column is not None:
+                codes = None if tokens.profile is None else tokens.profile[:, column]
+            rows = table[:1] if codes is None else table[np.maximum(1 + codes, 0)]
+            registers[out_name] = registers[source] + rows
+
+        return run
+
+    def _profile_column(self) -> int:
+        column = self.field("column")
+        if not isinstance(column, int) or not 0 <= column < len(self.profile):
+            wanted = f"a place among the {len(self.profile)} columns of the profile"
+            raise ArtifactError(f"{self.where}: column: wanted {wanted}, got {column!r}")
+        return column
 
     def _gap_bucket(self, rows: int) -> Callable[[Int64s], Int64s]:
         boundaries = self.weight("boundaries", (rows - 1,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,27 +12,46 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chronorec.artifact import Artifact
-from chronorec.data.jagged import Int64s, count_in_rows, offsets_of, row_of_values
+from chronorec.data.jagged import Int32s, Int64s, count_in_rows, offsets_of, row_of_values
+from chronorec.data.profile import Profile
 from chronorec.data.splits import parse_time
 from chronorec.data.times import TimeReader
+from chronorec.engine.event_types import UNKNOWN, EventTypes
 from chronorec.engine.history import HistoryBatch
 from chronorec.engine.vocabulary import Vocabulary
 
 When = datetime.datetime | datetime.date | np.datetime64 | str | int
 
 
+class Unknown(NamedTuple):
+    """What the model does not know of each request's history.
+
+    Attributes:
+        items: int64 [B], events that are skipped, because of their item.
+        types: int64 [B], events of an unknown type, which count as events whose type is missing.
+    """
+
+    items: Int64s
+    types: Int64s
+
+
 def one_request(
     model: Artifact,
     vocabulary: Vocabulary,
+    profile: Int32s | None,
     history: Sequence[Hashable],
     times: Sequence[When] | None,
     sessions: Sequence[Hashable] | None,
+    events: Sequence[str | None] | None,
     at: When | None,
-) -> tuple[HistoryBatch, Int64s]:
-    """A batch of one request, and how many of its events have an item that the model does not know [1]."""
+) -> tuple[HistoryBatch, Unknown]:
+    """A batch of one request, and what the model does not know of it."""
     found = vocabulary.codes_of(history, "history")
     offsets = np.array([0, len(found)], np.int64)
-    session = time = request = None
+    session = time = types = request = None
+    if events is not None:
+        _check_length("events", events, history)
+        types = EventTypes(model.event_types).codes_of(events)
     if sessions is not None:
         _check_length("sessions", sessions, history)
         session = _session_codes(sessions)
@@ -43,18 +62,20 @@ def one_request(
             raise ValueError("times: wanted the oldest event first, got times that fall")
     if at is not None:
         request = np.array([parse_time(at, "at")], np.int64)
-    return _batch(model, found, offsets, time, session, request)
+    return _batch(model, found, offsets, time, session, types, request, profile)
 
 
 def table_of_requests(
-    model: Artifact, vocabulary: Vocabulary, table: pa.Table
-) -> tuple[HistoryBatch, Int64s]:
-    """A batch of a table's requests, and unknown events of each [B]; columns as in ``recommend_batch``."""
+    model: Artifact, vocabulary: Vocabulary, profile: Profile, table: pa.Table
+) -> tuple[HistoryBatch, Unknown]:
+    """A batch of a table's requests, and what is unknown of each; columns as in ``recommend_batch``."""
     if "items" not in table.column_names:
         raise ValueError(f"requests: wanted a column 'items', got {', '.join(table.column_names)}")
     items, lengths = _flatten(table, "items")
-    offsets = offsets_of(lengths)
-    session = time = at = None
+    offsets, own = offsets_of(lengths), profile.codes_of_table(table)
+    session = time = types = at = None
+    if "events" in table.column_names:
+        types = _types_of_array(model, _flatten_like(table, "events", lengths))
     if "sessions" in table.column_names:
         session = _session_codes_of_array(_flatten_like(table, "sessions", lengths))
     if "times" in table.column_names:
@@ -67,7 +88,7 @@ def table_of_requests(
             )
     if "at" in table.column_names:
         at = read_times(plain(table.column("at").combine_chunks()), "at", np.arange(len(lengths)))
-    return _batch(model, vocabulary.codes_of_array(items), offsets, time, session, at)
+    return _batch(model, vocabulary.codes_of_array(items), offsets, time, session, types, at, own)
 
 
 def _batch(
@@ -76,8 +97,10 @@ def _batch(
     offsets: Int64s,
     time: Int64s | None,
     session: Int64s | None,
+    types: Int32s | None,
     at: Int64s | None,
-) -> tuple[HistoryBatch, Int64s]:
+    profile: Int32s | None,
+) -> tuple[HistoryBatch, Unknown]:
     """Leaves out events that are not before the request, then events of unknown items, which are counted."""
     if at is None and model.needs_time:
         at = np.repeat(_now(), len(offsets) - 1)
@@ -88,15 +111,20 @@ def _batch(
     if time is not None and at is not None:
         past = time < at[row_of_values(offsets)]
     kept = known & past
+    columns = {"session": session, "event_type": types if model.event_types else None}
     batch = HistoryBatch(
         item=found[kept],
         offsets=offsets_of(count_in_rows(kept, offsets)),
         num_items=model.num_items,
         time=None if time is None else time[kept],
-        columns={} if session is None else {"session": session[kept]},
+        columns={name: column[kept] for name, column in columns.items() if column is not None},
         at=at,
+        profile=profile,
     )
-    return batch, count_in_rows(past & ~known, offsets)
+    nameless = np.zeros(len(kept), np.bool_)
+    if columns["event_type"] is not None:
+        nameless = kept & (columns["event_type"] == UNKNOWN)
+    return batch, Unknown(count_in_rows(past & ~known, offsets), count_in_rows(nameless, offsets))
 
 
 def _check_length(name: str, values: Sequence[Any], history: Sequence[Any]) -> None:
@@ -120,6 +148,14 @@ def _session_codes_of_array(sessions: pa.Array) -> Int64s:
     places = pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(numbers))
     codes: Int64s = np.append(numbers, -1)[places.to_numpy(zero_copy_only=False)]
     return codes
+
+
+def _types_of_array(model: Artifact, events: pa.Array) -> Int32s:
+    encoded = pc.dictionary_encode(pc.cast(events, pa.string()))
+    codes = EventTypes(model.event_types).codes_of([*encoded.dictionary.to_pylist(), None])
+    places = pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(codes) - 1)
+    found: Int32s = codes[places.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def read_times(values: pa.Array, name: str, rows: Int64s) -> Int64s:

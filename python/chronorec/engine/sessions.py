@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import threading
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -26,10 +26,10 @@ from chronorec.engine.update import Updated, read_events, updated
 class Sessions:
     """What every user did lately, with the state that the model made of it.
 
-    Events are kept, 12 bytes each; states are kept too while memory lasts, given up for the least recently
-    used sessions first, and made again from the events when asked for. An answer is that of
-    :meth:`Engine.recommend` on the whole history, up to rounding. Where the model allows it (see
-    ``streams``) an event costs one step of the model, whatever the length of the history.
+    Events are kept, 12 bytes each (16 where the model reads their types); states are kept too while memory
+    lasts, given up for the least recently used sessions first, and made again from the events when asked for.
+    An answer is that of :meth:`Engine.recommend` on the whole history, up to rounding. Where the model allows
+    it (see ``streams``) an event costs one step of the model, whatever the length of the history.
 
     May be used from many threads at once.
 
@@ -50,6 +50,7 @@ class Sessions:
         self._idle_seconds = idle_seconds(forget_after)
         self._live = self._model(engine)
         self._next: LiveModel | None = None  # while a reload is under way
+        self._unknown_types = 0
         self._forgotten: set[User] = set()  # since it began
         self._gate = threading.Lock()  # between events and the two moments of a reload
         self._changes = threading.RLock()  # one reload or update at a time
@@ -73,29 +74,41 @@ class Sessions:
 
     # --- events ---------------------------------------------------------------------------------------
 
-    def append(self, user: User, item: Hashable, *, at: When | None = None) -> bool:
+    def append(self, user: User, item: Hashable, *, at: When | None = None, event: str | None = None) -> bool:
         """Adds an event; False, and nothing is kept, where the model does not know the item.
 
-        The same user, item and time again are the same event told twice: it may safely be sent again.
+        The same user, item and time again (and type, where the model reads types) are the same event told
+        twice: it may safely be sent again.
 
         Args:
             user: a text or a whole number.
             item: id as in the log.
             at: when it happened, by default now; one older than events already here is put in its place.
+            event: its type, where the model reads types; None where it is missing. One that the model does
+                not know is counted and taken for a missing one.
         """
         clock = microseconds(None)
         when, now = clock if at is None else microseconds(at), clock // 1_000_000
         with self._gate:
             live, coming = self._live, self._next
-            kept = live.append(user, item, when, now)
-            return kept if coming is None else coming.append(user, item, when, now) or kept
+            self._unknown_types += live.engine.event_types.lacks(event)
+            kept = live.append(user, item, event, when, now)
+            return kept if coming is None else coming.append(user, item, event, when, now) or kept
 
-    def extend(self, user: User, items: Sequence[Hashable], times: Sequence[When]) -> int:
-        """Adds events, oldest first; returns how many of them the model knows."""
+    def extend(
+        self,
+        user: User,
+        items: Sequence[Hashable],
+        times: Sequence[When],
+        events: Sequence[str | None] | None = None,
+    ) -> int:
+        """Adds events, oldest first, ``events`` being their types; returns how many the model knows."""
         codes = self.engine.vocabulary.codes_of(items, "items")
         if len(times) != len(codes):
             raise ValueError(f"times: wanted one per item ({len(codes)}), got {len(times)}")
-        return sum(self.append(user, item, at=at) for item, at in zip(items, times, strict=True))
+        types = [None] * len(codes) if events is None else events
+        told = zip(items, times, types, strict=True)
+        return sum(self.append(user, item, at=at, event=event) for item, at, event in told)
 
     def history(self, user: User) -> tuple[list[Any], Int64s]:
         """The items of a user's events, oldest first, and their times in microseconds since the epoch."""
@@ -116,6 +129,7 @@ class Sessions:
         user: User,
         *,
         at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude_seen: bool | None = None,
         candidates: Iterable[Hashable] | None = None,
@@ -127,15 +141,21 @@ class Sessions:
         Args:
             at: when the answer is asked for, by default now; with a time given, events at or after it are
                 as if they were not there.
-            k, exclude_seen, candidates, exclude, rules: see :meth:`Engine.recommend`.
+            profile, k, exclude_seen, candidates, exclude, rules: see :meth:`Engine.recommend`.
         """
-        return self._live.recommend(user, at, k, exclude_seen, candidates, exclude, rules)
+        return self._live.recommend(user, at, profile, k, exclude_seen, candidates, exclude, rules)
 
     def explain(
-        self, user: User, items: Sequence[Hashable], *, at: When | None = None, last: int = 50
+        self,
+        user: User,
+        items: Sequence[Hashable],
+        *,
+        at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
+        last: int = 50,
     ) -> list[Explanation]:
         """Why ``items`` score as they do for a user; see :meth:`Engine.explain`."""
-        return self._live.explain(user, items, at, last)
+        return self._live.explain(user, items, at, profile, last)
 
     # --- all of them ----------------------------------------------------------------------------------
 
@@ -146,8 +166,11 @@ class Sessions:
         return self._live.store.contains(user)
 
     def counts(self) -> dict[str, int]:
-        """Sessions, states, events and their bytes; dropped ones and answers from kept states so far."""
-        return self._live.store.counts()
+        """Sessions, states, events and their bytes; dropped ones and answers from kept states so far.
+
+        ``unknown_types``: events that were told of a type that the model does not know.
+        """
+        return self._live.store.counts() | {"unknown_types": self._unknown_types}
 
     def snapshot(self, path: str | os.PathLike[str]) -> int:
         """Writes every session to a file (Arrow IPC), which is replaced only once the new one is complete.
@@ -211,7 +234,7 @@ class Sessions:
         told = read_events(events)
         with self._changes:
             live = self._live
-            engine, found = updated(live.engine, told, items, history_of=live.events)
+            engine, found = updated(live.engine, told, items, history_of=lambda user: live.events(user)[:2])
             if engine.table is live.engine.table:
                 with self._gate:
                     self._live = live._replace(engine=engine)

@@ -9,7 +9,7 @@ import secrets
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from chronorec.data.jagged import Int32s, Int64s
 from chronorec.data.out_of_core import parse_bytes
 from chronorec.engine.answers import Recommendations
 from chronorec.engine.engine import Engine
+from chronorec.engine.event_types import MISSING
 from chronorec.engine.explain import Explanation
 from chronorec.engine.live_model import LiveModel, User, idle_seconds, microseconds, seconds
 from chronorec.engine.requests import When, checked_k
@@ -175,24 +176,33 @@ class SharedSessions:
 
     # --- events ---------------------------------------------------------------------------------------
 
-    def append(self, user: User, item: Hashable, *, at: When | None = None) -> bool:
+    def append(self, user: User, item: Hashable, *, at: When | None = None, event: str | None = None) -> bool:
         """Adds an event, also of an item that the model does not know; returns whether it does.
 
-        The same user, item and time again are the same event told twice: it may safely be sent again.
+        See :meth:`chronorec.engine.Sessions.append`; types are kept as told, for models of any version.
         """
-        return bool(self.tell([(user, item, microseconds(at))])[0])
+        return bool(self.tell([(user, item, microseconds(at), event)])[0])
 
-    def extend(self, user: User, items: Sequence[Hashable], times: Sequence[When]) -> int:
-        """Adds events, oldest first; returns how many of them the model knows."""
+    def extend(
+        self,
+        user: User,
+        items: Sequence[Hashable],
+        times: Sequence[When],
+        events: Sequence[str | None] | None = None,
+    ) -> int:
+        """Adds events, oldest first, ``events`` being their types; returns how many the model knows."""
         if len(times) != len(items):
             raise ValueError(f"times: wanted one per item ({len(items)}), got {len(times)}")
-        told = [(user, item, microseconds(at)) for item, at in zip(items, times, strict=True)]
-        return self.tell(told).count(True)
+        types = [None] * len(items) if events is None else events
+        told = zip(items, times, types, strict=True)
+        return self.tell([(user, item, microseconds(at), event) for item, at, event in told]).count(True)
 
     def tell(
-        self, events: Sequence[tuple[User, Hashable, int]], ids: Sequence[str | int | None] | None = None
+        self,
+        events: Sequence[tuple[User, Hashable, int, str | None]],
+        ids: Sequence[str | int | None] | None = None,
     ) -> list[bool | None]:
-        """Adds events of any users, times in microseconds.
+        """Adds events of any users, with times in microseconds and types.
 
         Args:
             ids: of each event, or None; one that comes under an id of the last 24 hours is left out.
@@ -203,11 +213,11 @@ class SharedSessions:
         by_user: dict[str, list[int]] = {}
         entries: list[str] = []
         known: list[bool | None] = []
-        for user, item, at in events:
+        for user, item, at, event in events:
             if not -_MOST_TIME <= at <= _MOST_TIME:
                 raise ValueError(f"at: wanted microseconds from -2^61 to 2^61, got {at}")
             by_user.setdefault(self._key(user), []).append(len(entries))
-            entries.append(json.dumps([_plain_id(item), at]))
+            entries.append(_encode(item, at, event))
             known.append(self.engine.vocabulary.code_of(item) >= 0)
         names = [""] * len(entries) if ids is None else list(map(_name_of, ids))
         with self._reachable(), self._client.pipeline(transaction=False) as pipe:
@@ -245,6 +255,7 @@ class SharedSessions:
         user: User,
         *,
         at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
         k: int = 10,
         exclude_seen: bool | None = None,
         candidates: Iterable[Hashable] | None = None,
@@ -253,14 +264,20 @@ class SharedSessions:
     ) -> Recommendations:
         """The k best next items of a user; see :meth:`chronorec.engine.Sessions.recommend`."""
         with self.current(user) as model:
-            return model.recommend(user, at, k, exclude_seen, candidates, exclude, rules)
+            return model.recommend(user, at, profile, k, exclude_seen, candidates, exclude, rules)
 
     def explain(
-        self, user: User, items: Sequence[Hashable], *, at: When | None = None, last: int = 50
+        self,
+        user: User,
+        items: Sequence[Hashable],
+        *,
+        at: When | None = None,
+        profile: Mapping[str, Any] | None = None,
+        last: int = 50,
     ) -> list[Explanation]:
         """Why ``items`` score as they do for a user; see :meth:`chronorec.engine.Engine.explain`."""
         with self.current(user) as model:
-            return model.explain(user, items, at, last)
+            return model.explain(user, items, at, profile, last)
 
     def __contains__(self, user: User) -> bool:
         with self.current(user) as model:
@@ -281,7 +298,8 @@ class SharedSessions:
         """
         told = read_events(events)
         engine, found = updated(self.engine, told, items, history_of=self._events)
-        self.tell(list(zip(told.users, told.items, told.times.tolist(), strict=True)))
+        events = zip(told.users, told.items, told.times.tolist(), strict=True)
+        self.tell([(user, item, at, None) for user, item, at in events])
         self.reload(engine)
         return found
 
@@ -306,11 +324,15 @@ class SharedSessions:
         if life is None:
             return
         if entries:
-            items, times = _decode(entries, key)
-            codes = cache.model.engine.vocabulary.codes_of(items, "items")
+            items, times, events = _decode(entries, key)
+            engine = cache.model.engine
+            codes = engine.vocabulary.codes_of(items, "items")
             kept = codes >= 0
+            types = None
+            if engine.event_types:
+                types = np.maximum(engine.event_types.codes_of(events), MISSING)[kept]
             if kept.any():
-                cache.model.store.append(user, codes[kept], times[kept], seconds())
+                cache.model.store.append(user, codes[kept], times[kept], types, seconds())
         cache.note(user, _Read(life, read.length + len(entries)))
 
     def _newer(self, key: str, begin: int) -> tuple[bytes | None, list[bytes]]:
@@ -325,7 +347,7 @@ class SharedSessions:
 
     def _events(self, user: User) -> tuple[Int32s, Int64s]:
         with self.current(user) as model:
-            return model.events(user)
+            return model.events(user)[:2]
 
     def _key(self, user: User) -> str:
         self._cache.model.store.contains(user)  # raises for what can be no user
@@ -354,12 +376,19 @@ def _plain_id(item: Hashable) -> str | int:
     return item
 
 
-def _decode(entries: list[bytes], key: str) -> tuple[list[Any], Int64s]:
+def _encode(item: Hashable, at: int, event: str | None) -> str:
+    entry = [_plain_id(item), at]
+    return json.dumps(entry if event is None else [*entry, event])
+
+
+def _decode(entries: list[bytes], key: str) -> tuple[list[Any], Int64s, list[str | None]]:
+    """Items, times and types of entries as :func:`_encode` writes them."""
     try:
-        pairs = [json.loads(entry) for entry in entries]
-        times = np.array([at for _, at in pairs], np.int64)
-        if not all(isinstance(item, (str, int)) for item, _ in pairs) or (np.abs(times) > _MOST_TIME).any():
-            raise ValueError("wanted an id and a time")
+        told = [(item, at, *event, None)[:3] for item, at, *event in map(json.loads, entries)]
+        times = np.array([at for _, at, _ in told], np.int64)
+        plain = all(isinstance(item, (str, int)) and isinstance(event, str | None) for item, _, event in told)
+        if not plain or (np.abs(times) > _MOST_TIME).any():
+            raise ValueError("wanted an id, a time and perhaps a type")
     except (ValueError, TypeError, OverflowError) as error:
         raise StoreError(f"{key}: not a list of events: {error}") from error
-    return [item for item, _ in pairs], times
+    return [item for item, _, _ in told], times, [event for _, _, event in told]

@@ -8,6 +8,7 @@ import numpy as np
 
 from chronorec import _core
 from chronorec.artifact import Artifact
+from chronorec.engine.event_types import MISSING
 from chronorec.engine.history import Tokens
 from chronorec.engine.precision import Precision, Precisions
 from chronorec.engine.program import RECURRENT, Floats, Program
@@ -68,7 +69,9 @@ def runner_of(artifact: Artifact, precisions: Precisions, program: Program) -> C
 
     def run(tokens: Tokens) -> Floats:
         answers = np.empty((len(tokens.offsets) - 1, program.width), np.float32)
-        streaming.replay(tokens.items, tokens.offsets, tokens.times, tokens.at, answers)
+        types = None if tokens.types is None else np.maximum(tokens.types, MISSING)  # unknown ones too
+        given = (tokens.items, tokens.offsets, tokens.times, tokens.at, types, tokens.profile)
+        streaming.replay(*given, answers)
         return answers
 
     return run

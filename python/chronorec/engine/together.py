@@ -31,7 +31,7 @@ def recommend_together(
     states = np.empty((len(users), engine.table.panels.shape[1]), np.float32)
     left_out = []
     for user, state, leaves in zip(users, states, exclude_seen, strict=True):
-        seen = live.store.query(user, microseconds(None), ALWAYS, seconds(), state)
+        seen = live.store.query(user, microseconds(None), ALWAYS, seconds(), None, state)
         left_out.append(np.frombuffer(seen, np.int32) if engine.leaves_seen(leaves) else _NOTHING)
     batch = HistoryBatch(
         np.concatenate(left_out), offsets_of(np.array([len(seen) for seen in left_out])), engine.num_items

@@ -51,6 +51,23 @@ def time_steps(weights: str, source: str, out: str, *, gap: str, moment: str) ->
     ]
 
 
+def category_step(weights: str, source: str, out: str, *, of: str, **more: int) -> Step:
+    """A ``Category`` whose table is named ``weights``, by the category ``of`` a token or a history."""
+    return {"call": "add_category", "in": source, "of": of, **more, "table": weights, "out": out}
+
+
+def profile_steps(weights: str, columns: int) -> list[Step]:
+    """A ``UserProfile`` named ``weights``, from the states in register "x" to "x"."""
+    steps = [
+        category_step(
+            f"{weights}.columns.{column}.table", "y" if column else "x", "y", of="profile", column=column
+        )
+        for column in range(columns)
+    ]
+    steps.append(dense_step(f"{weights}.expand", "y", "y", activation="silu"))
+    return [*steps, dense_step(f"{weights}.contract", "y", "x", residual="x")]
+
+
 def copy_adjustment(weights: str, head: CopyHead) -> dict[str, Any]:
     """A ``CopyHead`` named ``weights`` as an adjustment of the scores."""
     return {"kind": "copy", "weights": weights, "timed": head.timed, "scale": SCALE}

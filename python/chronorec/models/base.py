@@ -9,6 +9,7 @@ evaluation, serving) knows only the artifact.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,8 +17,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chronorec.artifact import Artifact
-from chronorec.models._steps import Step, copy_adjustment, dense_step, time_steps
-from chronorec.nn import Candidates, CopyHead, EventTime, RequestTime, SegmentMemory
+from chronorec.models._steps import (
+    Step,
+    category_step,
+    copy_adjustment,
+    dense_step,
+    profile_steps,
+    time_steps,
+)
+from chronorec.nn import (
+    Candidates,
+    Category,
+    CopyHead,
+    EventTime,
+    RequestTime,
+    SegmentMemory,
+    UserProfile,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +58,8 @@ class Sequences(NamedTuple):
         bag_offsets: int64 [N + 1] items of each token, or None where a token is one item.
         times: int64 [N], microseconds, when each token happened, or None.
         asked: int64 [N], when the answer after each token is asked for, or None: the time of its target.
+        types: int64 [N], code of the event type of each token, -1 where it is missing; or None.
+        profile: int64 [B, C], codes of the columns of the user table, -1 where missing; or None.
         memory: what came before, where sequences are segments of histories; it has begun with them.
     """
 
@@ -50,6 +68,8 @@ class Sequences(NamedTuple):
     bag_offsets: Tensor | None = None
     times: Tensor | None = None
     asked: Tensor | None = None
+    types: Tensor | None = None
+    profile: Tensor | None = None
     memory: SegmentMemory | None = None
 
     def to(self, device: torch.device) -> Sequences:
@@ -87,6 +107,8 @@ class SequenceModel(nn.Module, ABC):
         copy: whether items of the history have a weight of their own, which knows times if the states do;
             see :class:`chronorec.nn.CopyHead`.
         timezone: whose hours and weekdays these are; None is UTC.
+        event_types: how many types of events tokens are told apart by; 0: they are not.
+        profile: how many categories each column of the user table has that states know.
     """
 
     name: str
@@ -104,6 +126,8 @@ class SequenceModel(nn.Module, ABC):
         request_time: bool = False,
         copy: bool = False,
         timezone: str | None = None,
+        event_types: int = 0,
+        profile: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.max_length = max_length
@@ -111,6 +135,8 @@ class SequenceModel(nn.Module, ABC):
         self.output_embedding = None if tied else _item_table(num_items, width)
         self.item_bias = nn.Parameter(torch.zeros(num_items)) if item_bias else None
         self.event_time = EventTime(width, timezone) if time_features else None
+        self.event_type = Category(event_types, width) if event_types else None
+        self.profile = UserProfile(profile, width) if profile else None
         self.request_time = RequestTime(width, timezone) if request_time else None
         self.copy = CopyHead(num_items, width, timed=request_time) if copy else None
         #: Whether the states depend on the times of tokens or of requests.
@@ -137,9 +163,13 @@ class SequenceModel(nn.Module, ABC):
     def forward(self, sequences: Sequences) -> Tensor:
         """States [N, D] after each token, which see no later token and no time after ``asked``."""
         states = self.encode(self.dropout(self.embed(sequences)), sequences)
+        if self.profile is not None:
+            if sequences.profile is None:
+                raise ValueError("profile: this model needs the profile of every user, got none")
+            states = self.profile(states, sequences.offsets, sequences.profile)
         if self.request_time is None:
             return states
-        times, asked = _known(sequences.times, "times"), _known(sequences.asked, "asked")
+        times, asked = known_times(sequences.times, "times"), known_times(sequences.asked, "asked")
         asked_for: Tensor = self.request_time(states, times, asked)
         return asked_for
 
@@ -187,7 +217,7 @@ class SequenceModel(nn.Module, ABC):
         return 0.0
 
     def embed(self, sequences: Sequences) -> Tensor:
-        """Tokens [N, D]: what happened, and when."""
+        """Tokens [N, D]: what happened, how, and when."""
         return self.place(self.embed_items(sequences), sequences)
 
     def embed_items(self, sequences: Sequences, table: Tensor | None = None) -> Tensor:
@@ -201,10 +231,15 @@ class SequenceModel(nn.Module, ABC):
         return tokens * self.embedding_scale
 
     def place(self, tokens: Tensor, sequences: Sequences) -> Tensor:
-        """Adds to tokens [N, D] when they happened."""
+        """Adds to tokens [N, D] of which type they are and when they happened."""
+        if self.event_type is not None:
+            if sequences.types is None:
+                raise ValueError("types: this model needs the type of every token, got none")
+            tokens = self.event_type(tokens, sequences.types)
         if self.event_time is not None:
             gaps = None if sequences.memory is None else sequences.memory.gaps
-            tokens = self.event_time(tokens, sequences.offsets, _known(sequences.times, "times"), gaps)
+            times = known_times(sequences.times, "times")
+            tokens = self.event_time(tokens, sequences.offsets, times, gaps)
         return tokens
 
     @abstractmethod
@@ -214,6 +249,8 @@ class SequenceModel(nn.Module, ABC):
     def program(self) -> list[Step]:
         """The steps that do what :meth:`forward` does, for the engine; see :mod:`chronorec.artifact`."""
         steps = [*self.embed_steps(), *self.encoder_steps()]
+        if self.profile is not None:
+            steps += profile_steps("profile", len(self.profile.columns))
         if self.request_time is not None:
             steps += time_steps("request_time.tables", "x", "y", gap="wait", moment="request")
             steps.append(dense_step("request_time.expand", "y", "y", activation="silu"))
@@ -224,6 +261,8 @@ class SequenceModel(nn.Module, ABC):
         """What :meth:`embed` does; the tokens are then in register "x"."""
         embed = {"call": "embed", "table": "item_embedding", "scale": self.embedding_scale, "out": "x"}
         steps: list[Step] = [{**embed, **more}]
+        if self.event_type is not None:
+            steps.append(category_step("event_type.table", "x", "x", of="event_type"))
         if self.event_time is not None:
             steps += time_steps("event_time.tables", "x", "x", gap="gap", moment="event")
         return steps
@@ -273,7 +312,8 @@ def _item_table(num_items: int, width: int) -> nn.Parameter:
     return nn.Parameter(nn.init.normal_(torch.empty(num_items, width), std=0.02))
 
 
-def _known(times: Tensor | None, name: str) -> Tensor:
+def known_times(times: Tensor | None, name: str) -> Tensor:
+    """The times; raises ValueError that names them where there are none."""
     if times is None:
         raise ValueError(f"{name}: this model needs the time of every token and question, got none")
     return times

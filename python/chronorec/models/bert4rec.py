@@ -41,6 +41,8 @@ class BERT4Rec(SASRec):
         super().__init__(num_items, position=position, **common)
         if self.request_time is not None:
             raise ValueError("request_time: bert4rec's query has a time of its own; take time_features")
+        if self.profile is not None:
+            raise ValueError("profile: bert4rec has no state of a user; take another model")
         self.mask_share = mask_share
         self.mask = nn.Parameter(0.02 * torch.randn(self.item_embedding.shape[1]))
         self.max_length = max(self.max_length - 1, 1)  # the query is a token too
@@ -80,7 +82,10 @@ class BERT4Rec(SASRec):
         masks = self.mask.expand(len(joined.queries), -1)
         tokens = F.embedding(joined.order, torch.cat([items, masks]))
         tokens = torch.where(hidden[:, None], self.mask, tokens)
-        return self.encode(self.dropout(self.place(tokens, joined.sequences)), joined.sequences)
+        sequences = joined.sequences
+        if sequences.types is not None:  # what is hidden has no type either
+            sequences = sequences._replace(types=sequences.types.masked_fill(hidden, -1))
+        return self.encode(self.dropout(self.place(tokens, sequences)), sequences)
 
     def embed_steps(self, **more: str) -> list[Step]:
         return super().embed_steps(**more, query="mask")
@@ -90,7 +95,7 @@ class _Joined(NamedTuple):
     """N tokens and B queries, one after each sequence.
 
     Attributes:
-        sequences: their offsets and times, without items.
+        sequences: their offsets, times and types, without items.
         order: int64 [N + B]: row i is token ``order[i]``, or query ``order[i] - N``.
         queries: int64 [B], the rows of the queries.
     """
@@ -110,7 +115,9 @@ def _with_queries(sequences: Sequences) -> _Joined:
     queries = offsets[1:] - 1
     order = _count(tokens + batch, offsets) - torch.repeat_interleave(offsets.diff())
     order[queries] = tokens + _count(batch, offsets)
-    times = None
+    times = types = None
+    if sequences.types is not None:
+        types = F.pad(sequences.types, (0, batch), value=-1)[order]
     if sequences.times is not None and sequences.asked is not None:
         times = torch.cat([sequences.times, sequences.asked[sequences.offsets[1:] - 1]])[order]
-    return _Joined(Sequences(sequences.items[:0], offsets, None, times), order, queries)
+    return _Joined(Sequences(sequences.items[:0], offsets, None, times, None, types), order, queries)

@@ -48,6 +48,18 @@ class TimeTables(nn.Module):
         return values
 
 
+def times_between(offsets: Tensor, times: Tensor, first_gaps: Tensor | None = None) -> Tensor:
+    """Time since the token before each of a sequence, int64 [N].
+
+    ``first_gaps``, int64 [B], says how long the first tokens came after one before; None: nothing came, which
+    counts as the largest int64.
+    """
+    gaps = times.diff(prepend=times[:1])
+    filled = offsets.diff() > 0
+    gaps[offsets[:-1][filled]] = torch.iinfo(torch.int64).max if first_gaps is None else first_gaps[filled]
+    return gaps
+
+
 class EventTime(nn.Module):
     """Adds to every token when it happened and how long after the one before it; arguments of TimeTables."""
 
@@ -60,12 +72,9 @@ class EventTime(nn.Module):
     ) -> Tensor:
         """tokens [N, D], offsets int64 [B + 1], times int64 [N] -> [N, D].
 
-        ``first_gaps``, int64 [B], says how long the first tokens came after one before; None: nothing came.
+        ``first_gaps``: see :func:`times_between`.
         """
-        gaps = times.diff(prepend=times[:1])
-        filled = offsets.diff() > 0
-        first = offsets[:-1][filled]
-        gaps[first] = torch.iinfo(torch.int64).max if first_gaps is None else first_gaps[filled]
+        gaps = times_between(offsets, times, first_gaps)
         added: Tensor = self.tables(tokens, gaps, times)
         return added
 

@@ -30,6 +30,7 @@ class Entry(msgspec.Struct, array_like=True):
     item: str | int | None
     at: int
     id: str | int | None = None
+    event: str | None = None
 
 
 class JournalError(RuntimeError):
@@ -146,7 +147,7 @@ def replay(sessions: Sessions, entry: Entry) -> bool:
     """Does what an entry says; False where its item, or the user to forget, is unknown."""
     if entry.item is None:
         return sessions.forget(entry.user)
-    return sessions.append(entry.user, entry.item, at=entry.at)
+    return sessions.append(entry.user, entry.item, at=entry.at, event=entry.event)
 
 
 def _entries(segment: Path) -> Iterator[Entry]:

@@ -8,23 +8,27 @@ from msgspec import Meta, Struct
 
 Id = Annotated[str, Meta(max_length=512)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 When = Annotated[str, Meta(max_length=64)] | Annotated[int, Meta(ge=-(2**61), le=2**61)]
+EventType = Annotated[str, Meta(max_length=512)]
 Ids = Annotated[list[Id], Meta(max_length=10_000)]
 Column = Annotated[str, Meta(max_length=512)]
 Value = Id | bool
 Categories = Annotated[dict[Column, Annotated[list[Value], Meta(max_length=1000)]], Meta(max_length=16)]
+ProfileValues = Annotated[dict[Column, Value | float | None], Meta(max_length=1000)]
 Addend = Annotated[float, Meta(ge=-1e30, le=1e30)]
 
 
 class Event(Struct, forbid_unknown_fields=True):
     """A user took an item.
 
-    ``at`` is an ISO time or microseconds since the epoch, by default now. The same user, item and ``at``
-    again are the same event; so is whatever comes under an ``id`` that came before.
+    ``at`` is an ISO time or microseconds since the epoch, by default now; ``event`` is its type, such as
+    "view", for models that read types. The same user, item, ``at`` and type again are the same event; so is
+    whatever comes under an ``id`` that came before.
     """
 
     user: Id
     item: Id
     at: When | None = None
+    event: EventType | None = None
     id: Id | None = None
 
 
@@ -35,11 +39,15 @@ class Events(Struct, forbid_unknown_fields=True):
 
 
 class Accepted(Struct):
-    """How many events were kept; the others have items that no model knows, or an id that came before."""
+    """How many events were kept; the others have items that no model knows, or an id that came before.
+
+    ``unknown_types`` were told of a type that a model does not know, which counts as a missing one.
+    """
 
     accepted: int
     unknown_items: int
     repeated: int
+    unknown_types: int = 0
 
 
 class Circle(Struct, forbid_unknown_fields=True):
@@ -74,12 +82,18 @@ class Rules(Struct, forbid_unknown_fields=True):
 
 
 class Request(Struct, forbid_unknown_fields=True):
-    """What to recommend: to a ``user``, from the events that were sent, or after a ``history`` given here."""
+    """What to recommend: to a ``user``, from the events that were sent, or after a ``history`` given here.
+
+    ``times`` and ``events`` (types) are those of the history; ``profile``: values of columns of the user
+    table, for models that read them.
+    """
 
     user: Id | None = None
     history: Ids | None = None
     times: Annotated[list[When], Meta(max_length=10_000)] | None = None
+    events: Annotated[list[EventType | None], Meta(max_length=10_000)] | None = None
     at: When | None = None
+    profile: ProfileValues | None = None
     k: Annotated[int, Meta(ge=1, le=1000)] = 10
     exclude_seen: bool | None = None
     candidates: Ids | None = None
@@ -103,6 +117,7 @@ class Answer(Struct):
     model: str
     variant: str
     unknown_items: int
+    unknown_types: int = 0
 
 
 class Explain(Struct, forbid_unknown_fields=True):
@@ -115,7 +130,9 @@ class Explain(Struct, forbid_unknown_fields=True):
     user: Id | None = None
     history: Annotated[list[Id], Meta(max_length=1000)] | None = None
     times: Annotated[list[When], Meta(max_length=1000)] | None = None
+    events: Annotated[list[EventType | None], Meta(max_length=1000)] | None = None
     at: When | None = None
+    profile: ProfileValues | None = None
     last: Annotated[int, Meta(ge=1, le=100)] = 20
 
 

@@ -130,10 +130,13 @@ class Service:
         """
         now = time.time_ns() // 1000
         entries = [
-            Entry(e.user, e.item, now if e.at is None else parse_time(e.at, "at"), e.id) for e in events
+            Entry(e.user, e.item, now if e.at is None else parse_time(e.at, "at"), e.id, e.event)
+            for e in events
         ]
         known = self._tell_all(entries) if self.shared else self._write_and_do(entries)
-        return Accepted(known.count(True), known.count(False), known.count(None))
+        types = [variant.engine.event_types for variant in self.variants.values()]
+        nameless = sum(any(names.lacks(entry.event) for names in types) for entry in entries)
+        return Accepted(known.count(True), known.count(False), known.count(None), nameless)
 
     def _write_and_do(self, entries: list[Entry]) -> list[bool | None]:
         """Whether each entry found something to change; None where it came before."""
@@ -171,7 +174,7 @@ class Service:
     def _tell_all(self, entries: list[Entry]) -> list[bool | None]:
         """Whether any variant knows the item of each event; the events themselves are the same for all."""
         first, *others = self._shared_sessions()
-        known = first.tell([(e.user, e.item, e.at) for e in entries], [e.id for e in entries])
+        known = first.tell([(e.user, e.item, e.at, e.event) for e in entries], [e.id for e in entries])
         vocabularies = [one.engine.vocabulary for one in others]
         return [
             found if found is None else found or any(one.code_of(entry.item) >= 0 for one in vocabularies)
@@ -243,18 +246,19 @@ class Service:
         """Who answers."""
         if (request.user is None) == (request.history is None):
             raise ValueError("user, history: wanted one of the two")
-        if request.times is not None and request.history is None:
-            raise ValueError("times: wanted with a history only")
+        for name in ("times", "events"):
+            if getattr(request, name) is not None and request.history is None:
+                raise ValueError(f"{name}: wanted with a history only")
         name = self._variant_of(request.user)
         return name, self.variants[name]
 
     def explain(self, request: Explain) -> Reasons:
         """Why items score as they do, by the variant that answers the user; see :meth:`Engine.explain`."""
         name, variant = self._variant_for(request)
-        how: dict[str, Any] = {"at": request.at, "last": request.last}
+        how: dict[str, Any] = {"at": request.at, "profile": request.profile, "last": request.last}
         if request.history is not None:
-            engine = variant.engine
-            found = engine.explain(request.history, request.items, times=request.times, **how)
+            how |= {"times": request.times, "events": request.events}
+            found = variant.engine.explain(request.history, request.items, **how)
         else:
             assert request.user is not None
             with variant.sessions.current(request.user) as live:
@@ -271,6 +275,7 @@ class Service:
         """The answer and the name of the model: of the same moment, also during a reload."""
         how: dict[str, Any] = {
             "at": request.at,
+            "profile": request.profile,
             "k": request.k,
             "exclude_seen": request.exclude_seen,
             "candidates": request.candidates,
@@ -279,7 +284,7 @@ class Service:
         }
         if request.history is not None:
             engine = variant.engine
-            found = engine.recommend(request.history, times=request.times, **how)
+            found = engine.recommend(request.history, times=request.times, events=request.events, **how)
             if found.unknown_items < len(request.history) or self._fallback is None:
                 return found, engine.artifact.name
         else:
@@ -372,7 +377,9 @@ def _is_plain(request: Request) -> bool:
         request.user is not None
         and request.history is None
         and request.times is None
+        and request.events is None
         and request.at is None
+        and request.profile is None
         and request.candidates is None
         and not request.exclude
         and request.rules is None
@@ -386,7 +393,8 @@ def _model(name: str, variant: Variant, share: float) -> Model:
 
 def _as_answer(found: Recommendations, model: str, variant: str) -> Answer:
     scores = found.scores.tolist()
-    return Answer(found.items, scores, found.source, found.reason, model, variant, found.unknown_items)
+    unknown = found.unknown_items, found.unknown_types
+    return Answer(found.items, scores, found.source, found.reason, model, variant, *unknown)
 
 
 def _rules(asked: schemas.Rules) -> Rules:

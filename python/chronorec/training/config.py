@@ -63,7 +63,8 @@ class SplitConfig:
 class _SequenceConfig:
     """What every :class:`chronorec.models.SequenceModel` takes; the zone of its calendar is that of the log.
 
-    ``time_features``, ``request_time`` and ``time_bias`` need a log with the time of every event.
+    ``time_features``, ``request_time``, ``time_bias`` and ``time_gate`` need a log with the time of every
+    event, ``type_features`` one with event types; ``user_columns`` are features of the user table.
     """
 
     width: int = _limited(64, 1)
@@ -73,6 +74,8 @@ class _SequenceConfig:
     tied: bool = True
     time_features: bool = False
     request_time: bool = False
+    type_features: bool = False
+    user_columns: tuple[str, ...] = ()
     copy: bool = False
 
 
@@ -106,6 +109,8 @@ class BERT4RecConfig(SASRecConfig):
     def __post_init__(self) -> None:
         if self.request_time:
             raise ConfigError("model.request_time: bert4rec knows it with model.time_features; set that")
+        if self.user_columns:
+            raise ConfigError("model.user_columns: bert4rec has no state of a user; take another model.kind")
         if self.copy:
             raise ConfigError("model.copy: bert4rec has none, since it sees the history as a whole")
         if self.memory:
@@ -121,6 +126,7 @@ class GRU4RecConfig(_SequenceConfig):
     cell: Literal["gru", "lstm", "rnn"] = "gru"
     hidden_size: int = _limited(128, 1)
     layers: int = _limited(1, 1)
+    time_gate: bool = False
 
 
 @dataclass(frozen=True)
@@ -399,6 +405,10 @@ def _of_type(value: Any, wanted: Any, name: str) -> Any:
             choices = ", ".join(map(repr, get_args(wanted)))
             raise ConfigError(f"{name}: wanted one of {choices}, got {value!r}")
         return value
+    if wanted == tuple[str, ...]:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+            raise ConfigError(f"{name}: wanted a list of texts, got {value!r}")
+        return tuple(value)
     if wanted is str and isinstance(value, datetime.date):  # TOML writes dates without quotes
         return value.isoformat()
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):

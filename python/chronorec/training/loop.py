@@ -278,12 +278,15 @@ class Loop:
 
 def sequences_of(batch: Batch | BasketBatch) -> Sequences:
     """The inputs of a batch as tensors."""
+    types = None if isinstance(batch, BasketBatch) else batch.types
     return Sequences(
         items=torch.from_numpy(batch.items).long(),
         offsets=torch.from_numpy(batch.offsets),
         bag_offsets=torch.from_numpy(batch.basket_offsets) if isinstance(batch, BasketBatch) else None,
         times=None if batch.times is None else torch.from_numpy(batch.times),
         asked=None if batch.asked is None else torch.from_numpy(batch.asked),
+        types=None if types is None else torch.from_numpy(types).long(),
+        profile=None if batch.profile is None else torch.from_numpy(batch.profile).long(),
     )
 
 

@@ -18,6 +18,7 @@ from chronorec.data.batches import BasketBatches, EventBatches
 from chronorec.data.counts import event_counts
 from chronorec.data.feature_matrix import feature_matrix
 from chronorec.data.jagged import Int64s, ranges
+from chronorec.data.profile import Profile
 from chronorec.data.segments import BasketSegments, EventSegments
 from chronorec.data.splits import Split
 from chronorec.engine import Engine
@@ -189,7 +190,7 @@ def _fit(
     refit = epochs is not None
     end = split.refit_end if refit else split.train_end
     torch.manual_seed(config.training.seed)
-    model = build_model(model_config, histories)
+    model = build_model(model_config, histories, basket=split.basket)
     counts = event_counts(histories, split.begin, end)
     model.start_from_popularity(torch.from_numpy(counts))
     if config.training.item2vec:
@@ -231,6 +232,7 @@ def _batches(
         "max_length": min(model.max_length, config.training.batch_tokens),
         "batch_events": config.training.batch_tokens,
         "seed": config.training.seed,
+        "profile": _profile(config, histories).codes_of_table(histories.users),
     }
     in_order = model.segment_memory() is not None
     if split.basket:
@@ -250,14 +252,19 @@ _MODELS: dict[type[SequenceConfig], type[SequenceModel]] = {
 }
 
 
-def build_model(config: SequenceConfig, histories: Histories) -> SequenceModel:
+def build_model(config: SequenceConfig, histories: Histories, *, basket: bool = False) -> SequenceModel:
     """The untrained model that a configuration describes.
 
     Raises:
-        ConfigError: it needs times that the histories have not.
+        ConfigError: it needs times or event types that the histories have not.
+        DataError: or columns of the user table.
     """
     model: Any = _MODELS[type(config)]
     settings = dataclasses.asdict(config) | {"timezone": histories.timezone}
+    profile = Profile.of_users(histories.users, settings.pop("user_columns"))
+    settings["profile"] = [column.count for column in profile.columns]
+    if settings.pop("type_features"):
+        settings["event_types"] = _count_types(histories, basket)
     if isinstance(config, DualEncoderConfig):
         settings["features"] = feature_matrix(histories.items)
     built: SequenceModel = model(histories.num_items, **settings)
@@ -267,6 +274,24 @@ def build_model(config: SequenceConfig, histories: Histories) -> SequenceModel:
             "not; switch its time options off, such as --set model.time_bias=false"
         )
     return built
+
+
+def _profile(config: Config, histories: Histories) -> Profile:
+    """The columns of the user table that the model reads."""
+    return Profile.of_users(histories.users, getattr(config.model, "user_columns", ()))
+
+
+def _count_types(histories: Histories, basket: bool) -> int:
+    if basket:
+        raise ConfigError(
+            "model.type_features: a basket holds events of several types; leave it out or split by events"
+        )
+    if not histories.event_types:
+        raise ConfigError(
+            "model.type_features: this log has no event types; name their column, "
+            "chronorec prepare --event-type COLUMN"
+        )
+    return len(histories.event_types)
 
 
 def _build_counting(config: CountingConfig) -> CountingModel:
@@ -285,6 +310,8 @@ def _export(
     model.eval()
     return model.export(
         histories.items,
+        event_types=list(histories.event_types) if model.event_type is not None else [],
+        profile=_profile(config, histories).to_plain(),
         basket=split.basket,
         exclude_seen=split.exclude_seen,
         config=to_toml(config),
