@@ -24,7 +24,7 @@ _PROGRAMS = 1024  # about how many share the items, whatever the device
 def rank(*arguments: Any) -> tuple[Tensor, Tensor]:
     """Per target, int64 [M]: how many other items score more, and how many exactly as much."""
     *scoring, targets, offsets = arguments
-    parts = Scoring(*scoring, offsets is not None)
+    parts = Scoring(*scoring)._replace(targets_listed=offsets is not None)
     greater, equal = (torch.empty_like(targets, dtype=torch.int64) for _ in range(2))
     own = torch.empty(targets.shape, dtype=torch.float32, device=targets.device)
     batch, items = parts.queries.shape[0], parts.num_items
