@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 import torch
 
 from chronorec.cli import main
-from chronorec.data import Histories
+from chronorec.data import EventLog, Histories
 from chronorec.data.errors import DataError
+from chronorec.data.profile import Profile
 from chronorec.engine import Engine, recommend_file, recommend_stream
 from chronorec.engine.batch_files import ROWS
 from chronorec.engine.fallback import with_popularity
@@ -105,6 +107,47 @@ def test_all_users_of_a_histories_folder(engine: Engine, histories: Histories, t
         assert (row["user"], row["items"]) == (histories.users.column("user")[user].as_py(), alone.items)
         assert np.array(row["scores"], np.float32).tobytes() == alone.scores.tobytes()
     assert len(rows) == histories.num_users
+
+
+def typed_histories() -> Histories:
+    """Ten users with event types and a team."""
+    log = cycle_log(users=10, events=6)
+    kinds = np.array(["view", "buy"])[np.random.default_rng(0).integers(0, 2, len(log))]
+    users = {"user_id": np.arange(10), "team": ["red", "blue"] * 5}
+    log = log.append_column("kind", pa.array(kinds))
+    return EventLog.read(log, event_type="kind").histories(users=pa.table(users))
+
+
+def test_histories_bring_their_types_and_profiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    histories = typed_histories()
+    histories.save(tmp_path / "histories")
+    profile = Profile.of_users(histories.users, ["team"])
+    torch.manual_seed(0)
+    model = GRU4Rec(histories.num_items, width=8, event_types=2, profile=[2])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    exported = model.eval().export(
+        histories.items, event_types=list(histories.event_types), profile=profile.to_plain()
+    )
+    exported.save(tmp_path / "model")
+    engine = Engine(exported)
+    recommend_file(engine, tmp_path / "histories", tmp_path / "answers.arrow", at=AT, k=5, quiet=True)
+    answers = read(tmp_path / "answers.arrow").to_pylist()
+    types = [histories.event_types[code] for code in histories.columns["event_type"]]
+    for user, answer in enumerate(answers):
+        events = slice(*histories.offsets[user : user + 2].tolist())
+        items = histories.items.column("item").take(pa.array(histories.item[events])).to_pylist()
+        own = {"team": histories.users.column("team")[user].as_py()}
+        how: dict[str, Any] = {"times": histories.time[events].tolist(), "at": AT, "k": 5}
+        single = engine.recommend(items, events=types[events], profile=own, **how)
+        assert answer["items"] == single.items
+        np.testing.assert_array_equal(np.float32(answer["scores"]), single.scores)
+        for less in ({"profile": own}, {"events": types[events]}):
+            assert not np.array_equal(engine.recommend(items, **less, **how).scores, single.scores)
+        told = ["recommend", str(tmp_path / "model"), "--data", str(tmp_path / "histories")]
+        main([*told, "--user", str(answer["user"]), "--at", AT, "-k", "5", "--json"])
+        assert json.loads(capsys.readouterr().out)["scores"] == pytest.approx(single.scores.tolist())
 
 
 def test_a_piece_of_histories_is_bounded_by_its_events(

@@ -184,6 +184,8 @@ def test_who_has_no_key_is_refused(address: str) -> None:
             assert "wanted a key" in answer.json()["error"]
     for path in ("/", "/health", "/ready"):
         assert httpx.get(address + path).status_code == 200
+    behind_proxy = {"Authorization": "Basic eDp5", "X-API-Key": KEY}
+    assert httpx.get(f"{address}/v1/models", headers=behind_proxy).status_code == 200
     bearer = httpx.get(f"{address}/v1/models", headers={"Authorization": f"Bearer {KEY}"})
     assert bearer.status_code == 200
     metrics = httpx.get(f"{address}/metrics", headers={"X-API-Key": KEY}).text

@@ -24,7 +24,7 @@ from tests.test_sessions import (
     STREAMING,
     assert_same,
     expected,
-    is_told,
+    tell,
 )
 
 Doubles = npt.NDArray[np.float64]
@@ -57,8 +57,8 @@ def test_rounded_states_are_those_of_whole_histories_bitwise(
             events.clear()  # it was given up
         if action == "append":
             sessions.append(user, item, at=at, event=event)
-            if code < ITEMS and not is_told(engine, (at, item, event), events):
-                events.append((at, item, event))
+            if code < ITEMS:
+                tell(engine, (at, item, event), events)
         elif action == "forget":
             sessions.forget(user)
             events.clear()

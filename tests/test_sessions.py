@@ -91,12 +91,17 @@ def expected(engine: Engine, events: list[tuple[int, str, str | None]], at: int,
     return engine.recommend(items, times=times, events=types, at=at, **how)
 
 
-def is_told(engine: Engine, event: tuple[int, str, str | None], events: list[Any]) -> bool:
-    """Whether the same event is among others: types matter to models that read them."""
-    if not engine.event_types:
-        return any(event[:2] == other[:2] for other in events)
-    known = [(at, item, kind if kind in TYPES else None) for at, item, kind in [event, *events]]
-    return known[0] in known[1:]
+def tell(engine: Engine, event: tuple[int, str, str | None], events: list[Any]) -> None:
+    """Adds an event as sessions do: an item at a time is one event, unless types are known to differ."""
+    at, item, kind = event
+    kind = kind if kind in TYPES else None
+    for place in reversed(range(len(events))):
+        if events[place][:2] != (at, item):
+            continue
+        if not engine.event_types or kind is None or events[place][2] in (None, kind):
+            events[place] = (at, item, events[place][2] or kind)
+            return
+    events.append((at, item, kind))
 
 
 def assert_same(found: Any, wanted: Any) -> None:
@@ -123,8 +128,8 @@ def test_answers_are_those_of_whole_histories(
             sessions.reload(engine)  # states are made anew
         if action == "append":
             assert sessions.append(user, item, at=at, event=event) == (code < ITEMS)
-            if code < ITEMS and not is_told(engine, (at, item, event), events):
-                events.append((at, item, event))
+            if code < ITEMS:
+                tell(engine, (at, item, event), events)
         elif action == "forget":
             assert sessions.forget(user) == bool(events)
             events.clear()

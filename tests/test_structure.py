@@ -151,8 +151,7 @@ def test_module_exports_only_its_entry() -> None:
 
 
 def test_files_stay_readable() -> None:
-    for name in tracked(
-        "csrc", "python", "tests", "benchmarks", ".ci", ":!*.pyi", ":!*.json"
-    ):  # those are one list each
+    lists = (":!*.pyi", ":!*.json")  # of one line for each function or kernel
+    for name in tracked("csrc", "python", "tests", "benchmarks", ".ci", *lists):
         lines = len((ROOT / name).read_text().splitlines())
         assert lines <= 450, f"{name} has {lines} lines"

@@ -322,7 +322,7 @@ def test_a_scale_is_learned_from_two_events_of_each_item() -> None:
     def history_of(user: str | int) -> tuple[np.ndarray, np.ndarray]:
         return taken[int(user)], times
 
-    none = Told([], [], np.empty(0, np.int64))
+    none = Told([], [], np.empty(0, np.int64), [])
     untrained = np.arange(1000) % 10 == 0
     past = _Past(1000, none, np.empty(0, np.int32), history_of)
     events = _two_of_each(past, list(taken), untrained)

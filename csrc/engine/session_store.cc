@@ -81,13 +81,25 @@ class SessionStore::Shard {
     const int64_t* times = session.times();
     const auto place = static_cast<uint32_t>(std::upper_bound(times, times + session.count, time) - times);
     for (uint32_t i = place; i > 0 && times[i - 1] == time; --i)
-      if (session.items()[i - 1] == item && (!keeps_types_ || session.types()[i - 1] == type)) return;
+      if (session.items()[i - 1] == item && is_same_type(n, i - 1, type)) return;
     if (place < session.taken) drop_state(n);
     insert(session.times(), session.count, place, time);
     insert(session.items(), session.count, place, item);
     if (keeps_types_) insert(session.types(), session.count, place, type);
     ++session.count;
     ++counts_.events;
+  }
+
+  // Whether a type may be that of an event at the same time of the same item: one that was not told, or not
+  // known by the model that wrote it down, is that of any; then what is known of the two is kept.
+  bool is_same_type(uint32_t n, uint32_t place, int32_t type) {
+    if (!keeps_types_) return true;
+    int32_t& own = at(n).types()[place];
+    if (own < 0 && type >= 0) {
+      if (place < at(n).taken) drop_state(n);
+      own = type;
+    }
+    return own == type || type < 0;
   }
 
   // Shows the state the events that it has not seen; there is one afterwards.
@@ -310,6 +322,8 @@ int64_t SessionStore::append(const UserId& user, const int32_t* items, const int
   const uint64_t hash = hash_of_user(user, seed_);
   Shard& shard = shard_of(hash);
   const std::lock_guard<std::mutex> lock(shard.mutex);
+  const uint32_t known = shard.find(user, static_cast<uint32_t>(hash));
+  if (count == 0) return known == kNone ? 0 : shard.at(known).count;
   const uint32_t n = shard.find_or_make(user, static_cast<uint32_t>(hash));
   expect_that(shard.at(n).count + count < INT32_MAX, "items", "fewer than 2^31 events in all", count);
   for (int64_t i = 0; i < count; ++i)

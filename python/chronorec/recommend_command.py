@@ -51,8 +51,7 @@ def recommend(arguments: argparse.Namespace) -> None:
     if arguments.batch is not None:
         _recommend_batch(arguments, engine)
         return
-    history, times, sessions = _read_history(arguments, engine)
-    context: dict[str, Any] = {"times": times, "sessions": sessions, "at": arguments.at}
+    history, context = _read_history(arguments, engine)
     wanted = {"exclude_seen": arguments.exclude_seen, **context}
     if arguments.steps is not None:
         ways = Predictor(engine).forecast(history, arguments.steps, beams=arguments.k, **wanted)
@@ -83,21 +82,18 @@ def _recommend_batch(arguments: argparse.Namespace, engine: Any) -> None:
     print(f"{arguments.output}: answers to {answered:,} requests")
 
 
-def _read_history(
-    arguments: argparse.Namespace, engine: Any
-) -> tuple[list[Any], list[int] | None, list[int] | None]:
+def _read_history(arguments: argparse.Namespace, engine: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Items, and what else the request says."""
     if arguments.user is None:
-        return (
-            [parse_id(text, engine.artifact.items.column("item").type) for text in arguments.history],
-            None,
-            None,
-        )
+        type_of_ids = engine.artifact.items.column("item").type
+        return [parse_id(text, type_of_ids) for text in arguments.history], {"at": arguments.at}
     if arguments.data is None:
         raise ValueError("--user needs --data, the histories that hold the user's events")
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from chronorec.data import Histories
+    from chronorec.engine.event_types import EventTypes
 
     histories = Histories.open(arguments.data)
     ids = histories.users.column("user")
@@ -106,12 +102,17 @@ def _read_history(
         raise ValueError(f"--user: {arguments.user!r} is not among the {histories.num_users} users")
     begin, end = (int(x) for x in histories.offsets[code : code + 2])
     items = histories.items.column("item").take(histories.item[begin:end]).to_pylist()
-    session = histories.columns.get("session")
-    return (
-        items,
-        None if histories.time is None else histories.time[begin:end].tolist(),
-        None if session is None else session[begin:end].tolist(),
-    )
+    context: dict[str, Any] = {"at": arguments.at}
+    if histories.time is not None:
+        context["times"] = histories.time[begin:end].tolist()
+    if "session" in histories.columns:
+        context["sessions"] = histories.columns["session"][begin:end].tolist()
+    if "event_type" in histories.columns:
+        types = histories.columns["event_type"][begin:end]
+        context["events"] = EventTypes(histories.event_types).names_of(types)
+    own = histories.users.slice(code, 1).to_pylist()[0]
+    context["profile"] = {column.name: own.get(column.name) for column in engine.profile.columns}
+    return items, context
 
 
 def parse_id(text: str, arrow_type: Any) -> Any:

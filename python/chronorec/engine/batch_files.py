@@ -12,9 +12,11 @@ import pyarrow as pa
 
 from chronorec.atomic import new_file
 from chronorec.data.histories import Histories
+from chronorec.data.profile import Profile
 from chronorec.data.sources import open_source, reading
 from chronorec.data.storage import MANIFEST
 from chronorec.engine.engine import Engine
+from chronorec.engine.event_types import EventTypes
 from chronorec.engine.live_model import microseconds
 from chronorec.engine.requests import When, plain
 from chronorec.engine.rules import Rules
@@ -23,7 +25,7 @@ from chronorec.progress import Progress
 ROWS = 1 << 12  # requests in memory at a time
 _EVENTS = 1 << 20  # and events of histories, unless one user has more
 _PARQUET, _ARROW = (".parquet", ".pq"), (".arrow", ".feather", ".ipc")
-_ASKED = ("items", "times", "sessions", "at")
+_ASKED = ("items", "times", "sessions", "events", "at")
 
 
 def recommend_stream(
@@ -61,7 +63,7 @@ def recommend_stream(
         "exclude": exclude if isinstance(exclude, str) else list(exclude),
         "rules": rules,
     }
-    return _answers(engine, _open(requests), at, how)
+    return _answers(engine, _open(requests, engine.profile), at, how)
 
 
 def recommend_file(
@@ -86,7 +88,7 @@ def recommend_file(
     suffix = Path(target).suffix
     if suffix not in _PARQUET + _ARROW:
         raise ValueError(f"target: wanted a name that ends in {', '.join(_PARQUET + _ARROW)}, got {target}")
-    asked = _open(requests)
+    asked = _open(requests, engine.profile)
     reader = recommend_stream(engine, asked, **how)
     progress = Progress(engine.artifact.name, asked.rows, "requests", shown=not quiet)
     answered = 0
@@ -144,13 +146,13 @@ def _answers(engine: Engine, asked: _Requests, at: When | None, how: dict[str, A
 # --- where requests come from -----------------------------------------------------------------------
 
 
-def _open(requests: Any) -> _Requests:
+def _open(requests: Any, profile: Profile) -> _Requests:
     if isinstance(requests, _Requests):
         return requests
     if isinstance(requests, (str, os.PathLike)):
         path = Path(requests)
         if (path / MANIFEST).is_file():
-            return _of_histories(Histories.open(path))
+            return _of_histories(Histories.open(path), profile)
         files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         if files and files[0].suffix in _PARQUET and files[0].is_file():
             return _of_parquet(files)
@@ -191,20 +193,22 @@ def _cut(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(parts)
 
 
-def _of_histories(histories: Histories) -> _Requests:
+def _of_histories(histories: Histories, profile: Profile) -> _Requests:
+    names = [column.name for column in profile.columns if column.name in histories.users.column_names]
+
     def pieces() -> Iterator[pa.Table]:
         first = 0
         while first < histories.num_users:
             most = int(np.searchsorted(histories.offsets, histories.offsets[first] + _EVENTS, "right")) - 1
             last = min(max(first + 1, most), first + ROWS, histories.num_users)
-            yield _piece(histories, first, last)
+            yield _piece(histories, names, first, last)
             first = last
 
-    return _Requests(_piece(histories, 0, 0).schema, histories.num_users, pieces)
+    return _Requests(_piece(histories, names, 0, 0).schema, histories.num_users, pieces)
 
 
-def _piece(histories: Histories, first: int, last: int) -> pa.Table:
-    """The users ``first`` to ``last - 1`` as requests."""
+def _piece(histories: Histories, names: list[str], first: int, last: int) -> pa.Table:
+    """The users ``first`` to ``last - 1`` as requests, with columns of the user table."""
     begin, end = (int(histories.offsets[user]) for user in (first, last))
     offsets = pa.array(histories.offsets[first : last + 1] - begin)
     codes = pa.array(histories.item[begin:end])
@@ -213,6 +217,9 @@ def _piece(histories: Histories, first: int, last: int) -> pa.Table:
         values["times"] = pa.array(histories.time[begin:end]).cast(pa.timestamp("us", "UTC"))
     if "session" in histories.columns:
         values["sessions"] = pa.array(histories.columns["session"][begin:end])
+    if "event_type" in histories.columns:
+        types = EventTypes(histories.event_types).names_of(histories.columns["event_type"][begin:end])
+        values["events"] = pa.array(types, pa.string())
     lists = {name: pa.LargeListArray.from_arrays(offsets, value) for name, value in values.items()}
-    users = histories.users.column("user").slice(first, last - first)
-    return pa.table({"user": users.combine_chunks(), **lists})
+    users = histories.users.select(["user", *names]).slice(first, last - first).combine_chunks()
+    return pa.table({**dict(zip(users.column_names, users.columns, strict=True)), **lists})

@@ -40,11 +40,12 @@ HistoryOf = Callable[[User], tuple[Int32s, Int64s]]
 
 
 class Told(NamedTuple):
-    """Events, the oldest first; times are microseconds."""
+    """Events, the oldest first; times are microseconds, types None where they are missing."""
 
     users: list[User]
     items: list[str | int]
     times: Int64s
+    types: list[str | None]
 
 
 class Mixes(NamedTuple):

@@ -227,8 +227,8 @@ class Sessions:
         the price of a reload: tell many events at a time. ``sessions.engine.artifact.save(folder)`` keeps it.
 
         Args:
-            events: a table of ``user``, ``item`` and ``time``. Those that were appended before are not
-                repeated in the sessions, and are counted in the popularity now.
+            events: a table of ``user``, ``item``, ``time`` and perhaps ``event``, their types. Those that were
+                appended before are not repeated in the sessions, and are counted in the popularity now.
             items: a table of new items: ``item``, and features as in the item table of the model.
         """
         told = read_events(events)
@@ -240,6 +240,8 @@ class Sessions:
                     self._live = live._replace(engine=engine)
             else:
                 self.reload(engine)
-            for user, item, at in zip(told.users, told.items, told.times.tolist(), strict=True):
-                self.append(user, item, at=at)
+            for user, item, at, event in zip(
+                told.users, told.items, told.times.tolist(), told.types, strict=True
+            ):
+                self.append(user, item, at=at, event=event)
         return found

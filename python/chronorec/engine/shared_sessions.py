@@ -298,8 +298,7 @@ class SharedSessions:
         """
         told = read_events(events)
         engine, found = updated(self.engine, told, items, history_of=self._events)
-        events = zip(told.users, told.items, told.times.tolist(), strict=True)
-        self.tell([(user, item, at, None) for user, item, at in events])
+        self.tell(list(zip(told.users, told.items, told.times.tolist(), told.types, strict=True)))
         self.reload(engine)
         return found
 

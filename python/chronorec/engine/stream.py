@@ -67,7 +67,14 @@ def runner_of(artifact: Artifact, precisions: Precisions, program: Program) -> C
         what = f"no state from event to event that could be {precisions.states}"
         raise ValueError(f"states: {artifact.name} keeps {what}; wanted float32")
 
+    reads = {str(step.get("of")) for step in artifact.program}
+    reads |= {"gap" for step in artifact.program if "time_table" in step}
+
     def run(tokens: Tokens) -> Floats:
+        if reads & {"gap", "event", "wait"}:
+            tokens.moments()  # raises where there are none, which the core would take for 0
+        if reads & {"wait", "request"}:
+            tokens.requests()
         answers = np.empty((len(tokens.offsets) - 1, program.width), np.float32)
         types = None if tokens.types is None else np.maximum(tokens.types, MISSING)  # unknown ones too
         given = (tokens.items, tokens.offsets, tokens.times, tokens.at, types, tokens.profile)

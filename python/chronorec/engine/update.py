@@ -53,11 +53,12 @@ class Updated:
 
 
 def read_events(events: Any) -> Told:
-    """Events of a table (``__arrow_c_stream__``) with columns ``user``, ``item`` and ``time``; None: none."""
+    """Events of a table (``__arrow_c_stream__``) with columns ``user``, ``item``, ``time`` and perhaps
+    ``event``, their types; None: none."""
     if isinstance(events, Told):
         return events
     if events is None:
-        return Told([], [], np.empty(0, np.int64))
+        return Told([], [], np.empty(0, np.int64), [])
     table = pa.table(events)
     missing = [name for name in ("user", "item", "time") if name not in table.column_names]
     if missing:
@@ -72,7 +73,10 @@ def read_events(events: Any) -> Told:
     times = read_times(columns["time"], "time", np.arange(table.num_rows))
     order = np.argsort(times, kind="stable")
     users, items = (columns[name].take(pa.array(order)).to_pylist() for name in ("user", "item"))
-    return Told(users, items, times[order])
+    types: list[str | None] = [None] * len(order)
+    if "event" in table.column_names:
+        types = plain(table.column("event").combine_chunks()).take(pa.array(order)).to_pylist()
+    return Told(users, items, times[order], types)
 
 
 def updated(
@@ -81,8 +85,8 @@ def updated(
     """An engine that knows of the events, and what is new in it; the one given goes on as it was.
 
     Args:
-        events: a table of ``user``, ``item`` and ``time``, none of which the engine was trained on or updated
-            with before.
+        events: a table of ``user``, ``item``, ``time`` and perhaps ``event`` (types), none of which the engine
+            was trained on or updated with before.
         items: a table of new items: ``item`` and features as in the item table of the model; others of its
             columns are left out.
         history_of: what a user did before, in the engine's codes; by default nothing but these events.

@@ -63,7 +63,7 @@ def evaluate_heads(
     exclude_seen: bool,
     beside: Mapping[str, Engine] | None = None,
 ) -> list[HeadTable]:
-    """A table for each prediction of the model: its classes, or its values.
+    """A table for each prediction of the model: its classes, or its values; none without a known target.
 
     Args:
         queries: next events, one target each.
@@ -74,13 +74,13 @@ def evaluate_heads(
         beside: name to a baseline that predicts items, for steps ahead.
 
     Raises:
-        ValueError: a target is not the event after its history, no target has a known label, or the log has
-            no column for one.
+        ValueError: a target is not the event after its history, or the log has no column of labels.
     """
     heads = engine.heads
     if not np.array_equal(histories.item[queries.end], queries.targets):
         raise ValueError("queries: wanted the event after each history as its target")
-    asked, tables = _Asked(histories, queries, end), []
+    asked = _Asked(histories, queries, end)
+    tables: list[HeadTable | None] = []
     predictor = Predictor(engine)
     if heads.behaviour is not None:
         given = predictor.of_targets(histories, queries, heads.behaviour.log_probabilities)
@@ -103,7 +103,7 @@ def evaluate_heads(
         engines = {name: engine, **(beside or {})}
         rows, count = evaluate_steps(engines, histories, queries, steps, exclude_seen=exclude_seen)
         tables.append(HeadTable("item by steps ahead", count, rows))
-    return tables
+    return [table for table in tables if table is not None]
 
 
 class _Asked:
@@ -130,7 +130,7 @@ class _Asked:
         predicted: npt.NDArray[np.integer],
         *,
         by_item: bool = True,
-    ) -> HeadTable:
+    ) -> HeadTable | None:
         """Predicted classes [Q] and baselines against ``codes`` [N] of all events, -1 where unknown.
 
         Args:
@@ -146,8 +146,10 @@ class _Asked:
                 item[trained], codes[trained], (num_items, count), shares
             )[self._queries.targets]
         rows["most frequent after the last"] = self._after_last(codes, trained, shares)
-        found = {label: classification(row, wanted, count) for label, row in rows.items()}
-        return HeadTable(what, int((wanted >= 0).sum()), found)
+        known = int((wanted >= 0).sum())
+        if known == 0:
+            return None
+        return HeadTable(what, known, {k: classification(row, wanted, count) for k, row in rows.items()})
 
     def _after_last(
         self, codes: npt.NDArray[np.integer], trained: Int64s, shares: npt.NDArray[np.float64]
@@ -162,7 +164,7 @@ class _Asked:
 
     def numbers(
         self, what: str, values: npt.NDArray[np.floating], name: str, predicted: npt.NDArray[np.floating]
-    ) -> HeadTable:
+    ) -> HeadTable | None:
         """Predicted numbers [Q] and baselines against ``values`` [N] of all events, NaN where unknown."""
         wanted, queries = values[self._queries.end], self._queries
         known = ~np.isnan(values[self._trained])
@@ -175,8 +177,10 @@ class _Asked:
             "item and user means": mean + of_item[queries.targets] + of_user[queries.user],
             "mean": np.full(len(wanted), mean),
         }
-        found = {label: regression(row, wanted) for label, row in rows.items()}
-        return HeadTable(what, int((~np.isnan(wanted)).sum()), found)
+        events = int((~np.isnan(wanted)).sum())
+        if events == 0:
+            return None
+        return HeadTable(what, events, {label: regression(row, wanted) for label, row in rows.items()})
 
 
 def _frequent(

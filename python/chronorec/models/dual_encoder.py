@@ -122,21 +122,24 @@ class DualEncoder(SequenceModel):
         self, sequences: Sequences, states: Tensor, targets: Tensor, target_offsets: Tensor | None
     ) -> Tensor:
         """Cross entropy of a target among the first stage's candidates, at tokens drawn from the batch."""
-        pairs = self.num_candidates * self.max_length
+        items_of_token = -(-len(sequences.items) // len(states))  # more than one where tokens are baskets
+        pairs = self.num_candidates * self.max_length * items_of_token
         token = torch.randperm(len(states), device=states.device)[: max(_MOST_COMPARED // pairs, 1)]
         if target_offsets is None:
-            target = targets[token]
+            target, rows = targets[token], torch.arange(len(token) + 1, device=states.device)
+            positives = target
         else:
-            count = target_offsets.diff()[token]
+            begin, count = target_offsets[token], target_offsets.diff()[token]
             place = (torch.rand(len(token), device=states.device) * count).long().clamp(max=count - 1)
-            target = targets[target_offsets[token] + place]
+            target, rows = targets[begin + place], F.pad(count.cumsum(0), (1, 0))
+            own_places = torch.arange(int(rows[-1]), device=states.device)
+            positives = targets[own_places + torch.repeat_interleave(begin - rows[:-1], count)]
         table = self.output_table
         with torch.no_grad():
             state = states[token].float()
             own = (state * table[target]).sum(1, keepdim=True)
             own = own if self.item_bias is None else own + self.item_bias[target, None]
-            rows = torch.arange(len(token) + 1, device=token.device)
-            out = ItemAdjustment(rows, target, torch.full_like(own[:, 0], -torch.inf))
+            out = ItemAdjustment(rows, positives, own.new_full((len(positives),), -torch.inf))
             others = item_topk(state, table, self.num_candidates, bias=self.item_bias, adjust=out)
             scores = torch.cat([own, others.scores], dim=1)
         candidates = torch.cat([target[:, None], others.items.clamp(min=0)], dim=1)

@@ -62,9 +62,9 @@ class KeyCheck:
 
     def _is_known(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:
-            if name == b"x-api-key":
-                return _digest(value) in self._keys
-            if name == b"authorization":
-                scheme, _, key = value.partition(b" ")
-                return scheme.lower() == b"bearer" and _digest(key.strip()) in self._keys
+            key = value if name == b"x-api-key" else b""
+            if name == b"authorization" and value[:7].lower() == b"bearer ":
+                key = value[7:].strip()
+            if key and _digest(key) in self._keys:
+                return True
         return False

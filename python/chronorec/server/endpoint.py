@@ -61,30 +61,23 @@ def refusal_of(error: Exception) -> RefusalError:
 
 async def read_body(receive: Receive) -> bytes | None:
     """The body, refused as soon as it is too long, whatever its header says; None if the caller is gone."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
-        try:
-            return await asyncio.wait_for(_rest_of(receive, body), _BODY_SECONDS)
-        except asyncio.TimeoutError:
-            raise RefusalError(408, f"body: wanted all of it within {_BODY_SECONDS:.0f} s") from None
-    if len(body) > MOST_BYTES:
-        raise _too_long()
-    return body if message["type"] == "http.request" else None
+    try:
+        return await asyncio.wait_for(_whole_body(receive), _BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise RefusalError(408, f"body: wanted all of it within {_BODY_SECONDS:.0f} s") from None
 
 
-async def _rest_of(receive: Receive, begin: bytes) -> bytes | None:
-    chunks, size, more = [begin], len(begin), True
+async def _whole_body(receive: Receive) -> bytes | None:
+    chunks: list[bytes] = []
+    size, more = 0, True
     while more:
-        if size > MOST_BYTES:
-            raise _too_long()
         message = await receive()
         if message["type"] != "http.request":
             return None
         chunks.append(message.get("body", b""))
         size, more = size + len(chunks[-1]), message.get("more_body", False)
-    if size > MOST_BYTES:
-        raise _too_long()
+        if size > MOST_BYTES:
+            raise _too_long()
     return b"".join(chunks)
 
 

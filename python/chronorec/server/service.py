@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -204,7 +205,8 @@ class Service:
                 if _is_plain(request):
                     plain.setdefault(self._variant_of(request.user), {})[number] = request
         for name, asked in plain.items():
-            answers |= self._answer_together(name, asked)
+            with contextlib.suppress(Exception):  # who is at fault is found below, one by one
+                answers |= self._answer_together(name, asked)
         for number, request in enumerate(requests):
             if number not in answers:
                 try:
@@ -216,8 +218,8 @@ class Service:
     def _answer_together(self, name: str, asked: dict[int, Request]) -> dict[int, Answer | Exception]:
         """Answers of one variant, by number, to those users of whom it knows something."""
         with self.variants[name].sessions.current("") as live:
-            if not live.streams:
-                return {}
+            if not live.streams or live.engine.table.candidates is not None:
+                return {}  # where search is approximate, candidates of one depend on who asks beside
             known = {
                 n: one for n, one in asked.items() if one.user is not None and live.store.contains(one.user)
             }
@@ -258,7 +260,8 @@ class Service:
         how: dict[str, Any] = {"at": request.at, "profile": request.profile, "last": request.last}
         if request.history is not None:
             how |= {"times": request.times, "events": request.events}
-            found = variant.engine.explain(request.history, request.items, **how)
+            engine = variant.engine
+            found = engine.explain(request.history, request.items, **how)
         else:
             assert request.user is not None
             with variant.sessions.current(request.user) as live:
@@ -297,8 +300,11 @@ class Service:
     def _popular(self, how: dict[str, Any]) -> Recommendations:
         """The answer of the fallback; one that has no item vectors does without diversity and behaviours."""
         assert self._fallback is not None
-        if how["rules"] is not None and self._fallback.artifact.table is None:
-            how = how | {"rules": dataclasses.replace(how["rules"], diversity=0.0, behaviour=None)}
+        rules, own = how["rules"], self._fallback.artifact
+        if rules is not None:
+            diversity = 0.0 if own.table is None else rules.diversity
+            behaviour = None if self._fallback.heads.behaviour is None else rules.behaviour
+            how = how | {"rules": dataclasses.replace(rules, diversity=diversity, behaviour=behaviour)}
         found = self._fallback.recommend([], **how)
         reason = "no event is known; the server was given a model for that"
         return dataclasses.replace(found, source=EVER, reason=reason)

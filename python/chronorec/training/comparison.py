@@ -161,7 +161,10 @@ def _row_names(models: Mapping[str, Artifact], configs: Mapping[str, Config]) ->
     def without_seed(config: Config) -> Config:
         return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=0))
 
-    kinds = {label: (models[label].name, without_seed(configs[label])) for label in models}
+    kinds = {
+        label: (model.name, (without_seed(configs[label]), model.provenance.get("started_from")))
+        for label, model in models.items()
+    }
     clashing = {name for name, count in Counter(name for name, _ in set(kinds.values())).items() if count > 1}
     runs = Counter((kinds[label], configs[label].training.seed) for label in models)
     return {

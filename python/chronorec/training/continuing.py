@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import torch
 
 from chronorec.artifact import Artifact
+from chronorec.data.profile import Profile
 from chronorec.data.splits import Split, format_time
 from chronorec.engine.fallback import RECENT
 from chronorec.training.config import Config, ConfigError, DualEncoderConfig, SequenceConfig, config_from_text
@@ -31,6 +32,7 @@ def check_start(start: Artifact, config: Config, histories: Histories, split: Sp
     """
     _check_items(start, histories)
     _check_model(start, config)
+    _check_inputs(start, config, histories)
     if config.training.item2vec:
         raise ConfigError("training.item2vec: wanted false beside --from, which brings the item vectors")
     until = trained_until(start)
@@ -68,6 +70,19 @@ def _check_items(start: Artifact, histories: Histories) -> None:
     if common < len(ours):
         raise ConfigError(
             f"histories: {common:,} items, the model has {len(ours):,}, such as {ours[common]}; {hint}"
+        )
+
+
+def _check_inputs(start: Artifact, config: Config, histories: Histories) -> None:
+    """Event types and columns of the user table mean what they meant to the model."""
+    types = list(histories.event_types)
+    if start.event_types and types != start.event_types:
+        raise ConfigError(f"histories: wanted the model's event types {start.event_types}, got {types}")
+    profile = Profile.of_users(histories.users, getattr(config.model, "user_columns", ())).to_plain()
+    if start.profile != profile:
+        raise ConfigError(
+            "model.user_columns: the user table has other categories or deciles than the model was trained "
+            "with; train it anew, without --from"
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 import chronorec
@@ -216,7 +217,7 @@ def _fit(
         validate=None if refit else validate,
         stop_after=epochs,
         checkpoint=None if output is None else _checkpoint(output, refit),
-        fingerprint=_fingerprint(config, split, refit, start),
+        fingerprint=_fingerprint(config, histories, split, refit, start),
         label=f"{model.name} refit" if refit else model.name,
         unit="baskets" if split.basket else "events",
         quiet=quiet,
@@ -345,12 +346,21 @@ def _lineage(start: Artifact | None, histories: Histories, split: Split, end: In
     return lineage
 
 
-def _fingerprint(config: Config, split: Split, refit: bool, start: Artifact | None) -> str:
+def _fingerprint(
+    config: Config, histories: Histories, split: Split, refit: bool, start: Artifact | None
+) -> str:
     training = dataclasses.replace(config.training, tensorboard="", checkpoint_seconds=0.0)
     begin = "" if start is None else start.identity
     toml = to_toml(dataclasses.replace(config, training=training))
     text = f"{toml}\n{split.hash}\n{refit}\n{_environment()}{begin}"
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(text.encode())
+    profile = _profile(config, histories)
+    if profile.columns:  # the split's hash is of events and ids alone
+        digest.update(repr(profile.to_plain()).encode())
+        digest.update(np.ascontiguousarray(profile.codes_of_table(histories.users)).tobytes())
+    if isinstance(config.model, DualEncoderConfig):
+        digest.update(feature_matrix(histories.items).tobytes())
+    return digest.hexdigest()
 
 
 def _provenance(config: Config, histories: Histories, split: Split, validation: float) -> dict[str, Any]:
