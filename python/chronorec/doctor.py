@@ -69,7 +69,11 @@ def _triton() -> str:
 
 def _cuda() -> str:
     built = importlib.util.find_spec("chronorec._cuda") is not None
-    state = "built" if built else "not built (-C cmake.define.CHRONOREC_CUDA=ON builds it; needs nvcc)"
+    state = (
+        "built"
+        if built
+        else "not built (--config-settings=cmake.define.CHRONOREC_CUDA=ON builds it; needs nvcc)"
+    )
     seen = ""
     if importlib.util.find_spec("torch") is not None:
         torch = importlib.import_module("torch")

@@ -227,8 +227,8 @@ class Sessions:
         the price of a reload: tell many events at a time. ``sessions.engine.artifact.save(folder)`` keeps it.
 
         Args:
-            events: a table of ``user``, ``item``, ``time`` and perhaps ``event``, their types. Those that were
-                appended before are not repeated in the sessions, and are counted in the popularity now.
+            events: a table of ``user``, ``item``, ``time`` and perhaps ``event``, their types. Those
+                that were appended before are not repeated in the sessions, and counted in the popularity now.
             items: a table of new items: ``item``, and features as in the item table of the model.
         """
         told = read_events(events)

@@ -85,8 +85,8 @@ def updated(
     """An engine that knows of the events, and what is new in it; the one given goes on as it was.
 
     Args:
-        events: a table of ``user``, ``item``, ``time`` and perhaps ``event`` (types), none of which the engine
-            was trained on or updated with before.
+        events: a table of ``user``, ``item``, ``time`` and perhaps ``event`` (types), none of which the
+            engine was trained on or updated with before.
         items: a table of new items: ``item`` and features as in the item table of the model; others of its
             columns are left out.
         history_of: what a user did before, in the engine's codes; by default nothing but these events.
