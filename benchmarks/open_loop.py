@@ -68,7 +68,7 @@ class _Generator:
         self.errors = 0
         self._requests, self._rate, self._count = requests, rate, count
         self._next = self._answered = 0
-        self._idle: list[_Connection] = []
+        self._idle: deque[_Connection] = deque()  # the longest first: a server hangs up on who is silent
         self._late: deque[int] = deque()  # due, but no connection is idle
 
     async def run(self, host: str, port: int, connections: int) -> float:
@@ -87,7 +87,7 @@ class _Generator:
         now = time.perf_counter() - self._begin
         while self._next < self._count and self._next / self._rate <= now:
             if self._idle:
-                self._idle.pop().send(self._next, self._requests[self._next % len(self._requests)])
+                self._idle.popleft().send(self._next, self._requests[self._next % len(self._requests)])
             else:
                 self._late.append(self._next)
             self._next += 1
@@ -100,6 +100,11 @@ class _Generator:
             connection.send(number, self._requests[number % len(self._requests)])
         else:
             self._idle.append(connection)
+
+    def lost(self, connection: _Connection) -> None:
+        """The server hung up; the others go on."""
+        if connection in self._idle:
+            self._idle.remove(connection)
 
     def answered(self, number: int, good: bool) -> None:
         if good:
@@ -137,7 +142,8 @@ class _Connection(asyncio.Protocol):
         self._generator.idle(self)
 
     def connection_lost(self, _: Exception | None) -> None:
-        if self._number >= 0:  # the others go on
+        self._generator.lost(self)
+        if self._number >= 0:
             self._generator.answered(self._number, False)
             self._number = -1
 
