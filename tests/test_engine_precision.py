@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from chronorec.artifact import Artifact
 from chronorec.engine import Engine, Precisions, Sessions
 from chronorec.models import GRU4Rec
+from chronorec.ops.reference._recurrent import rounded_weight
 from tests.test_sessions import (
     ENGINES,
     EVENTS,
@@ -85,23 +86,19 @@ def test_sessions_and_batches_have_the_same_weights(kind: str, weights: str) -> 
 # --- the error of a precision: a GRU in NumPy -------------------------------------------------------------
 
 
-def rounded(values: Doubles) -> Doubles:
-    return torch.from_numpy(values).float().bfloat16().double().numpy()
-
-
-def as_int8(weight: Doubles) -> Doubles:
-    scale = np.abs(weight).max(axis=1, keepdims=True) / 127
-    return np.rint(weight / scale) * scale
+def rounded(values: Doubles, precision: str = "bfloat16") -> Doubles:
+    return rounded_weight(torch.from_numpy(values).float(), precision).double().numpy()
 
 
 def reference(artifact: Artifact, items: list[int], precisions: Precisions) -> Doubles:
     """Scores [V] after a history, in float64 but for what the precision rounds."""
     weights = {name: value.astype(np.float64) for name, value in artifact.weights.items()}
-    shorten = {"float32": lambda w: w, "bfloat16": rounded, "int8": as_int8}[precisions.weights]
     meets = rounded if precisions.weights == "bfloat16" else lambda value: value
     keeps = rounded if precisions.states == "bfloat16" else lambda value: value
     table, scale = weights["item_embedding"], artifact.program[0]["scale"]
-    ih, hh = (shorten(weights[f"encoder.{name}_l0"]) for name in ("weight_ih", "weight_hh"))
+    ih, hh = (
+        rounded(weights[f"encoder.{name}_l0"], precisions.weights) for name in ("weight_ih", "weight_hh")
+    )
     bias_ih, bias_hh = (weights[f"encoder.{name}_l0"] for name in ("bias_ih", "bias_hh"))
     state = np.zeros(hh.shape[1])
     for item in items:

@@ -28,7 +28,7 @@ from chronorec.server.journal import Journal
 from chronorec.server.logs import JsonFormatter
 from chronorec.server.schemas import Answer, Event, Request
 from tests.support.logs import cycle_log, histories_of
-from tests.support.servers import ask, make_models, tell
+from tests.support.servers import ask, client_of, make_models, tell
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def client(models: dict[str, Path], tmp_path: Path) -> Iterator[TestClient]:
-    service = Service(
-        {"model": models["first"]}, fallback=models["popular"], journal=Journal(tmp_path / "journal")
-    )
-    with TestClient(make_app(service)) as client:
+    with client_of(models, tmp_path / "journal") as client:
         yield client
 
 

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from chronorec.server import Service, event_ids, make_app
 from chronorec.server.journal import Journal, JournalError
 from chronorec.server.schemas import Event
-from tests.support.servers import answers, ask, free_port, make_models, start, tell
+from tests.support.servers import answers, ask, client_of, free_port, make_models, start, tell
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def client(models: dict[str, Path], tmp_path: Path) -> Iterator[TestClient]:
-    service = Service(
-        {"model": models["first"]}, fallback=models["popular"], journal=Journal(tmp_path / "journal")
-    )
-    with TestClient(make_app(service)) as client:
+    with client_of(models, tmp_path / "journal") as client:
         yield client
 
 

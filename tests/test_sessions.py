@@ -160,6 +160,13 @@ def test_long_sessions(kind: str) -> None:
             assert_same(found, expected(engine, events, asked, k=ITEMS))
 
 
+def test_unequal_lengths_change_nothing() -> None:
+    sessions = Sessions(ENGINES["gru with types"])
+    with pytest.raises(ValueError, match=r"events: wanted one per item \(2\), got 1"):
+        sessions.extend("u", ["item 1", "item 2"], [1, 2], ["view"])
+    assert "u" not in sessions
+
+
 def test_filters_are_those_of_the_engine() -> None:
     engine = ENGINES["gru"]
     sessions = Sessions(engine)

@@ -324,6 +324,8 @@ def test_refusals(server: Server, prefix: str) -> None:
         shared.append("u", b"x")
     with pytest.raises(ValueError, match="at: wanted microseconds"):
         shared.append("u", "item 1", at=2**62)
+    with pytest.raises(ValueError, match=r"events: wanted one per item \(1\), got 2"):
+        shared.extend("u", ["item 1"], [1], ["view", "buy"])
     with pytest.raises(ValueError, match="times: wanted one per item"):
         shared.extend("u", ["item 1"], [])
     assert "u" not in shared

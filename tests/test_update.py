@@ -72,6 +72,20 @@ def test_a_new_item_stands_where_it_was_taken(walker: Engine) -> None:
     assert walker.vocabulary.code_of("new") == -1
 
 
+def test_what_is_counted_is_not_yet_trained(walker: Engine) -> None:
+    """An untrained item stays so, also where its first event is of a user without a past."""
+    weights = dict(walker.artifact.weights)
+    [ever] = [link["counts"] for link in walker.artifact.fallback if link["source"] == "popularity"]
+    weights[ever] = weights[ever].copy()
+    weights[ever][code(walker, "item 9")] = 0  # never taken in training
+    bare = dataclasses.replace(walker.artifact, items=walker.artifact.items.select(["item"]), weights=weights)
+    once, found = updated(Engine(bare), table((1, "item 9", NOW)))
+    assert (found.events, found.refreshed_items) == (1, [])
+    again, found = updated(once, table((2, "item 5", NOW + 1), (2, "item 9", NOW + 2)))
+    assert found.refreshed_items == ["item 9"]
+    assert "item 9" in again.recommend(["item 5"], k=2).items
+
+
 def test_of_the_past_of_a_user_only_what_came_before(walker: Engine) -> None:
     """What the taker did at the same time or later says nothing of why the item was taken."""
     events = table((1, "item 6", NOW), (1, "new", NOW + 1), (1, "item 2", NOW + 1), (1, "item 3", NOW + 2))

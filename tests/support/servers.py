@@ -17,6 +17,8 @@ import torch
 from starlette.testclient import TestClient
 
 from chronorec.models import GRU4Rec, Popularity
+from chronorec.server import Service, make_app
+from chronorec.server.journal import Journal
 from tests.support.logs import cycle_log, histories_of
 
 
@@ -75,6 +77,14 @@ def make_models(folder: Path) -> dict[str, Path]:
     end = histories.offsets[1:]
     Popularity(None).fit(histories, end, basket=False, exclude_seen=False).save(folder / "popular")
     return {name: folder / name for name in ("first", "second", "popular")}
+
+
+@contextmanager
+def client_of(models: dict[str, Path], journal: Path) -> Iterator[TestClient]:
+    """A server in this process with one model, a fallback and a journal."""
+    service = Service({"model": models["first"]}, fallback=models["popular"], journal=Journal(journal))
+    with TestClient(make_app(service)) as client:
+        yield client
 
 
 def tell(client: TestClient | httpx.Client, *events: tuple[Any, Any, int]) -> Any:

@@ -35,6 +35,11 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether this is one of Arrow's list types."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def plain(array: pa.Array) -> pa.Array:
     """Dictionaries decoded and string views as large strings: kinds that every Arrow function knows."""
     if pa.types.is_dictionary(array.type):

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chronorec.data.encode import is_list, is_text
 from chronorec.data.errors import DataError
 
 Floats = npt.NDArray[np.float32]
@@ -44,20 +45,16 @@ def _column(name: str, values: pa.Array) -> Floats:
     kind = values.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _standardised(values)
-    if _is_text(kind) or pa.types.is_boolean(kind):
+    if is_text(kind) or pa.types.is_boolean(kind):
         return _categories(values.cast(pa.string()), np.arange(len(values)), len(values))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        if _is_text(kind.value_type):
+    if is_list(kind):
+        if is_text(kind.value_type):
             rows = pc.list_parent_indices(values).to_numpy(zero_copy_only=False)
             return _categories(pc.list_flatten(values).cast(pa.string()), rows, len(values))
         if pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type):
-            return _vectors(name, values)
+            return _scaled(vectors_of(name, values))
     wanted = "numbers, texts, booleans, lists of texts or lists of numbers"
     raise DataError(f"items: feature {name!r}: wanted {wanted}, got {kind}; leave the column out")
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)  # type: ignore[no-any-return]
 
 
 def _standardised(values: pa.Array) -> Floats:
@@ -80,7 +77,12 @@ def _categories(values: pa.Array, rows: npt.NDArray[np.integer], count: int) -> 
     return matrix
 
 
-def _vectors(name: str, values: pa.Array) -> Floats:
+def vectors_of(name: str, values: pa.Array) -> Floats:
+    """A column of lists of numbers as vectors [V, D]; zeros where there is none.
+
+    Raises:
+        DataError: they differ in length, or hold what is no number.
+    """
     lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
     known = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
     sizes = np.unique(lengths[known])
@@ -94,5 +96,11 @@ def _vectors(name: str, values: pa.Array) -> Floats:
         raise DataError(f"items: feature {name!r}: wanted vectors of numbers, got some that are none")
     matrix = np.zeros((len(values), width), np.float32)
     matrix[known] = numbers.reshape(len(known), width)
-    size = float(np.sqrt(np.mean(np.square(numbers, dtype=np.float64)))) if len(numbers) else 0.0
-    return matrix / np.float32(size) if size > 0 else matrix
+    return matrix
+
+
+def _scaled(vectors: Floats) -> Floats:
+    """Vectors over the root mean square of their elements; those of zeros are missing."""
+    there = vectors[vectors.any(axis=1)]
+    size = float(np.sqrt(np.mean(np.square(there, dtype=np.float64)))) if there.size else 0.0
+    return vectors / np.float32(size) if size > 0 else vectors

@@ -135,13 +135,7 @@ class ItemIndex:
     def save(self, folder: Path) -> Path:
         """Writes the index into a model folder, where the next load finds it; replaced in one step."""
         content = _faiss(self.search.kind).serialize_index(self._index).tobytes()
-        header = {
-            "kind": KIND,
-            "format": FORMAT,
-            "search": self.search.kind,
-            "model": self.model,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
+        header = _header(self.search.kind, self.model, content)
         path = folder / INDEX_FILES[self.search.kind]
         with new_file(path, draft=path.with_name(f"{path.name}.draft")) as file:
             file.write(json.dumps(header).encode() + b"\n")
@@ -188,14 +182,13 @@ def _read(path: Path, kind: str, model: str) -> bytes | None:
         header = json.loads(line)
     except (FileNotFoundError, ValueError):
         return None
-    wanted = {
-        "kind": KIND,
-        "format": FORMAT,
-        "search": kind,
-        "model": model,
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
-    return content if header == wanted else None
+    return content if header == _header(kind, model, content) else None
+
+
+def _header(kind: str, model: str, content: bytes) -> dict[str, Any]:
+    """The first line of a file with an index."""
+    digest = hashlib.sha256(content).hexdigest()
+    return {"kind": KIND, "format": FORMAT, "search": kind, "model": model, "sha256": digest}
 
 
 def _build(faiss: Any, artifact: Artifact, bias: Floats | None, search: Search) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from chronorec.atomic import new_file
+from chronorec.data.encode import plain
 from chronorec.data.histories import Histories
 from chronorec.data.profile import Profile
 from chronorec.data.sources import open_source, reading
@@ -18,7 +19,7 @@ from chronorec.data.storage import MANIFEST
 from chronorec.engine.engine import Engine
 from chronorec.engine.event_types import EventTypes
 from chronorec.engine.live_model import microseconds
-from chronorec.engine.requests import When, plain
+from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
 from chronorec.progress import Progress
 

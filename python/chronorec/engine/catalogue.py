@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chronorec.data.encode import plain
 from chronorec.data.jagged import Int32s, Int64s, offsets_of, row_of_values
 from chronorec.data.times import NULL, TimeReader
-from chronorec.engine.requests import plain
 from chronorec.engine.rules import Near
 
 Mask = npt.NDArray[np.uint8]

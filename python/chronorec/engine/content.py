@@ -7,9 +7,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chronorec.data.encode import is_list, is_text, plain
+from chronorec.data.feature_matrix import Floats, vectors_of
 from chronorec.data.jagged import Int32s, Int64s, offsets_of, ranges, row_of_values
 from chronorec.engine.catalogue import column_of
-from chronorec.engine.requests import plain
 
 Reals = npt.NDArray[np.float64]
 
@@ -28,9 +29,11 @@ class Content:
     def __init__(self, items: pa.Table) -> None:
         self._num_items = items.num_rows
         names = [name for name in items.column_names if name != "item"]
-        features = [plain(column_of(items, name, name)) for name in names]
-        self._vectors = [_unit(values) for values in features if _is_vector(values.type)]
-        found = [_words(values) for values in features if not _is_vector(values.type)]
+        features = {name: plain(column_of(items, name, name)) for name in names}
+        self._vectors = [
+            _unit(vectors_of(name, values)) for name, values in features.items() if _is_vector(values.type)
+        ]
+        found = [_words(values) for values in features.values() if not _is_vector(values.type)]
         firsts = np.cumsum([0, *(len(words) for _, _, words in found)]).tolist()
         none = np.empty(0, np.int64)
         rows = np.concatenate([none, *(rows for rows, _, _ in found)])
@@ -66,29 +69,21 @@ class Content:
         return likeness
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
 def _is_vector(kind: pa.DataType) -> bool:
-    return _is_list(kind) and bool(pa.types.is_floating(kind.value_type))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return is_list(kind) and bool(pa.types.is_floating(kind.value_type))
 
 
 def _words(values: pa.Array) -> tuple[Int64s, Int64s, pa.Array]:
     """Rows and numbers of words, and the words by number."""
     rows = np.arange(len(values), dtype=np.int64)
-    split = _is_text(values.type)
+    split = is_text(values.type)
     if split:
         values = pc.split_pattern_regex(pc.utf8_lower(values), r"[^\p{L}\p{N}]+")
-    if _is_list(values.type):
+    if is_list(values.type):
         lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
         rows, values = row_of_values(offsets_of(lengths.astype(np.int64))), plain(values.flatten())
     kind = values.type
-    if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         return rows[:0], rows[:0], pa.array([], kind)
     there = pc.is_valid(values)
     if split:
@@ -98,15 +93,8 @@ def _words(values: pa.Array) -> tuple[Int64s, Int64s, pa.Array]:
     return rows[kept], encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
 
 
-def _unit(values: pa.Array) -> Reals:
+def _unit(vectors: Floats) -> Reals:
     """Vectors [V, D] of length 1; zeros where there is none."""
-    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    depth = int(lengths.max(initial=0))
-    if not np.isin(lengths, [0, depth]).all():
-        raise ValueError(f"items: wanted vectors of one length, got {sorted(set(lengths.tolist()))}")
-    valid = pc.drop_null(values)
-    flat = pc.fill_null(valid.flatten(), 0).to_numpy(zero_copy_only=False).astype(np.float64)
-    vectors = np.zeros((len(values), depth))
-    vectors[lengths > 0] = flat.reshape(-1, depth) if depth else 0
-    unit: Reals = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    long = vectors.astype(np.float64)
+    unit: Reals = long / np.maximum(np.linalg.norm(long, axis=1, keepdims=True), 1e-12)
     return unit

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chronorec.data.encode import is_text
 from chronorec.engine.explain import Explanation
 from chronorec.engine.forecast import Forecast
 
@@ -26,7 +27,7 @@ def item_lines(
         scores: one per item, shown if given.
     """
     ids = table.column("item")
-    names = [f.name for f in table.schema if f.name != "item" and _is_text(f.type)][:4]
+    names = [f.name for f in table.schema if f.name != "item" and is_text(f.type)][:4]
     codes = pc.index_in(pa.array(items, ids.type), value_set=ids)
     rows = table.select(["item", *names]).take(codes).to_pylist()
     cells = [["", "item", *([] if scores is None else ["score"]), *names]]
@@ -55,7 +56,3 @@ def forecast_lines(ways: Sequence[Forecast]) -> str:
     return "\n".join(
         f"{math.exp(way.log_probability):8.2%}  {' > '.join(str(item) for item in way.items)}" for way in ways
     )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

@@ -260,6 +260,21 @@ def _schema(item: pa.DataType, *, typed: bool) -> pa.Schema:
     return pa.schema(fields, metadata={"kind": SNAPSHOT})
 
 
+def told_of(
+    items: Sequence[Hashable], times: Sequence[When], events: Sequence[str | None] | None
+) -> list[tuple[Hashable, int, str | None]]:
+    """Item, time in microseconds and type of each event.
+
+    Raises:
+        ValueError: there is not one time, or type where types are given, for each item.
+    """
+    types = [None] * len(items) if events is None else events
+    for name, given in (("times", times), ("events", types)):
+        if len(given) != len(items):
+            raise ValueError(f"{name}: wanted one per item ({len(items)}), got {len(given)}")
+    return [(item, microseconds(at), event) for item, at, event in zip(items, times, types, strict=True)]
+
+
 def microseconds(at: When | None) -> int:
     """A time as the engine has it; now where there is none."""
     return time.time_ns() // 1000 if at is None else parse_time(at, "at")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chronorec.artifact import Artifact
+from chronorec.data.encode import plain
 from chronorec.data.jagged import Int32s, Int64s, count_in_rows, offsets_of, row_of_values
 from chronorec.data.profile import Profile
 from chronorec.data.splits import parse_time
@@ -189,13 +190,6 @@ def _flatten_like(table: pa.Table, name: str, lengths: Int64s) -> pa.Array:
             f"{name}: wanted lists as long as those of 'items', row {row} has {own[row]} for {lengths[row]}"
         )
     return values
-
-
-def plain(values: pa.Array) -> pa.Array:
-    """The values without dictionary or view encoding."""
-    if pa.types.is_dictionary(values.type):
-        return plain(values.dictionary).take(values.indices)
-    return pc.cast(values, pa.large_string()) if pa.types.is_string_view(values.type) else values
 
 
 def checked_k(k: int, name: str = "k") -> int:

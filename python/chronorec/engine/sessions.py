@@ -17,7 +17,7 @@ from chronorec.data.out_of_core import parse_bytes
 from chronorec.engine.answers import Recommendations
 from chronorec.engine.engine import Engine
 from chronorec.engine.explain import Explanation
-from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds
+from chronorec.engine.live_model import SNAPSHOT, LiveModel, User, idle_seconds, microseconds, told_of
 from chronorec.engine.requests import When
 from chronorec.engine.rules import Rules
 from chronorec.engine.update import Updated, read_events, updated
@@ -103,11 +103,7 @@ class Sessions:
         events: Sequence[str | None] | None = None,
     ) -> int:
         """Adds events, oldest first, ``events`` being their types; returns how many the model knows."""
-        codes = self.engine.vocabulary.codes_of(items, "items")
-        if len(times) != len(codes):
-            raise ValueError(f"times: wanted one per item ({len(codes)}), got {len(times)}")
-        types = [None] * len(codes) if events is None else events
-        told = zip(items, times, types, strict=True)
+        told = told_of(items, times, events)
         return sum(self.append(user, item, at=at, event=event) for item, at, event in told)
 
     def history(self, user: User) -> tuple[list[Any], Int64s]:

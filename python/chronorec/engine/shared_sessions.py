@@ -20,7 +20,7 @@ from chronorec.engine.answers import Recommendations
 from chronorec.engine.engine import Engine
 from chronorec.engine.event_types import MISSING
 from chronorec.engine.explain import Explanation
-from chronorec.engine.live_model import LiveModel, User, idle_seconds, microseconds, seconds
+from chronorec.engine.live_model import LiveModel, User, idle_seconds, microseconds, seconds, told_of
 from chronorec.engine.requests import When, checked_k
 from chronorec.engine.rules import Rules
 from chronorec.engine.update import Updated, read_events, updated
@@ -191,11 +191,7 @@ class SharedSessions:
         events: Sequence[str | None] | None = None,
     ) -> int:
         """Adds events, oldest first, ``events`` being their types; returns how many the model knows."""
-        if len(times) != len(items):
-            raise ValueError(f"times: wanted one per item ({len(items)}), got {len(times)}")
-        types = [None] * len(items) if events is None else events
-        told = zip(items, times, types, strict=True)
-        return self.tell([(user, item, microseconds(at), event) for item, at, event in told]).count(True)
+        return self.tell([(user, *told) for told in told_of(items, times, events)]).count(True)
 
     def tell(
         self,

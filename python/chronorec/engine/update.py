@@ -22,12 +22,13 @@ import pyarrow.compute as pc
 
 from chronorec.artifact import Artifact
 from chronorec.data.counts import MICROSECONDS_PER_DAY
+from chronorec.data.encode import plain
 from chronorec.data.jagged import Int32s, Int64s
 from chronorec.engine.engine import Engine
 from chronorec.engine.fallback import EVER, RECENT, Fallback
 from chronorec.engine.neighbours import HistoryOf, Mixes, Scale, Told, by_content, by_events, item_arrays
 from chronorec.engine.program import Floats, weight_of
-from chronorec.engine.requests import plain, read_times
+from chronorec.engine.requests import read_times
 
 CONTENT_EVENTS = 10
 
@@ -112,7 +113,11 @@ def updated(
     place[kept] = np.arange(len(kept))
     counted = place[codes]
     changes = len(left) + len(rows.events) > 0
-    grown = _grown(model, table.take(pa.array(kept)), kept, rows, evidence) if changes else model
+    if changes:
+        grown = _grown(model, table.take(pa.array(kept)), kept, rows, evidence)
+    else:  # what was trained is written down before popularity counts on
+        own = {} if model.table is None else {_EVIDENCE: evidence[: model.num_items]}
+        grown = dataclasses.replace(model, weights=model.weights | own)
     artifact = _counted(grown, counted[counted >= 0], told.times[counted >= 0])
     report = Updated(
         events=int(np.count_nonzero(counted >= 0)),

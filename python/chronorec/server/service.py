@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import threading
 import time
@@ -23,6 +22,7 @@ from chronorec.engine.together import recommend_together
 from chronorec.server import schemas
 from chronorec.server.event_ids import EventIds
 from chronorec.server.journal import Entry, Journal, replay
+from chronorec.server.logs import logger
 from chronorec.server.schemas import (
     Accepted,
     Answer,
@@ -205,8 +205,7 @@ class Service:
                 if _is_plain(request):
                     plain.setdefault(self._variant_of(request.user), {})[number] = request
         for name, asked in plain.items():
-            with contextlib.suppress(Exception):  # who is at fault is found below, one by one
-                answers |= self._answer_together(name, asked)
+            answers |= self._try_together(name, asked)
         for number, request in enumerate(requests):
             if number not in answers:
                 try:
@@ -214,6 +213,14 @@ class Service:
                 except Exception as error:
                     answers[number] = error
         return [answers[number] for number in range(len(requests))]
+
+    def _try_together(self, name: str, asked: dict[int, Request]) -> dict[int, Answer | Exception]:
+        """No answers after an error: asked one by one it shows whose it is."""
+        try:
+            return self._answer_together(name, asked)
+        except Exception as error:
+            logger.error("requests could not be answered together", exc_info=error)
+            return {}
 
     def _answer_together(self, name: str, asked: dict[int, Request]) -> dict[int, Answer | Exception]:
         """Answers of one variant, by number, to those users of whom it knows something."""
