@@ -84,9 +84,12 @@ def main(arguments: list[str]) -> int:
     if os.getloadavg()[0] > 0.5:
         print("The machine is busy: other libraries' threads wait for each other, and the ratios flatter us.")
     for op in options.ops:
+        cases = cases_on(options.device, op)
+        if not cases:
+            print(f"\n{op}: nothing of it runs on a GPU")
+            continue
         peaks = cuda.probe() if on_gpu else harness.probe()
         print(f"\npeaks: {', '.join(f'{rate:.0f} {name}' for name, rate in peaks.items())}")
-        cases = cases_on(options.device, op)
         for rows in harness.run(cases, peaks, machine, 0.1 if options.quick else 1.0):
             print(harness.table_lines(rows), flush=True)
             if options.out:

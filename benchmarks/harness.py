@@ -48,7 +48,7 @@ class Case:
         unit: ``"GF/s"`` or ``"GB/s"``.
         setup: makes the data and returns provider name -> function that does the work once;
             ``"chronorec"`` is ours. Tensors go to torch's default device.
-        cuda: whether it can be run on a GPU: no steps and no narrow catalogues.
+        cuda: whether it can be run on a GPU: nothing that only the engine calls, and no narrow catalogues.
     """
 
     op: str

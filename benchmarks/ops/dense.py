@@ -39,6 +39,7 @@ CASES = [
         work=2 * rows * depth * cols,
         unit="GF/s",
         setup=partial(setup, rows, depth, cols, activation),
+        cuda=False,
     )
     for rows, depth, cols, activation in [
         (1, 64, 192, 0),

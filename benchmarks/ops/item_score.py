@@ -32,7 +32,8 @@ def score(batch: int, listed: int, packed: bool) -> Providers:
 def _case(batch: int, listed: int, packed: bool = False) -> Case:
     name = f"B{batch} V{ITEMS} D{DEPTH} {listed} listed" + (" packed" if packed else "")
     work = 2 * batch * listed * DEPTH
-    return Case("item_score", name, "forward", "float32", work, "GF/s", partial(score, batch, listed, packed))
+    setup = partial(score, batch, listed, packed)
+    return Case("item_score", name, "forward", "float32", work, "GF/s", setup, cuda=False)
 
 
 CASES = [

@@ -30,6 +30,7 @@ CASES = [
         work=8 * rows * width,
         unit="GB/s",
         setup=partial(setup, rows, width),
+        cuda=False,
     )
     for rows, width in [(1, 64), (200, 64), (4096, 256)]
 ]
