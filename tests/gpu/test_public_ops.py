@@ -161,6 +161,16 @@ def test_runs_agree_bitwise(name: str) -> None:
 
 
 @every_problem
+def test_autocast_is_for_what_surrounds_an_op(name: str) -> None:
+    call, inputs = PROBLEMS[name]
+    placed = [x.cuda() for x in inputs]
+    plain = outputs_and_gradients(name, call, placed)
+    with torch.autocast("cuda", torch.bfloat16):
+        surrounded = outputs_and_gradients(name, call, placed)
+    assert all(torch.equal(a, b) for a, b in zip(plain, surrounded, strict=True))
+
+
+@every_problem
 def test_nothing_waits(name: str, waiting_is_an_error: Callable[[], None]) -> None:
     call, inputs = PROBLEMS[name]
     placed = [x.cuda() for x in inputs]

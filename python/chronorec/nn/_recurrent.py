@@ -81,8 +81,9 @@ class RecurrentBase(nn.Module):
         self, values: Tensor, offsets: Tensor, initial: tuple[Tensor | None, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """All layers: output, and final states [num_layers * directions, B, H] each."""
-        if torch.is_autocast_enabled("cpu"):
-            values = values.to(torch.get_autocast_dtype("cpu"))
+        device = values.device.type
+        if torch.is_autocast_enabled(device):
+            values = values.to(torch.get_autocast_dtype(device))
         finals = []
         for layer in range(self.num_layers):
             if layer > 0:

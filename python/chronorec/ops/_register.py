@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -30,10 +31,23 @@ def define_op(
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, cpu, "CPU")
     if cuda is not None:
-        _LIBRARY.impl(name, cuda, "CUDA")
+        _LIBRARY.impl(name, _outside_autocast(cuda), "CUDA")
         CUDA_KERNELS[name] = cuda
     torch.library.register_fake(f"chronorec::{name}", fake, lib=_LIBRARY)
     return getattr(torch.ops.chronorec, name).default
+
+
+def _outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel that calls torch's ops, which autocast would run in other dtypes than those of the inputs."""
+
+    @wraps(kernel)
+    def call(*arguments: Any) -> Any:
+        if not torch.is_autocast_enabled("cuda"):
+            return kernel(*arguments)
+        with torch.autocast("cuda", enabled=False):
+            return kernel(*arguments)
+
+    return call
 
 
 def runs_eagerly(first: Tensor) -> bool:
