@@ -7,6 +7,7 @@ the launching; replays of a captured CUDA graph show the GPU's own time.
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 
@@ -44,19 +45,22 @@ class Replay:
     def time_interleaved(self, providers: dict[str, Provider], seconds: float) -> dict[str, list[float]]:
         """As the module's function; a provider that cannot be captured is named and left out."""
         replays = {name: _captured(name, call) for name, call in providers.items()}
-        return time_interleaved({name: call for name, call in replays.items() if call}, seconds)
+        captured = {name: call for name, call in replays.items() if call}
+        return time_interleaved(captured, seconds) if captured else {}
 
 
 def _captured(name: str, call: Provider) -> Provider | None:
+    gc.collect()  # autograd's graphs of calls on other streams, which backward would wait for
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UP):
             call()
+    gc.collect()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side):
             call()
     except RuntimeError as error:
         print(f"not captured: {name}: {str(error).splitlines()[0]}")

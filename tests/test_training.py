@@ -177,10 +177,25 @@ def test_learns_staples_of_baskets(kind: str) -> None:
     assert "personal frequency" in report.text()
 
 
-def test_bf16_trains() -> None:
-    histories = histories_of(cycle_log())
-    settings = ("training.precision=bf16", "training.epochs=20", "training.learning_rate=0.01")
-    assert train(config_of(*settings), histories, quiet=True).validation > 0.8
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "model.kind=sasrec",
+        "model.kind=sasrec model.block=ligr model.position=relative",
+        "model.kind=bert4rec training.epochs=40",
+        "model.kind=hstu model.time_bias=false",
+        "model.kind=hstu model.time_bias=false model.memory=true",
+        "model.kind=gru4rec",
+        "model.kind=gru4rec model.layers=2 model.item_bias=false",
+        "model.kind=gru4rec model.copy=true",
+        "model.kind=sasrec model.copy=true",
+        "model.kind=log-bilinear",
+    ],
+)
+def test_bf16_trains(settings: str) -> None:
+    shared = ("training.precision=bf16", "training.epochs=20", "training.learning_rate=0.01")
+    config = config_of(*shared, *settings.split())
+    assert train(config, histories_of(cycle_log()), quiet=True).validation > 0.8
 
 
 WIDE = ["training.epochs=2", "training.batch_tokens=4096", "model.width=32", "model.heads=2"]

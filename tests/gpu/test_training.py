@@ -39,7 +39,7 @@ def test_as_on_the_cpu(name: str) -> None:
     np.testing.assert_allclose(losses(name, "training.device=cuda"), losses(name), rtol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["sasrec", "gru4rec", "hstu"])
+@pytest.mark.parametrize("name", KINDS)
 def test_in_bfloat16(name: str) -> None:
     options = "training.device=cuda", "training.precision=bf16"
     np.testing.assert_allclose(losses(name, *options), losses(name), rtol=3e-2)

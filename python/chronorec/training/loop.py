@@ -165,7 +165,7 @@ class Loop:
             hidden, targets, target_offsets = self.model.predictions(sequences, wanted, target_offsets)
         table = self.model.output_table
         bias: Tensor | None = self.model.item_bias
-        candidates = self.model.candidates(sequences, hidden)
+        candidates = self.model.candidates(sequences, hidden.float())
         heads = self._head_loss(batch, hidden, sequences.offsets, targets)
         if candidates is not None:
             loss = mixed_cross_entropy(hidden.float(), table, bias, candidates, targets, target_offsets)
