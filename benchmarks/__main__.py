@@ -78,6 +78,8 @@ def main(arguments: list[str]) -> int:
         return 1
     on_gpu = options.device == "cuda"
     machine: harness.Machine = (cuda.Replay() if options.replay else cuda) if on_gpu else harness
+    if options.replay:
+        torch.cuda.set_stream(torch.cuda.Stream())  # the default one cannot be captured
     torch.set_default_device(options.device)
     facts = harness.header() | (cuda.header() | {"replay": options.replay} if on_gpu else {})
     print(harness.header_lines(facts))

@@ -7,7 +7,6 @@ the launching; replays of a captured CUDA graph show the GPU's own time.
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 
@@ -36,7 +35,7 @@ def time_interleaved(providers: dict[str, Provider], seconds: float) -> dict[str
 
 
 class Replay:
-    """:func:`time_interleaved` of calls that were captured in CUDA graphs."""
+    """:func:`time_interleaved` of calls captured in CUDA graphs; for a stream that is not the default."""
 
     def extra_memory(self, call: Provider) -> int:
         """As the module's function."""
@@ -50,22 +49,27 @@ class Replay:
 
 
 def _captured(name: str, call: Provider) -> Provider | None:
-    gc.collect()  # autograd's graphs of calls on other streams, which backward would wait for
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
-            call()
-    gc.collect()
-    torch.cuda.current_stream().wait_stream(side)
+    for _ in range(WARM_UP):
+        call()
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, stream=side):
+        _refuse_to_wait(call)
+        # the stream of the calls before, for which autograd would wait
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
             call()
     except RuntimeError as error:
         print(f"not captured: {name}: {str(error).splitlines()[0]}")
         return None
     return graph.replay
+
+
+def _refuse_to_wait(call: Provider) -> None:
+    """Calls once; an error if it waits for the GPU, which within a capture would break those after it too."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def _seconds(call: Provider, repeats: int) -> float:

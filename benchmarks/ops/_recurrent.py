@@ -115,6 +115,8 @@ class Layer:
             found |= {"torch": self.padded(torch.bfloat16), "torch float32": self.padded(torch.float32)}
             return found
         found["torch padded" if jagged else "torch"] = self.padded(torch.float32)
+        if on_gpu():  # cuDNN's products are in TF32 unless told otherwise
+            found["torch without TF32"] = without_tf32(self.padded(torch.float32))
         if jagged:
             found |= {"torch packed": self.packed(), "torch bucketed": self.bucketed()}
         elif not self.backward and not on_gpu():
@@ -123,6 +125,16 @@ class Layer:
             feed = {"X": rows, "H": zeros} | ({"C": zeros} if self.kind.states == 2 else {})
             found |= exported_providers(self.kind, self.layer, feed)
         return found
+
+
+def without_tf32(run: Provider) -> Provider:
+    """The same in full float32, as ours is."""
+
+    def call() -> object:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return run()
+
+    return call
 
 
 def onnx_model(kind: Recurrent, layer: torch.nn.RNNBase, feed: dict[str, np.ndarray]) -> bytes:

@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import chronorec
 from benchmarks.harness import cpu_name
 from benchmarks.memory import peak_above, resident
@@ -66,7 +68,7 @@ def run(
         "metrics": own["metrics"],
         "baselines": {m["name"]: m["metrics"] for m in facts["models"] if m["baseline"]},
         "verdict": facts["verdict"],
-        **_machine(),
+        **_machine(config.training.device),
     }
 
 
@@ -106,12 +108,12 @@ def _on_folds(
 
 
 def config_hash(config: Config) -> str:
-    """Twelve digits that tell two configurations of a row apart, the seed left out."""
-    plain = replace(config, training=replace(config.training, seed=0))
+    """Twelve digits that tell two configurations of a row apart; seed and device left out."""
+    plain = replace(config, training=replace(config.training, seed=0, device="cpu"))
     return hashlib.sha256(to_toml(plain).encode()).hexdigest()[:12]
 
 
-def _machine() -> dict[str, Any]:
+def _machine(device: str) -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=Path(__file__).parent,
@@ -120,6 +122,7 @@ def _machine() -> dict[str, Any]:
         check=False,
     )
     return {
+        **({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}),
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": _core.num_threads(),

@@ -78,9 +78,13 @@ def _section(
     for figure in published:
         cells = [f"{figure['metrics'][m]:.4f}" if m in figure["metrics"] else "" for m in metrics]
         lines.append(_line([f"{figure['who']} (published)", *cells, *blank]))
-    machines = sorted({f"{run['cpu']}, {run['cores']} cores" for run in runs})
+    machines = sorted({", ".join(_machine(run)) for run in runs})
     title = f"### {data}: {protocol}, {part}, {runs[-1]['queries']:,} queries, split {split[:12]}"
     return "\n".join([title, "", *lines, "", f"Measured on {'; '.join(machines)}."])
+
+
+def _machine(run: Record) -> list[str]:
+    return [*([run["gpu"]] if "gpu" in run else []), run["cpu"], f"{run['cores']} cores"]
 
 
 def _mean(runs: Sequence[Record], metric: str) -> float:
