@@ -1,96 +1,25 @@
-// Losses over negatives of each row's own. (1) Slices of rows: the table rows of a row's negatives are
-// gathered, for the products and, still in cache, for the hidden gradient; what the row adds to an item's
-// gradient is a share (item, row, coefficient), put down in the bucket of items that the item belongs to.
-// (2) Bucket by bucket, the shares are sorted by item and added up in the order of rows. Slices, buckets and
-// the order of every sum depend on the sizes alone.
-#include "core/parallel.h"
-#include "cpu/item_cross_entropy_tiles.h"
-#include "cpu/item_sampled_loss_plan.h"
-#include "cpu/kernels.h"
+// Losses over negatives of each row's own, or of all rows (item_sampled_loss_shared.h). (1) Slices of rows:
+// the table rows of a row's negatives are gathered, for the products and, still in cache, for the hidden
+// gradient; what the row adds to an item's gradient is a share (item, row, coefficient), put down in the
+// bucket of items that the item belongs to. (2) Bucket by bucket, the shares are sorted by item and added up
+// in the order of rows. Slices, buckets and the order of every sum depend on the sizes alone.
+#include "cpu/item_sampled_loss_shared.h"
 
 namespace chronorec {
 namespace CHRONOREC_LEVEL {
 namespace {
 
-constexpr int kVecs = 4;  // vectors of a row that are summed together
-
-struct ScalarSoftplus {
-  double value, slope;
-  explicit ScalarSoftplus(double x) {
-    const double small = __builtin_exp(x > 0 ? -x : x);
-    slope = (x > 0 ? 1 : small) / (1 + small);
-    value = (x > 0 ? x : 0) + __builtin_log1p(small);
-    if (x != x) slope = value = x;
-  }
-};
-
-// A row in work: its targets are begin .. end, each weighs `share` in the loss, `kept` negatives compete.
-struct Row {
-  const ItemSampledLossThread& room;
-  int64_t index, begin, end;
-  double share;
-  int64_t kept;
-  int64_t* cursors;
-};
-
-template <typename T>
-struct SampledLoss {
-  const ItemSampledLossArgs& args;
-  const ItemSampledLossPlan& p;
-  float scale;  // of products and biases: 1 / temperature
-  double total_weight = 0;
-
-  const T* table_row(int64_t item) const { return args.table.as<T>() + item * args.table.stride[0]; }
-  const T* hidden_row(int64_t row) const { return args.hidden.as<T>() + row * args.hidden.stride[0]; }
-  const int64_t* negatives_of(int64_t row) const {
-    return args.negatives.as<int64_t>() + row * args.negatives.stride[0];
-  }
-  int64_t target(int64_t at) const { return args.targets.as<int64_t>()[at]; }
-  int64_t target_begin(int64_t row) const {
-    return args.target_offsets ? args.target_offsets.as<int64_t>()[row] : row;
-  }
-  double weight(int64_t row) const {  // zero: the row does not count
-    if (target_begin(row + 1) == target_begin(row)) return 0;
-    return args.weights ? args.weights.as<float>()[row] : 1;
-  }
-  float bias(int64_t item) const { return args.bias ? to_float(args.bias.as<T>()[item]) : 0; }
-  ItemSampledLossThread room(int thread) const { return {p.threads + thread * p.per_thread, p}; }
-  int64_t* cursors(int64_t slice) const { return p.cursors + slice * p.buckets; }
-
-  void run();
-  void count_shares(int64_t slice) const;
-  void place_shares() const;
-  void sweep_slice(int64_t slice, int thread) const;
-  int64_t logits_of(int64_t row, const ItemSampledLossThread& mine) const;
-  double sweep_row(int64_t index, const ItemSampledLossThread& mine, int64_t* cursors) const;
-  float right_logit(const Row& row, int64_t m) const;
-  void take_target(const Row& row, int64_t m, double slope) const;
-  double add_pairs(const Row& row, float right, double times, double* loss) const;
-  double softmax_row(const Row& row) const;
-  double gbce_row(const Row& row) const;
-  double bpr_row(const Row& row) const;
-  template <int Vecs>
-  void add_items(const Row& row, int64_t d0, int64_t begin, int64_t end, vf* total) const;
-  void add_hidden_grad(const Row& row) const;
-  void put(int64_t item, int64_t row, float coefficient, int64_t* cursors) const {
-    if (p.scatters)
-      p.shares[cursors[item >> p.shift]++] = {static_cast<int32_t>(item), static_cast<int32_t>(row),
-                                              coefficient};
-  }
-  void sort_bucket(int64_t bucket, int64_t* starts) const;
-  template <int Vecs>
-  void add_shares(int64_t item, int64_t d0, int64_t begin, int64_t end) const;
-  void finish_bucket(int64_t bucket, int thread) const;
-};
-
 template <typename T>
 void SampledLoss<T>::count_shares(int64_t slice) const {
   int64_t* counts = cursors(slice);
   for (int64_t bucket = 0; bucket < p.buckets; ++bucket) counts[bucket] = 0;
-  for (int64_t row = slice * p.slice; row < min64((slice + 1) * p.slice, p.rows); ++row) {
-    if (weight(row) == 0) continue;
-    const int64_t* ids = negatives_of(row);
+  const auto count_negatives = [&](const int64_t* ids) {
     for (int64_t k = 0; k < p.negatives; ++k) ++counts[ids[k] >> p.shift];
+  };
+  if (p.shared && slice == 0) count_negatives(negatives_of(0));
+  for (int64_t at = begin_of(slice); at < begin_of(slice + 1); ++at) {
+    const int64_t row = p.counted[at];
+    if (!p.shared) count_negatives(negatives_of(row));
     for (int64_t m = target_begin(row); m < target_begin(row + 1); ++m) ++counts[target(m) >> p.shift];
   }
 }
@@ -141,92 +70,6 @@ int64_t SampledLoss<T>::logits_of(int64_t row, const ItemSampledLossThread& mine
   return kept;
 }
 
-// The product with the row of a target, and what the loss takes off.
-template <typename T>
-float SampledLoss<T>::right_logit(const Row& row, int64_t m) const {
-  const T* item = table_row(target(m));
-  vf dot = splat(0);
-  for (int64_t d = 0; d < p.depth; d += kLanes)
-    dot = fma(load_some(item + d, p.depth - d), load(row.room.hidden + d), dot);
-  const float* log_q = args.target_log_q.as<float>();
-  return sum(dot) * scale + (bias(target(m)) * scale - (log_q != nullptr ? log_q[m] : 0));
-}
-
-// The loss falls by `slope` per logit of target m.
-template <typename T>
-void SampledLoss<T>::take_target(const Row& row, int64_t m, double slope) const {
-  const auto coefficient = static_cast<float>(-slope * static_cast<double>(scale));
-  put(target(m), row.index, coefficient, row.cursors);
-  if (args.hidden_grad) add_scaled(row.room.hidden_grad, coefficient, table_row(target(m)), p.depth);
-}
-
-// Adds `times` softplus(logit - right) over the negatives; returns the sum of the slopes.
-template <typename T>
-double SampledLoss<T>::add_pairs(const Row& row, float right, double times, double* loss) const {
-  const vf factor = splat(static_cast<float>(times * static_cast<double>(scale)));
-  vf values = splat(0), slopes = splat(0);
-  for (int64_t k = 0; k < p.padded_count; k += kLanes) {
-    const Softplus pair(load(row.room.logits + k) - splat(right));
-    values += pair.value, slopes += pair.slope;
-    float* at = row.room.coefficients + k;
-    store(at, fma(pair.slope, factor, load(at)));
-  }
-  *loss += times * static_cast<double>(sum(values));
-  return times * static_cast<double>(sum(slopes));
-}
-
-// Mean over the targets of log(1 + exp(logsumexp over the negatives - right)).
-template <typename T>
-double SampledLoss<T>::softmax_row(const Row& row) const {
-  float* coefficients = row.room.coefficients;
-  vf top = splat(kNoLogit), sums = splat(0);
-  for (int64_t k = 0; k < p.padded_count; k += kLanes) top = max(load(row.room.logits + k), top);
-  const float highest = max_of(top);
-  for (int64_t k = 0; k < p.padded_count; k += kLanes) {
-    const vf e = exp_of_negative(load(row.room.logits + k) - splat(highest));
-    store(coefficients + k, e);
-    sums += e;
-  }
-  const auto total = static_cast<double>(sum(sums));
-  const double normalizer = static_cast<double>(highest) + __builtin_log(total);
-  double loss = 0, losing = 0;
-  for (int64_t m = row.begin; m < row.end; ++m) {
-    const ScalarSoftplus margin(normalizer - static_cast<double>(right_logit(row, m)));
-    loss += row.share * margin.value;
-    losing += row.share * margin.slope;
-    take_target(row, m, row.share * margin.slope);
-  }
-  const vf factor = splat(total == 0 ? 0 : static_cast<float>(losing * static_cast<double>(scale) / total));
-  for (int64_t k = 0; k < p.padded_count; k += kLanes)
-    store(coefficients + k, load(coefficients + k) * factor);
-  return loss;
-}
-
-// Mean over the targets of the mean over one target and all negatives; the target's probability is raised to
-// the power of args.exponent.
-template <typename T>
-double SampledLoss<T>::gbce_row(const Row& row) const {
-  const double each = row.share / static_cast<double>(row.kept + 1);
-  double loss = 0;
-  add_pairs(row, 0, each * static_cast<double>(row.end - row.begin), &loss);
-  for (int64_t m = row.begin; m < row.end; ++m) {
-    const ScalarSoftplus wrong(-static_cast<double>(right_logit(row, m)));
-    loss += each * args.exponent * wrong.value;
-    take_target(row, m, each * args.exponent * wrong.slope);
-  }
-  return loss;
-}
-
-// Mean over the targets of the mean over the negatives of -log sigmoid(right - logit).
-template <typename T>
-double SampledLoss<T>::bpr_row(const Row& row) const {
-  const double each = row.share / static_cast<double>(max64(row.kept, 1));
-  double loss = 0;
-  for (int64_t m = row.begin; m < row.end; ++m)
-    take_target(row, m, add_pairs(row, right_logit(row, m), each, &loss));
-  return loss;
-}
-
 // total[v] += coefficients[k] * lanes v of the item, over k in [begin, end).
 template <typename T>
 template <int Vecs>
@@ -270,10 +113,7 @@ double SampledLoss<T>::sweep_row(int64_t index, const ItemSampledLossThread& min
   fill_zero(mine.hidden_grad, p.padded);
   fill_zero(mine.coefficients, p.padded_count);
   row.kept = logits_of(index, mine);
-  const auto kind = static_cast<SampledLossKind>(args.kind);
-  const double loss = kind == SampledLossKind::softmax ? softmax_row(row)
-                      : kind == SampledLossKind::gbce  ? gbce_row(row)
-                                                       : bpr_row(row);
+  const double loss = row_loss(row);
   const int64_t* ids = negatives_of(index);
   for (int64_t k = 0; p.scatters && k < p.negatives; ++k) put(ids[k], index, mine.coefficients[k], cursors);
   if (args.hidden_grad) add_hidden_grad(row);
@@ -284,12 +124,8 @@ template <typename T>
 void SampledLoss<T>::sweep_slice(int64_t slice, int thread) const {
   const ItemSampledLossThread mine = room(thread);
   double loss = 0;
-  for (int64_t row = slice * p.slice; row < min64((slice + 1) * p.slice, p.rows); ++row) {
-    if (weight(row) > 0)
-      loss += sweep_row(row, mine, p.scatters ? cursors(slice) : nullptr);
-    else if (args.hidden_grad)
-      fill_zero(args.hidden_grad.as<T>() + row * p.depth, p.depth);
-  }
+  for (int64_t at = begin_of(slice); at < begin_of(slice + 1); ++at)
+    loss += sweep_row(p.counted[at], mine, p.scatters ? cursors(slice) : nullptr);
   p.slice_loss[slice] = loss;
 }
 
@@ -317,6 +153,10 @@ void SampledLoss<T>::add_shares(int64_t item, int64_t d0, int64_t begin, int64_t
     for (const int64_t stop = min64(at + kTermsPerSum, end); at < stop; ++at) {
       const ItemShare& share = p.shares[p.order[at]];
       if (share.coefficient == 0) continue;  // masked
+      if (share.row >= p.rows) {             // all rows' part of a negative that they share
+        for (int v = 0; v < Vecs; ++v) part[v] += load(p.sums_of(0, share.row - p.rows) + d0 + v * kLanes);
+        continue;
+      }
       const T* hidden = hidden_row(share.row) + d0;
 #pragma GCC unroll 4
       for (int v = 0; v < Vecs; ++v)
@@ -339,8 +179,11 @@ void SampledLoss<T>::finish_bucket(int64_t bucket, int thread) const {
     const int64_t begin = starts[item - first], end = starts[item - first + 1];
     if (args.bias_grad) {
       double total = 0;
-      for (int64_t at = begin; at < end; ++at)
-        total += static_cast<double>(p.shares[p.order[at]].coefficient);
+      for (int64_t at = begin; at < end; ++at) {
+        const ItemShare& share = p.shares[p.order[at]];
+        total +=
+            static_cast<double>(share.row < p.rows ? share.coefficient : *p.bias_sum(0, share.row - p.rows));
+      }
       from_float(static_cast<float>(total), args.bias_grad.as<T>() + item);
     }
     for (int64_t d = 0; args.table_grad && d < p.depth;) {
@@ -351,16 +194,36 @@ void SampledLoss<T>::finish_bucket(int64_t bucket, int thread) const {
   }
 }
 
+// The rows that count; nothing reaches the gradients of the others.
+template <typename T>
+void SampledLoss<T>::count_rows() {
+  for (int64_t row = 0; row < p.rows; ++row) {
+    if (weight(row) > 0)
+      p.counted[counted++] = row;
+    else if (args.hidden_grad)
+      fill_zero(args.hidden_grad.as<T>() + row * p.depth, p.depth);
+    total_weight += weight(row);
+  }
+  slice_rows = p.slice_of(counted);
+}
+
 template <typename T>
 void SampledLoss<T>::run() {
-  for (int64_t row = 0; row < p.rows; ++row) total_weight += weight(row);
+  count_rows();
   if (p.scatters) {
     parallel_for(p.slices, [this](int64_t slice, int) { count_shares(slice); });
     if (interrupted()) return;  // the counts are places soon
     place_shares();
   }
-  parallel_for(p.slices, [this](int64_t slice, int thread) { sweep_slice(slice, thread); });
+  if (p.shared) {
+    parallel_for(p.padded_count / kPanel, [this](int64_t panel, int) { pack_shared(panel); });
+    parallel_for(p.slices, [this](int64_t slice, int thread) { sweep_shared_slice(slice, thread); });
+  } else {
+    parallel_for(p.slices, [this](int64_t slice, int thread) { sweep_slice(slice, thread); });
+  }
   if (interrupted()) return;
+  if (p.shared && p.scatters)
+    parallel_for(p.negatives, [this](int64_t negative, int) { sum_slices(negative); });
   double loss = 0;
   for (int64_t slice = 0; slice < p.slices; ++slice) loss += p.slice_loss[slice];
   *args.loss.as<float>() = static_cast<float>(loss);

@@ -24,10 +24,11 @@ void expect_negatives(const ItemSampledLossArgs& args, int64_t rows, int64_t ite
 }  // namespace
 
 int64_t item_sampled_loss_scratch(int64_t rows, int64_t items, int64_t negatives, int64_t targets,
-                                  int64_t depth, bool scatters) {
+                                  int64_t depth, bool scatters, bool shared) {
   expect_sizes(
       {{"rows", rows}, {"items", items}, {"negatives", negatives}, {"targets", targets}, {"depth", depth}});
-  const ItemSampledLossPlan plan(nullptr, rows, items, negatives, targets, depth, scatters, num_threads());
+  const ItemSampledLossPlan plan(nullptr, rows, items, negatives, targets, depth, scatters, shared,
+                                 num_threads());
   expect_that(!plan.too_large, "scratch", "sizes that a machine can hold", [&] {
     return std::to_string(rows) + " x " + std::to_string(negatives) + " x " + std::to_string(depth);
   });
@@ -41,6 +42,7 @@ void item_sampled_loss(const ItemSampledLossArgs& args) {
   expect_that(items < kMostIds, "table", "fewer than 2^31 items", items);
   expect_negatives(args, rows, items);
   const int64_t negatives = args.negatives.shape[1];
+  expect_that(negatives < kMostIds - rows, "negatives", "fewer than 2^31 with the rows", negatives);
   if (args.negative_log_q) expect(args.negative_log_q, "negative_log_q", DType::f32, {rows, negatives});
   if (args.target_log_q) expect_packed(args.target_log_q, "target_log_q", DType::f32, {targets});
   const auto kind = static_cast<SampledLossKind>(args.kind);
@@ -52,7 +54,7 @@ void item_sampled_loss(const ItemSampledLossArgs& args) {
   expect_loss_outputs(args);
   const ScratchThreads threads(args.scratch, [&] {
     return item_sampled_loss_scratch(rows, items, negatives, targets, args.hidden.shape[1],
-                                     args.table_grad || args.bias_grad);
+                                     args.table_grad || args.bias_grad, shares_negatives(args));
   });
   kernels().item_sampled_loss(args);
 }

@@ -62,10 +62,11 @@ struct ItemSampledLossArgs {
   TensorView hidden_grad;     // float/bf16 [N, D] or none
   TensorView table_grad;      // float/bf16 [V, D] or none
   TensorView bias_grad;       // float/bf16 [V] or none
-  TensorView scratch;         // item_sampled_loss_scratch(N, V, K, M, D, table_grad or bias_grad)
+  TensorView scratch;         // item_sampled_loss_scratch(N, V, K, M, D, table_grad or bias_grad, shared)
 };
 void item_sampled_loss(const ItemSampledLossArgs& args);
+// shared: N > 1, the stride of negatives' rows is 0, and the loss is not softmax.
 int64_t item_sampled_loss_scratch(int64_t rows, int64_t items, int64_t negatives, int64_t targets,
-                                  int64_t depth, bool scatters);
+                                  int64_t depth, bool scatters, bool shared);
 
 }  // namespace chronorec

@@ -432,7 +432,7 @@ def item_sampled_loss(
     /,
 ) -> None: ...
 def item_sampled_loss_scratch(
-    rows: int, items: int, negatives: int, targets: int, depth: int, scatters: bool, /
+    rows: int, items: int, negatives: int, targets: int, depth: int, scatters: bool, shared: bool, /
 ) -> int: ...
 
 # the engine's program, for one event after the other, and its sessions

@@ -118,12 +118,18 @@ def graph_attention_backward() -> tuple[int, tuple[Any, ...]]:
     return size, (output.clone(), *GRAPH_INPUTS, *matrices, 0.2, output, softmax, *grads)
 
 
-def sampled_loss() -> tuple[int, tuple[Any, ...]]:
+def sampled_loss(shared: bool = False) -> tuple[int, tuple[Any, ...]]:
     hidden, table, targets = zeros(64, WIDTH), zeros(ITEMS, WIDTH), torch.zeros(64, dtype=torch.int64)
     negatives = torch.zeros(64, 9, dtype=torch.int64)
-    size = _core.item_sampled_loss_scratch(64, ITEMS, 9, 64, WIDTH, True)
+    if shared:
+        negatives = negatives[:1].expand(64, -1)
+    size = _core.item_sampled_loss_scratch(64, ITEMS, 9, 64, WIDTH, True, shared)
     options = None, None, negatives, None, None, None, 1.0, 2, 0.0
     return size, (hidden, table, targets, *options, zeros(1), hidden.clone(), table.clone(), None)
+
+
+def shared_sampled_loss() -> tuple[int, tuple[Any, ...]]:
+    return sampled_loss(shared=True)
 
 
 CALLS: list[tuple[Callable[[], tuple[int, tuple[Any, ...]]], Callable[..., None]]] = [
@@ -135,6 +141,7 @@ CALLS: list[tuple[Callable[[], tuple[int, tuple[Any, ...]]], Callable[..., None]
     (attention_step, _core.jagged_attention_step),
     (cross_entropy, _core.item_cross_entropy),
     (sampled_loss, _core.item_sampled_loss),
+    (shared_sampled_loss, _core.item_sampled_loss),
     (graph_attention_forward, _core.graph_attention_forward),
     (graph_attention_backward, _core.graph_attention_backward),
 ]

@@ -52,8 +52,9 @@ def _cpu(*arguments: Any) -> Outputs:
     items, negatives = x.table.shape[0], by_row(x.negatives, x.hidden)
     count = negatives.shape[1]
     scatters = x.table_grad or x.bias_grad
+    shared = len(x.hidden) > 1 and negatives.stride(0) == 0 and x.kind != KINDS.index("softmax")
     size = _core.item_sampled_loss_scratch(
-        x.hidden.shape[0], items, count, targets.shape[0], x.hidden.shape[1], scatters
+        x.hidden.shape[0], items, count, targets.shape[0], x.hidden.shape[1], scatters, shared
     )
     _core.item_sampled_loss(
         rows(x.hidden),

@@ -67,7 +67,8 @@ def item_cross_entropy(
     Where a gradient is wanted, the call computes it beside the loss, while the logits are in cache, and
     backward only scales it. The gradient of ``table`` is dense. Gradients of gradients are not supported.
     Softmax, full or over shared negatives, is matrix products: in bfloat16 the probabilities are rounded for
-    those of the gradients, while the loss is that of float32. The other losses gather the rows' negatives.
+    those of the gradients, while the loss is that of float32. gBCE and BPR over shared negatives are products
+    in float32 (on a GPU they gather); losses over negatives of each row gather them.
 
     Args:
         hidden: float32 or bfloat16, one row per prediction.
