@@ -67,6 +67,7 @@ def _section(
         own = list(by_seed.values())
         label = f"{row} ({config})" if row in several else row
         label += f", {len(own)} seeds" if len(own) > 1 else f", seed {own[0]['seed']}"
+        label += ", on a GPU" if "gpu" in own[0] else ""
         cells = [_over_seeds([run["metrics"].get(name) for run in own], ".4f") for name in metrics]
         cells += [_over_seeds([run.get(name) for run in own], ",.4g") for name in _COSTS]
         cells += [_peer(peers.get((row, name)), own) for name in names]
