@@ -2,9 +2,9 @@
 
     python -m benchmarks.batch [--users 4096]
 
-"states" is the search alone, the users' states being there; "histories" begins with a table of raw histories of
-100 events, runs the GRU of 64 units over them and gives a table of ids and scores back. Medians of the rounds;
-the precisions take turns.
+"states" is the search alone, the users' states being there; "histories" begins with a table of raw histories
+of 100 events, runs the GRU of 64 units over them and gives a table of ids and scores back. Medians of the
+rounds; the precisions take turns.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=4096)
     users = parser.parse_args().users
     torch.manual_seed(0)
-    artifact = GRU4Rec(ITEMS, width=WIDTH, hidden_size=WIDTH).eval().export(pa.table({"item": np.arange(ITEMS)}))
+    artifact = (
+        GRU4Rec(ITEMS, width=WIDTH, hidden_size=WIDTH).eval().export(pa.table({"item": np.arange(ITEMS)}))
+    )
     requests = raw_histories(users)
     states = np.random.default_rng(1).standard_normal((users, WIDTH)).astype(np.float32)
     calls: dict[tuple[str, str], Callable[[], object]] = {}
